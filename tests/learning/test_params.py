@@ -1,0 +1,230 @@
+"""Params operations against dense float64 formulas, and what a layout promises."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossipnode.errors import ConfigError
+from gossipnode.learning import params as ops
+from gossipnode.learning.params import BLOCK, Layout
+
+SIZES = (1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5)
+DTYPES = ("float16", "float32", "float64")
+
+sizes = st.sampled_from(SIZES)
+dtypes = st.sampled_from(DTYPES)
+weights = st.floats(-2, 2)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def vectors(seed: int, count: int, size: int, dtype: str) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(size).astype(dtype) for _ in range(count)]
+
+
+def locked(x: np.ndarray) -> np.ndarray:
+    x.flags.writeable = False
+    return x
+
+
+def assert_rounded(result: np.ndarray, exact: np.ndarray, scale: float) -> None:
+    """Compare with float64 arithmetic: three roundings of terms no larger than scale."""
+    eps = float(np.finfo(result.dtype).eps)
+    assert np.abs(result.astype(np.float64) - exact).max() <= 3 * eps * scale
+
+
+@given(seeds, sizes, dtypes, weights)
+def test_merge_into_is_the_formula(seed, size, dtype, weight):
+    incoming, own = vectors(seed, 2, size, dtype)
+    a, b = incoming.astype(np.float64), own.astype(np.float64)
+    ops.merge_into(incoming, locked(own), weight)
+    assert_rounded(incoming, b + weight * (a - b), 30)
+    assert np.array_equal(own, b.astype(dtype))
+
+
+@given(seeds, sizes, dtypes, weights)
+def test_add_scaled_is_the_formula(seed, size, dtype, weight):
+    acc, x = vectors(seed, 2, size, dtype)
+    exact = acc.astype(np.float64) + weight * x.astype(np.float64)
+    ops.add_scaled(acc, locked(x), weight)
+    assert_rounded(acc, exact, 20)
+
+
+@given(seeds, sizes, dtypes, weights)
+def test_weighted_sum_into_is_the_formula(seed, size, dtype, weight):
+    incoming, acc = vectors(seed, 2, size, dtype)
+    exact = acc.astype(np.float64) + weight * incoming.astype(np.float64)
+    ops.weighted_sum_into(incoming, locked(acc), weight)
+    assert_rounded(incoming, exact, 20)
+
+
+@given(seeds, sizes, dtypes)
+def test_add_difference_into_is_the_formula(seed, size, dtype):
+    after, before, current = vectors(seed, 3, size, dtype)
+    exact = current.astype(np.float64) + (after.astype(np.float64) - before.astype(np.float64))
+    ops.add_difference_into(after, locked(before), locked(current))
+    assert_rounded(after, exact, 20)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_merge_is_exact_at_the_ends_and_for_equal_inputs(dtype):
+    largest = np.finfo(dtype).max
+    own = np.array([largest, -largest, 1.5, 0.1], dtype)
+    other = np.array([-largest, largest, 2.5, 0.7], dtype)
+    for weight, expected in ((0.0, own), (1.0, other)):
+        incoming = other.copy()
+        ops.merge_into(incoming, locked(own.copy()), weight)
+        assert np.array_equal(incoming, expected)
+    for weight in (0.1, 1 / 3, 0.5, 0.9):
+        incoming = own.copy()
+        ops.merge_into(incoming, own, weight)
+        assert np.array_equal(incoming, own)
+
+
+def test_float16_models_can_be_summed_in_float32():
+    acc = np.zeros(3, np.float32)
+    x = np.array([60000, -60000, 1], np.float16)
+    for _ in range(4):
+        ops.add_scaled(acc, x, 0.5)
+    assert acc.dtype == np.float32
+    assert np.array_equal(acc, 2 * x.astype(np.float32))
+
+
+def test_float16_is_computed_in_float32():
+    """In float16 the difference 60000 − (−60000) overflows; the merged value does not."""
+    incoming = np.array([60000], np.float16)
+    ops.merge_into(incoming, np.array([-60000], np.float16), 0.5)
+    assert incoming[0] == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_finite_has_no_false_alarm_and_no_warning(dtype):
+    largest = np.finfo(dtype).max
+    tiny = np.finfo(dtype).smallest_subnormal
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value in (largest, -largest, tiny, 0.0):
+            assert ops.all_finite(np.full(3 * BLOCK + 11, value, dtype))
+        mixed = np.resize(np.array([largest, -largest], dtype), 2 * BLOCK)
+        assert ops.all_finite(locked(mixed))
+        assert ops.all_finite(np.empty(0, dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"), list(itertools.product(DTYPES, (np.inf, -np.inf, np.nan)))
+)
+def test_all_finite_sees_one_bad_element_anywhere(dtype, bad):
+    for size in SIZES:
+        for position in {0, size // 2, size - 1}:
+            x = np.full(size, np.finfo(dtype).max, dtype)
+            x[position] = bad
+            with np.errstate(all="raise"), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert not ops.all_finite(x)
+
+
+def test_all_finite_sees_opposite_infinities():
+    assert not ops.all_finite(np.array([np.inf, -np.inf, 1], np.float32))
+
+
+@given(seeds, st.integers(1, 5), sizes, dtypes)
+def test_consensus_distance_is_the_formula(seed, count, size, dtype):
+    models = vectors(seed, count, size, dtype)
+    dense = np.stack(models).astype(np.float64)
+    spread = dense - dense.mean(axis=0)
+    expected = np.sqrt(np.square(spread).sum() / count)
+    assert ops.consensus_distance(models) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_consensus_distance_of_huge_models_is_finite():
+    largest = np.full(4, np.finfo(np.float32).max, np.float32)
+    assert ops.consensus_distance([largest, -largest]) == pytest.approx(2 * float(largest[0]))
+
+
+def digits_layout(**changes) -> Layout:
+    options = {
+        "shapes": {"weight": (64, 10), "bias": (10,)},
+        "dtype": "float32",
+        "meaning": ("class:0", "class:1"),
+    } | changes
+    return Layout.of(**options)
+
+
+def test_layout_places_tensors_one_behind_the_other():
+    layout = Layout.of({"a": (2, 3), "scale": (), "b": (4,)}, dtype="float64")
+    assert [(t.name, t.shape, t.offset, t.size) for t in layout.tensors] == [
+        ("a", (2, 3), 0, 6),
+        ("scale", (), 6, 1),
+        ("b", (4,), 7, 4),
+    ]
+    assert (layout.size, layout.nbytes, layout.dtype) == (11, 88, np.dtype("float64"))
+
+
+def test_views_share_memory_with_params():
+    layout = digits_layout()
+    params = layout.zeros()
+    views = layout.views(params)
+    views["bias"][3] = 5
+    views["weight"][1, 2] = 7
+    assert params[643] == 5
+    assert params[12] == 7
+    assert all(np.shares_memory(view, params) for view in views.values())
+
+
+def test_views_of_read_only_params_are_read_only():
+    layout = digits_layout()
+    views = layout.views(locked(layout.zeros()))
+    with pytest.raises(ValueError, match="read-only"):
+        views["bias"][0] = 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dtype": "float64"}, "dtype is float32 here, float64 there"),
+        ({"shapes": {"weight": (64, 9), "bias": (9,)}}, "tensor 0 is weight (64, 10) at 0 here"),
+        ({"shapes": {"weight": (64, 10)}}, "tensor 1 is bias (10,) at 640 here, absent there"),
+        ({"shapes": {"w": (64, 10), "bias": (10,)}}, "w (64, 10) at 0 there"),
+        ({"meaning": ("class:1", "class:0")}, "meaning 0 is class:0 here, class:1 there"),
+        ({"meaning": ("class:0",)}, "meaning 1 is class:1 here, absent there"),
+    ],
+)
+def test_every_difference_changes_the_schema_and_is_told(changes, words):
+    here, there = digits_layout(), digits_layout(**changes)
+    assert here.schema != there.schema
+    assert words in here.difference(there)
+
+
+def test_equal_layouts_share_the_schema():
+    assert digits_layout().schema == digits_layout().schema
+    assert digits_layout().difference(digits_layout()) == ""
+
+
+def test_schema_is_stable_across_versions():
+    """Nodes of different releases must agree: a change here is a change of the wire contract."""
+    assert digits_layout().schema == "e074817c7da3de9ca8ff975c182ecb12"
+
+
+def test_unknown_dtype_is_a_config_error():
+    with pytest.raises(ConfigError, match="float16, float32, float64"):
+        Layout.of({"a": (1,)}, dtype="int32")
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        (np.zeros((650, 1), np.float32), "2 dimensions"),
+        (np.zeros(1300, np.float32)[::2], "not contiguous"),
+        (np.zeros(650), "float64"),
+        (np.zeros(649, np.float32), "649 elements"),
+    ],
+)
+def test_check_names_what_is_wrong(params, words):
+    with pytest.raises(AssertionError, match=words):
+        digits_layout().check(params)
