@@ -1,0 +1,229 @@
+"""A frame's header, from msgpack bytes to a ``Message``, every key checked.
+
+Invariant: a ``Message`` that leaves here keeps every range that docs/wire.md states, so nobody
+behind it checks again. Written by hand because it runs once per message received.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any, Final, cast
+
+from gossipnode.wire.fields import (
+    ADDRESS_CHARS_MAX,
+    ID_CHARS_MAX,
+    NAME_CHARS_MAX,
+    U32_MAX,
+    U63_MAX,
+    U64_MAX,
+    Fields,
+    unpack_map,
+)
+from gossipnode.wire.message import ALL, DTYPES, ROLES, Kind, Message, Part, Role
+
+PARTS_MAX: Final = 64
+PHASE_MAX: Final = 255
+BITS_MAX: Final = 64
+RAW_ONLY: Final[frozenset[str]] = frozenset({"raw"})
+CHECKSUMS: Final[dict[str, int]] = {"xxh3": U64_MAX, "crc32": U32_MAX}
+
+_HEX: Final = "0123456789abcdef"
+_FINGERPRINT_CHARS: Final = 16
+
+
+def read_header(
+    kind: Kind, data: bytes | bytearray | memoryview, codecs: Container[str]
+) -> Message:
+    """Return the message of ``kind`` that the header ``data`` describes; see ``decode_header``."""
+    fields = Fields(unpack_map(data, "header"))
+    parts = _parts(fields, codecs)
+    message = Message(
+        kind=kind,
+        swarm=fields.text("swarm"),
+        schema=fields.text("schema"),
+        algorithm=fields.text("algorithm"),
+        sender=fields.text("sender"),
+        epoch=fields.integer("epoch", U64_MAX),
+        seq=fields.integer("seq", U64_MAX),
+        round=fields.integer("round", default=0),
+        phase=fields.integer("phase", PHASE_MAX, 0),
+        topology_epoch=fields.integer("topology_epoch", default=0),
+        graph=_graph(fields),
+        degree=fields.optional_integer("degree", U32_MAX),
+        weight_applied=fields.flag("weight_applied"),
+        origin=fields.optional_text("origin"),
+        age=fields.age("age"),
+        version=fields.integer("version", default=0),
+        base_version=fields.optional_integer("base_version"),
+        resync=fields.flag("resync"),
+        address=fields.optional_text("address", ADDRESS_CHARS_MAX),
+        scalars=fields.numbers("scalars"),
+        metrics=fields.numbers("metrics"),
+        parts=parts,
+        checksum=_checksum(fields),
+    )
+    if parts and message.checksum is None:
+        raise fields.fault("checksum", "is missing")
+    return message
+
+
+def _graph(fields: Fields) -> str | None:
+    """Return the graph's fingerprint: 16 lower-case hexadecimal digits."""
+    graph = fields.optional_text("graph", ID_CHARS_MAX)
+    if graph is not None and (len(graph) != _FINGERPRINT_CHARS or graph.strip(_HEX)):
+        raise fields.fault("graph", f"is not {_FINGERPRINT_CHARS} lower-case hexadecimal digits")
+    return graph
+
+
+def _checksum(fields: Fields) -> tuple[str, int] | None:
+    """Return (kind, value), or None where there is none."""
+    pair = fields.array("checksum", 2)
+    if not pair:
+        return None
+    if len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not int:
+        raise fields.fault("checksum", "is no pair of a kind and an integer")
+    kind, value = cast("tuple[str, int]", tuple(pair))
+    if kind not in CHECKSUMS:
+        raise fields.fault("checksum", "is of an unknown kind", "unsupported_message")
+    if not 0 <= value <= CHECKSUMS[kind]:
+        raise fields.fault("checksum", f"is out of the range of {kind}")
+    return kind, value
+
+
+def _parts(fields: Fields, codecs: Container[str]) -> tuple[Part, ...]:
+    """Return the parts; their bytes add to at most 2^63 - 1."""
+    entries = fields.array("parts", PARTS_MAX)
+    parts = tuple([_part(fields, n, entry, codecs) for n, entry in enumerate(entries)])
+    if sum([part.nbytes for part in parts]) > U63_MAX:
+        raise fields.fault("parts", f"have more than {U63_MAX} bytes together")
+    for n, part in enumerate(parts):
+        if part.index["kind"] == "explicit":
+            _check_positions(fields, n, parts)
+    return parts
+
+
+def _part(fields: Fields, n: int, entry: object, codecs: Container[str]) -> Part:
+    """Return part number ``n``."""
+    if type(entry) is not dict:
+        raise fields.fault(f"parts[{n}]", "is no map")
+    found = Fields(entry, f"parts[{n}].")
+    role = cast("Role", _known(found, "role", ROLES))
+    dtype = _known(found, "dtype", DTYPES)
+    size = found.integer("size", low=1)
+    nbytes = found.integer("nbytes")
+    # Most parts have the four required keys alone: not asking for the others saves 2 us of 15.
+    optional = _coding(found, codecs) if len(entry) > 4 else {}
+    part = Part(role, dtype, size, nbytes, **optional)
+    if part.codec == "raw" and nbytes != size * DTYPES[dtype].itemsize:
+        raise found.fault("nbytes", "is not size times the bytes of dtype")
+    if optional and _index_size(part.index) not in (None, size):
+        raise found.fault("size", "is not what the index covers")
+    return part
+
+
+def _coding(found: Fields, codecs: Container[str]) -> dict[str, Any]:
+    """Return the optional keys of a part: its codec, the codec's numbers and the index."""
+    codec = found.optional_text("codec")
+    if codec is not None:
+        _known(found, "codec", codecs)
+    return {
+        "codec": codec or "raw",
+        "index": _index(found),
+        "bits": found.optional_integer("bits", BITS_MAX, low=1),
+        "scale": found.optional_number("scale"),
+        "zero": found.optional_number("zero"),
+        "norm": found.optional_number("norm"),
+        "seed": found.optional_integer("seed", U64_MAX),
+        "base_version": found.optional_integer("base_version"),
+    }
+
+
+def _known(fields: Fields, key: str, choices: Container[str]) -> str:
+    """Return the text at ``key`` if it is one of ``choices``, else ``unsupported_message``."""
+    value = fields.text(key, NAME_CHARS_MAX)
+    if value not in choices:
+        raise fields.fault(key, f"{value!a} is not known here", "unsupported_message")
+    return value
+
+
+def _index(fields: Fields) -> Any:
+    """Return the index map with the keys of its kind alone; absent means all coordinates."""
+    found = fields.optional_map("index")
+    if found is None or found == ALL:
+        return ALL
+    index = Fields(found, "index.")
+    kind = _known(index, "kind", _INDEX_READERS)
+    return {"kind": kind, **_INDEX_READERS[kind](index)}
+
+
+def _range(index: Fields) -> dict[str, int]:
+    """Coordinates start to stop - 1."""
+    stop = index.integer("stop", low=1)
+    return {"start": index.integer("start", stop - 1), "stop": stop}
+
+
+def _residue(index: Fields) -> dict[str, int]:
+    """Coordinates whose number modulo ``parts`` is ``part``."""
+    parts = index.integer("parts", U32_MAX, low=1)
+    return {"part": index.integer("part", parts - 1), "parts": parts}
+
+
+def _chunk(index: Fields) -> dict[str, int]:
+    """Contiguous chunk ``chunk`` of ``chunks``, of the coordinates permuted by ``seed`` if any."""
+    chunks = index.integer("chunks", U32_MAX, low=1)
+    found = {"chunk": index.integer("chunk", chunks - 1), "chunks": chunks}
+    seed = index.optional_integer("seed", U64_MAX)
+    return found if seed is None else {**found, "seed": seed}
+
+
+def _seeded(index: Fields) -> dict[str, int | float]:
+    """A mask that both ends draw from ``seed``; ``fraction`` of the coordinates, above 0 to 1."""
+    fraction = index.optional_number("fraction")
+    if fraction is None or not 0 < fraction <= 1:
+        raise index.fault("fraction", "is not above 0 and at most 1")
+    return {"seed": index.integer("seed", U64_MAX), "fraction": fraction}
+
+
+def _explicit(index: Fields) -> dict[str, int]:
+    """Coordinates listed in part number ``positions`` of the same message."""
+    return {"positions": index.integer("positions", PARTS_MAX - 1)}
+
+
+def _block(index: Fields) -> dict[str, int]:
+    """The leading ``rows`` x ``columns`` block of tensor number ``tensor`` of the layout."""
+    return {
+        "tensor": index.integer("tensor", U32_MAX),
+        "rows": index.integer("rows", U32_MAX, low=1),
+        "columns": index.integer("columns", U32_MAX, low=1),
+    }
+
+
+_INDEX_READERS: Final[dict[str, Callable[[Fields], dict[str, Any]]]] = {
+    "all": lambda _index: {},
+    "range": _range,
+    "part": _residue,
+    "chunk": _chunk,
+    "seeded": _seeded,
+    "explicit": _explicit,
+    "block": _block,
+}
+
+
+def _index_size(index: Any) -> int | None:
+    """Return how many coordinates ``index`` covers where it tells, else None."""
+    if index["kind"] == "range":
+        return int(index["stop"] - index["start"])
+    if index["kind"] == "block":
+        return int(index["rows"] * index["columns"])
+    return None
+
+
+def _check_positions(fields: Fields, n: int, parts: tuple[Part, ...]) -> None:
+    """Refuse an explicit index whose positions are not an integer part of the same size."""
+    number = int(parts[n].index["positions"])
+    key = f"parts[{n}].index.positions"
+    if number >= len(parts) or parts[number].role != "index":
+        raise fields.fault(key, "is not the number of a part with role index")
+    positions = parts[number]
+    if "int" not in positions.dtype or positions.size != parts[n].size:
+        raise fields.fault(key, "names a part that is not integers, one per element")
