@@ -191,8 +191,8 @@ class Fields:
         value = self._get(key)
         if type(value) is not list:
             return self.integer(key, default=0)
-        if not 0 < len(value) <= VECTOR_MAX:
-            raise self.fault(key, f"is no vector of 1 to {VECTOR_MAX} integers")
+        if not value:  # unpack_map has refused one of more than VECTOR_MAX
+            raise self.fault(key, "is an empty vector")
         for entry in value:
             if type(entry) is not int or not 0 <= entry <= U63_MAX:
                 raise self.fault(key, f"has an entry that is no integer from 0 to {U63_MAX}")
