@@ -7,7 +7,7 @@ No file may be opened here: the readers beside this module do that.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,10 @@ class Dataset:
     def take(self, indices: NDArray[np.integer[Any]]) -> Dataset:
         """Return a copy of the samples at ``indices``, in that order."""
         return replace(self, features=self.features[indices], targets=self.targets[indices])
+
+
+NO_DATA: Final = Dataset(np.empty((0, 0)), np.empty(0), (), ())
+"""No samples: for a task that needs none."""
 
 
 def split(dataset: Dataset, test_fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:

@@ -17,15 +17,24 @@ from gossipnode.learning.tasks.task import Batch, Evaluation
 class Quadratic:
     """Minimise ½xᵀAx − bᵀx (which may be negative) over ``x`` of shape (d,).
 
-    ``A`` has shape (d, d) and is symmetric, ``b`` shape (d,).
+    ``A`` has shape (d, d) and is symmetric, ``b`` shape (d,). ``evaluated``, where given, is the
+    quadratic that ``evaluate`` measures: the mean of all nodes' instead of this node's own.
     """
 
-    def __init__(self, A: Array, b: Array, *, dtype: DTypeLike = "float64") -> None:
+    def __init__(
+        self,
+        A: Array,
+        b: Array,
+        *,
+        dtype: DTypeLike = "float64",
+        evaluated: Quadratic | None = None,
+    ) -> None:
         self.layout = Layout.of({"x": (len(b),)}, dtype, ("task:quadratic",))
         self.A: Array = np.ascontiguousarray(A, self.layout.dtype)
         self.b: Array = np.ascontiguousarray(b, self.layout.dtype)
         assert self.A.shape == (len(b), len(b))
         assert np.array_equal(self.A, self.A.T)
+        self._evaluated = evaluated or self
 
     def initial_params(self, rng: np.random.Generator) -> Array:
         """Return zeros."""
@@ -43,4 +52,5 @@ class Quadratic:
     def evaluate(self, params: Array, data: Dataset | None = None) -> Evaluation:
         """Return f(params); there is no accuracy and there are no samples."""
         del data
-        return Evaluation(self.loss_and_gradient(params, None, np.empty_like(params)), None, 0)
+        loss = self._evaluated.loss_and_gradient(params, None, np.empty_like(params))
+        return Evaluation(loss, None, 0)

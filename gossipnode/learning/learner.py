@@ -1,0 +1,276 @@
+"""The learner: what a node asks of machine learning, and its implementation in numpy.
+
+Invariant: ``train`` alters nothing but the params that it is given (a private copy) and the
+learner's own state; ``evaluate`` alters nothing and may run beside it in another thread.
+No socket or wall clock may enter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from gossipnode.errors import ConfigError, nearest_spelling
+from gossipnode.learning.batches import BatchStream
+from gossipnode.learning.data.dataset import NO_DATA, Dataset
+from gossipnode.learning.optimizer import SGD
+from gossipnode.learning.params import Array, Layout
+from gossipnode.learning.prepare import prepare, read_quadratic, share_of
+from gossipnode.learning.schedule import Schedule
+from gossipnode.learning.schedule import schedule as make_schedule
+from gossipnode.learning.tasks import (
+    Batch,
+    Evaluation,
+    LinearRegression,
+    MultilayerPerceptron,
+    SoftmaxRegression,
+    Task,
+)
+
+TASKS: Final = ("linear", "softmax", "mlp", "quadratic")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What local training did: ``loss`` is the mean over ``steps`` batches, 0 for no steps.
+
+    It may be infinite or NaN: the caller checks. ``samples`` is how many the node trains on.
+    """
+
+    loss: float
+    steps: int
+    samples: int
+
+
+class Learner(Protocol):
+    """What a node asks of machine learning; an adapter to another framework implements this."""
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the params that this learner trains."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """How many training samples this node has."""
+        ...
+
+    def initial_params(self, seed: int) -> Array:
+        """Return new params to start from: the same on all nodes for the same ``seed``."""
+        ...
+
+    def train(self, params: Array, steps: int) -> TrainResult:
+        """Take ``steps`` local steps on ``params`` in place; runs in a worker thread.
+
+        Divergence raises nothing: params and loss are then not finite, and the caller checks.
+        """
+        ...
+
+    def evaluate(self, params: Array) -> Evaluation:
+        """Return loss and accuracy on the test samples; may run while ``train`` does."""
+        ...
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return optimizer arrays, and JSON values: steps done, data position, generator.
+
+        Not to be called while ``train`` runs. The arrays are the learner's own: copy to keep.
+        """
+        ...
+
+    def restore(self, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Continue exactly where the learner was that returned this ``state``."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON values for a model file: what a stranger needs to apply the model."""
+        ...
+
+
+class NumpyLearner:
+    """A task, this node's samples, an optimizer and a batch stream.
+
+    ``train`` is None where the task needs no samples or the learner only evaluates. Without
+    ``test``, evaluation is over the training samples. ``batch_size`` 0 means all samples.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        train: Dataset | None,
+        test: Dataset | None,
+        optimizer: SGD,
+        schedule: Schedule,
+        batch_size: int,
+        rng: np.random.Generator,
+        *,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.task = task
+        self.layout: Layout = task.layout
+        self.samples = len(train) if train else 1
+        self.steps_done = 0
+        self._train_data: Dataset = train or NO_DATA
+        self._test_data: Dataset = test or self._train_data
+        self._optimizer, self._schedule = optimizer, schedule
+        self._description = dict(description or {})
+        self._gradient = self.layout.zeros()
+        self._batches = BatchStream(self.samples, batch_size, rng)
+        self._batch: Batch = _batch_buffers(self._train_data, self._batches)
+
+    def initial_params(self, seed: int) -> Array:
+        """Return what ``task`` starts from with ``default_rng(seed)``."""
+        return self.task.initial_params(np.random.default_rng(seed))
+
+    def train(self, params: Array, steps: int) -> TrainResult:
+        """Take ``steps`` SGD steps on ``params`` in place, each on the next batch."""
+        self.layout.check(params)
+        total, optimizer = 0.0, self._optimizer
+        with np.errstate(all="ignore"):
+            for _ in range(steps):
+                total += self.task.loss_and_gradient(params, self._next_batch(), self._gradient)
+                rate = optimizer.learning_rate * self._schedule(self.steps_done)
+                optimizer.step(params, self._gradient, rate)
+                self.steps_done += 1
+        return TrainResult(total / max(steps, 1), steps, self.samples)
+
+    def evaluate(self, params: Array) -> Evaluation:
+        """Return loss and accuracy on the test samples, in buffers of its own."""
+        self.layout.check(params)
+        with np.errstate(all="ignore"):
+            return self.task.evaluate(params, self._test_data)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the optimizer's arrays, and steps done and batch position as JSON values."""
+        meta = {"steps_done": self.steps_done, "batches": self._batches.state()}
+        return dict(self._optimizer.state), meta
+
+    def restore(self, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+        """Continue exactly where the learner was that returned this ``state``."""
+        for array in arrays.values():
+            self.layout.check(array)
+        self._optimizer.state = {name: array.copy() for name, array in arrays.items()}
+        self.steps_done = int(meta["steps_done"])
+        self._batches.restore(meta["batches"])
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description that the learner was built with."""
+        return dict(self._description)
+
+    def _next_batch(self) -> Batch:
+        if self._batches.full:
+            return self._batch
+        picked = self._batches.next()
+        # Without mode="clip" numpy fills a copy first, lest a bad index leave the buffer torn.
+        self._train_data.features.take(picked, axis=0, out=self._batch.features, mode="clip")
+        self._train_data.targets.take(picked, out=self._batch.targets, mode="clip")
+        return self._batch
+
+
+def _batch_buffers(train: Dataset, batches: BatchStream) -> Batch:
+    """Return what every step's batch is copied into, or the samples where it is all of them."""
+    if batches.full:
+        return Batch(train.features, train.targets)
+    rows = batches.batch_size
+    features = np.empty((rows, train.features.shape[1]), train.features.dtype)
+    return Batch(features, np.empty(rows, train.targets.dtype))
+
+
+def make_task(description: Mapping[str, Any]) -> Task:
+    """Return the task that a learner's description tells of: linear, softmax or mlp."""
+    kind = _check_task(description["task"])
+    names, labels = tuple(description["feature_names"]), tuple(description["labels"])
+    l2, dtype = float(description["l2"]), str(description["dtype"])
+    if kind == "linear":
+        return LinearRegression(names, l2=l2, dtype=dtype)
+    if kind == "softmax":
+        return SoftmaxRegression(names, labels, l2=l2, dtype=dtype)
+    hidden = tuple(description["hidden"])
+    return MultilayerPerceptron(names, labels, hidden=hidden, l2=l2, dtype=dtype)
+
+
+def _check_task(kind: str) -> str:
+    if kind in ("linear", "softmax", "mlp"):
+        return kind
+    raise ConfigError(
+        f"unknown task {kind!r}",
+        key="task.kind",
+        allowed=", ".join(TASKS),
+        nearest=nearest_spelling(kind, TASKS),
+    )
+
+
+def build_learner(
+    *,
+    task: str,
+    data: str,
+    hidden: Sequence[int] = (64,),
+    l2: float = 0.0,
+    dtype: str = "float32",
+    label: str | None = None,
+    labels: Sequence[str] = (),
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+    standardize: str = "none",
+    partition: str = "iid",
+    share_index: int = 0,
+    share_count: int = 1,
+    partition_seed: int = 0,
+    batch_size: int = 32,
+    learning_rate: float = 0.1,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    schedule: str = "constant",
+    schedule_steps: int = 1000,
+    schedule_factor: float = 0.5,
+    seed: int = 0,
+) -> NumpyLearner:
+    """Load the data, take share ``share_index`` of ``share_count`` and return a node's learner.
+
+    The batches are those of ``BatchStream(samples, batch_size, default_rng([seed,
+    share_index]))``. ``labels`` are all class names, where the data may lack some. The dataset
+    is kept per process (``prepare.forget_loaded_data``). Raises ConfigError and DataError.
+    """
+    optimizer = SGD(learning_rate, momentum, nesterov)
+    factor = make_schedule(schedule, steps=schedule_steps, factor=schedule_factor)
+    rng = np.random.default_rng([seed, share_index])
+    if task == "quadratic":
+        quadratic = read_quadratic(data, share_index, share_count, dtype)
+        description: dict[str, Any] = {"task": task, "dtype": dtype}
+        return NumpyLearner(
+            quadratic, None, None, optimizer, factor, 0, rng, description=description
+        )
+    _check_task(task)
+    prepared = prepare(
+        data,
+        label=label or None,
+        regression=task == "linear",
+        dtype=dtype,
+        labels=tuple(labels),
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+        standardize=standardize,
+    )
+    whole, statistics = prepared.train, prepared.standardizer
+    description = {
+        "task": task,
+        "dtype": dtype,
+        "hidden": list(hidden) if task == "mlp" else [],
+        "l2": l2,
+        "label": label or "",
+        "labels": list(whole.labels),
+        "feature_names": list(whole.feature_names),
+        "standardizer": statistics.to_json() if statistics else None,
+    }
+    return NumpyLearner(
+        make_task(description),
+        share_of(whole, partition, share_index, share_count, partition_seed),
+        prepared.test,
+        optimizer,
+        factor,
+        batch_size,
+        rng,
+        description=description,
+    )
