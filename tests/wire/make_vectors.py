@@ -128,6 +128,7 @@ def header_cases():
         "metrics": {"Loss": 1.0}, "parts": {}, "checksum": ["crc32"],
     }.items():  # fmt: skip
         yield f"{key} wrong", m, key, {key: value}
+    yield "graph too short", m, "graph", {"graph": "0123456789abcde"}
     yield "age entry wrong", m, "age", {"age": [1, -1]}
     yield "age too long", m, "header", {"age": [0] * 256 + [1]}
     yield "a scalar not finite", f, "scalars.mass", {"scalars": {"mass": float("nan")}}

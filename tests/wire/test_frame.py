@@ -259,14 +259,15 @@ def test_random_headers_are_refused(data):
 
 
 def test_a_promise_costs_no_memory():
-    """Arrays that promise 2^32 entries, nested, cost less than 3 MB to refuse."""
-    nested = b"\x81\xa1a" + b"\xdd\x00\x00\x00\xff" * 13000
+    """Nested arrays that promise 500 MB, or the most that is legal, cost less than 3 MB."""
+    nested = b"\x81\xa1a" + b"\xdd\x00\x00\xea\x60" * 13000
+    legal = b"\x81\xa1a" + b"\xdd\x00\x00\x01\x00" * 13000
     part = {"role": "x", "dtype": "float32", "size": 2**60, "nbytes": 2**62}
     base = dict(swarm="s", schema="s", algorithm="a", sender="n", epoch=1, seq=1)  # noqa: C408
     huge = msgpack.packb({**base, "parts": [part], "checksum": ["crc32", 0]})
     tracemalloc.start()
     try:
-        for header in (nested, huge):
+        for header in (nested, legal, huge):
             data = struct.pack("<2sBBI", b"GN", 1, 1, len(header)) + header
             with pytest.raises(PeerError, match="malformed_frame"):
                 decode(data)
