@@ -92,8 +92,10 @@ def test_small_beta_makes_sizes_unequal():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "iid:1", "dirichlet", "dirichlet:", "dirichlet:x", "dirichlet:0", "dirichlet:-1"]
-    + ["dirichlet:nan", "dirichlet:inf", "shards:1.5", "classes:0", "quantity:-2", "uniform", ":1"],
+    [
+        *("", "iid:1", "dirichlet", "dirichlet:", "dirichlet:x", "dirichlet:0", "dirichlet:-1"),
+        *("dirichlet:nan", "dirichlet:inf", "shards:1.5", "classes:0", "quantity:-2", ":1", "x"),
+    ],
 )
 def test_bad_text_is_refused_with_the_allowed_forms(text):
     with pytest.raises(ConfigError, match="iid, dirichlet:ALPHA, shards:K, classes:K, quantity"):

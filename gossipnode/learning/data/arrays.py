@@ -6,12 +6,13 @@ Invariant: object arrays are never loaded, for they may run code when they are.
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,21 @@ from gossipnode.learning.data.dataset import Dataset
 from gossipnode.learning.data.targets import check_finite, class_targets
 from gossipnode.learning.params import Array
 
-DIGITS = "digits.npz"
+DIGITS: Final = "digits.npz"
+
+# What numpy and zipfile raise for a bad file: ValueError for an object array or a broken header,
+# RuntimeError for an encrypted or unknown compression, MemoryError for a shape that lies.
+UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_digits(dtype: np.dtype[Any], *, regression: bool, labels: Sequence[str]) -> Dataset:
@@ -92,7 +107,7 @@ def read_arrays(path: Path, keys: Iterable[str]) -> list[NDArray[Any]]:
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as arrays:
                 return [_array(arrays, key, file) for key in keys]
-    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise DataError(f"cannot be read as npz: {error}", file=file) from error
 
 
@@ -106,5 +121,5 @@ def _array(arrays: Any, key: str, file: str) -> NDArray[Any]:
         )
     try:
         return np.asarray(arrays[key])
-    except ValueError as error:  # what numpy raises for an object array and for a broken header
+    except UNREADABLE as error:
         raise DataError(f"array {key!r} cannot be read: {error}", file=file) from error

@@ -18,6 +18,7 @@ from gossipnode.learning.data import table
 from gossipnode.learning.data.dataset import Dataset
 from gossipnode.learning.data.table import Column
 from gossipnode.learning.data.targets import check_finite, class_targets, sorted_names
+from gossipnode.learning.params import Array
 
 
 def read_csv(
@@ -40,15 +41,10 @@ def read_csv(
     features = np.zeros((len(rows), len(names)), dtype)
     places = [{name: place for place, name in enumerate(c.categories)} for c in columns]
     cells_of_label: list[str] = []
-    for position, (_, cells) in enumerate(_rows(path, header)):
-        cells_of_label.append(cells.pop(target_at))
-        at = 0
-        for place, cell in zip(places, cells, strict=True):
-            if place:
-                features[position, at + place[cell]] = 1
-            else:
-                features[position, at] = float(cell)
-            at += len(place) or 1
+    with np.errstate(over="ignore"):  # what overflows the dtype is named by check_finite
+        for position, (_, cells) in enumerate(_rows(path, header)):
+            cells_of_label.append(cells.pop(target_at))
+            _fill(features[position], cells, places)
     file = str(path)
     check_finite(features, names, file=file, row_of=rows.__getitem__)
     if not regression:
@@ -64,6 +60,17 @@ def read_csv(
         dtype,
     )
     return Dataset(features, numbers, (), names)
+
+
+def _fill(row: Array, cells: list[str], places: list[dict[str, int]]) -> None:
+    """Write one sample's features, shape (p,); ``places`` has each column's categories, if any."""
+    at = 0
+    for place, cell in zip(places, cells, strict=True):
+        if place:
+            row[at + place[cell]] = 1
+        else:
+            row[at] = float(cell)
+        at += len(place) or 1
 
 
 class _Survey:

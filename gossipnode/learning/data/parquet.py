@@ -59,10 +59,16 @@ def _values(column: Any, name: str, file: str) -> NDArray[Any]:
     if column.null_count:
         row = int(np.argmax(column.is_null().to_numpy())) + 1
         raise DataError("value is missing", file=file, row=row, column=name)
-    values: NDArray[Any] = np.asarray(column.to_pylist())
-    if values.ndim != 1 or values.dtype.kind not in "biufU":
-        raise DataError(f"holds {column.type}, neither numbers nor text", file=file, column=name)
-    return values
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind, types = column.type, pa.types
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return np.asarray(column.to_numpy())
+    if types.is_string(kind) or types.is_large_string(kind):
+        return np.asarray(column.to_pylist(), np.str_)
+    raise DataError(f"holds {kind}, neither numbers nor text", file=file, column=name)
 
 
 def _features(
