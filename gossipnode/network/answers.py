@@ -1,0 +1,60 @@
+"""Values as HTTP answers: JSON by default, msgpack where the client accepts it.
+
+Invariant: every answer of the server that is no page, model or frame is made here, refusals and
+404 included, so a client parses one format throughout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+from aiohttp import web
+
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+
+
+def answer(
+    request: web.BaseRequest,
+    value: Any,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return ``value`` (plain maps, lists, text and numbers) in the format the client accepts."""
+    if "msgpack" in request.headers.get("Accept", ""):
+        body, content_type = msgpack.packb(value), MSGPACK
+    else:
+        body, content_type = json_bytes(value), JSON
+    return web.Response(status=status, body=body, content_type=content_type, headers=headers)
+
+
+def fault(
+    request: web.BaseRequest,
+    status: int,
+    code: str,
+    reason: str,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return an error answer: ``code`` for programs, ``reason`` for people."""
+    return answer(request, {"code": code, "reason": reason}, status, headers)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return strict JSON; numbers that are not finite, which JSON lacks, become null."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value))
+    return text.encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

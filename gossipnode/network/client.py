@@ -1,0 +1,230 @@
+"""The HTTP client: frames to peers and answers back, over connections that are kept.
+
+Invariant: what a peer answers costs no more memory than its kind of answer may have, and every
+failure is a ``NetworkError`` (nobody answered) or a ``PeerError`` (the answer is none). No
+redirect is followed, nothing is decompressed, and no proxy of the environment is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import json
+import os
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+from aiohttp import ClientResponse, ClientSession
+from yarl import URL
+
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.logs import bounded
+from gossipnode.network.answers import MSGPACK
+from gossipnode.network.frames import joined_or_payload, read_body, read_head
+from gossipnode.node.world import Receipt
+from gossipnode.wire.frame import CONTENT_TYPE, Frame, arrays, verify_checksum
+from gossipnode.wire.reply import REPLY_BYTES_MAX, Reply
+
+# Shorter than the server's 90 s, so that it is we who close an idle connection.
+KEEPALIVE_S = 60.0
+DNS_TTL_S = 60
+# What get_json reads at most: 10,000 rows of history have 3 MB.
+JSON_BYTES_MAX = 2**25
+GET_TIMEOUT_S = 30.0
+# A checksum over more than this leaves the loop: 1 MB takes 40 us.
+INLINE_BYTES_MAX = 2**20
+
+T = TypeVar("T")
+
+_HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": MSGPACK}
+_SILENT = frozenset({"User-Agent", "Accept-Encoding"})
+
+
+class HttpClient:
+    """One session for all peers. Enter it in the running loop; close it there."""
+
+    def __init__(self) -> None:
+        self._session: ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Create the session; nothing is dialled yet."""
+        assert self._session is None, "the client is open"
+        self._session = ClientSession(
+            # One frame is in flight a peer, so the peers bound the connections.
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S
+            ),
+            # Each call has one deadline of its own, retry included.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=_SILENT,
+        )
+
+    async def close(self) -> None:
+        """Close all connections; harmless twice."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
+        """POST one frame to ``address`` (http://host:port) and return the answer.
+
+        A refusal is an answer. Raises ``NetworkError`` (refused, broken, timed out) or
+        ``PeerError`` (what came back is neither a reply nor a frame for us).
+        """
+        return await _in_time(self._push(address, frame), timeout_s)
+
+    async def get_json(self, url: str, timeout_s: float = GET_TIMEOUT_S) -> Any:
+        """GET a JSON value; raises ``NetworkError``, also where the answer is an error."""
+        data = await self.get_bytes(url, JSON_BYTES_MAX, timeout_s)
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise NetworkError(f"{url}: the answer is not JSON; is this a gossipnode?") from None
+
+    async def get_bytes(self, url: str, limit: int, timeout_s: float = GET_TIMEOUT_S) -> bytes:
+        """GET at most ``limit`` bytes; raises ``NetworkError`` where there are more."""
+        try:
+            return await _in_time(self._get(url, limit), timeout_s)
+        except NetworkError as error:
+            raise NetworkError(f"{url}: {error}") from None
+
+    async def _push(self, address: str, frame: Frame) -> Receipt:
+        session = self._session
+        assert session is not None, "the client is not open"
+        url = _push_url(address)
+        body = joined_or_payload(frame)
+        for is_last in (False, True):
+            try:
+                async with session.post(
+                    url, data=body, headers=_HEADERS, allow_redirects=False
+                ) as response:
+                    return await _receipt(response, frame)
+            except (aiohttp.ClientError, OSError) as error:
+                # A kept connection may have been closed just now. The sequence number makes the
+                # second try harmless, whether the first was merged or not.
+                if is_last or not _is_cut(error):
+                    raise
+        raise AssertionError("two tries end in an answer or an exception")
+
+    async def _get(self, url: str, limit: int) -> bytes:
+        assert self._session is not None, "the client is not open"
+        headers = {"Accept": "application/json, */*"}
+        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+            if response.status != 200:
+                text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
+                raise NetworkError(f"HTTP {response.status}: {_reason(text)}")
+            data = await _at_most(response, limit)
+        if data is None:
+            raise NetworkError(f"the answer has more than {limit} bytes")
+        return data
+
+
+async def _receipt(response: ClientResponse, pushed: Frame) -> Receipt:
+    """Return the answer of a push: a reply, or the frame of an exchange."""
+    if response.content_type == CONTENT_TYPE and response.status == 200:
+        return await _exchanged(response, pushed)
+    if response.content_type != MSGPACK:
+        kind = bounded(response.content_type, 64)
+        raise PeerError("malformed_frame", f"the answer is no reply: HTTP {response.status} {kind}")
+    data = await _at_most(response, REPLY_BYTES_MAX)
+    if data is None:
+        raise PeerError("malformed_frame", f"a reply of more than {REPLY_BYTES_MAX} bytes")
+    return Receipt(reply=Reply.decode(data))
+
+
+async def _exchanged(response: ClientResponse, pushed: Frame) -> Receipt:
+    """Read the frame of an exchange: its body is at most as long as the one that was pushed."""
+    head = await read_head(response.content)
+    limit = pushed.nbytes - len(pushed.head)
+    if head.message.body_bytes > limit:
+        raise PeerError(
+            "too_large", f"an answer of {head.message.body_bytes} bytes to a push of {limit}"
+        )
+    body = await read_body(response.content, head)
+    if len(body) > INLINE_BYTES_MAX:
+        await asyncio.to_thread(verify_checksum, head.message, body)
+    else:
+        verify_checksum(head.message, body)
+    return Receipt(message=head.message, arrays=arrays(head.message, body))
+
+
+async def _at_most(response: ClientResponse, limit: int) -> bytes | None:
+    """Return the whole body, or None if it has more than ``limit`` bytes."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _in_time(call: Coroutine[Any, Any, T], timeout_s: float) -> T:
+    """Await ``call`` for at most ``timeout_s``; every failure in plain words."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call
+    except TimeoutError:
+        raise NetworkError(f"timed out after {timeout_s:g} s") from None
+    except aiohttp.ClientConnectorDNSError:
+        raise NetworkError("the name does not resolve") from None
+    except aiohttp.InvalidURL:
+        raise NetworkError("the address is no http://host:port") from None
+    except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
+        raise PeerError("malformed_frame", f"the answer is broken: {_kind(error)}") from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise NetworkError(_kind(error)) from None
+
+
+def _kind(error: BaseException) -> str:
+    """Return what happened, without text of the peer's."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the peer closed the connection before it answered"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return type(error).__name__
+
+
+def _is_cut(error: BaseException) -> bool:
+    """Whether a connection that was open broke before the answer began."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return False
+    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError) or (
+        isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
+    )
+
+
+def _reason(text: bytes) -> str:
+    """Return the reason in an error answer, or the beginning of what came instead."""
+    try:
+        return bounded(json.loads(text)["reason"])
+    except (ValueError, KeyError, TypeError):
+        return bounded(text.decode("utf-8", "replace"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _push_url(address: str) -> URL:
+    return URL(address + "/v1/push")

@@ -1,0 +1,275 @@
+"""The node in the real world: HTTP, two threads, files, signals, systemd.
+
+Invariant: the loop never trains, merges a large model or touches the disk; a trainer thread and
+a worker thread do. Stopping has one order (refuse pushes, finish the step and the sends, last
+checkpoint, close) and one absolute deadline; asking twice is harmless, a second signal forces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Self
+
+from gossipnode.config import Config, PeerEntry
+from gossipnode.configfile import load_peers
+from gossipnode.errors import (
+    ConfigError,
+    DataError,
+    NetworkError,
+    StorageError,
+    TrainingError,
+)
+from gossipnode.learning.learner import Learner
+from gossipnode.logs import event
+from gossipnode.network.server import Server, bind, origin_of, require_loopback
+from gossipnode.network.systemd import Notifier
+from gossipnode.network.world import DaemonWorld
+from gossipnode.node.node import Node
+
+log = logging.getLogger("gossipnode.network.daemon")
+
+# What closing connections and threads may take after the deadline.
+CLOSE_S = 2.0
+
+
+class ExitCode(IntEnum):
+    """What a ``gossipnode`` process ends with."""
+
+    OK = 0
+    UNEXPECTED = 1
+    CONFIG = 2
+    NETWORK = 3
+    STORAGE = 4
+    DIVERGED = 5
+    FORCED = 130
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """Return the exit code that stands for ``error``.
+
+    >>> exit_code(NetworkError("the port is in use")).name
+    'NETWORK'
+    """
+    for kind, code in (
+        ((ConfigError, DataError), ExitCode.CONFIG),
+        ((NetworkError,), ExitCode.NETWORK),
+        ((StorageError,), ExitCode.STORAGE),
+        ((TrainingError,), ExitCode.DIVERGED),
+    ):
+        if isinstance(error, kind):
+            return code
+    return ExitCode.UNEXPECTED
+
+
+class HttpNode(Node):
+    """A node that listens and dials: ``async with HttpNode(config) as node: await node.run()``.
+
+    ``peers`` defaults to the file that the config names; ``listener`` is a bound socket to use
+    in place of ``network.bind`` and ``network.port``. Entering raises ``ConfigError``,
+    ``DataError``, ``NetworkError`` or ``StorageError``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        peers: Sequence[PeerEntry] | None = None,
+        learner: Learner | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
+        if peers is None:
+            peers = load_peers(config.swarm.peers) if config.swarm.peers else ()
+        self._daemon = DaemonWorld()
+        super().__init__(config, world=self._daemon, peers=peers, learner=learner)
+        self.url = ""
+        self._listener = listener
+        self._server = Server(self)
+        self._deadline: float | None = None
+        self._timer: asyncio.Timeout | None = None
+
+    async def __aenter__(self) -> Self:
+        try:
+            listener = self._listener or await bind(self.config.network)
+            # Kept until the server has it, so that whatever fails before closes it.
+            self._listener = listener
+            host = str(listener.getsockname()[0])
+            require_loopback(host, insecure=self.config.network.insecure)
+            self.url = origin_of(listener)
+            self.address = self._advertised(host)
+            await self._server.start(listener)
+            self._listener = None
+            await self._daemon.open(self.config, self.id)
+            await self.start()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.request_stop()
+        assert self._deadline is not None
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self.drain()
+        except TimeoutError:
+            event(log, logging.WARNING, "drain.cut", deadline_s=self.config.run.drain_deadline_s)
+        try:
+            # Outside the deadline: a checkpoint takes a moment, and losing it costs the most.
+            await self.stop()
+        finally:
+            await self._close()
+
+    async def run(self) -> None:
+        """Be active until done or stopped; what a stop does not end by its deadline is cut."""
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._timer:
+                await super().run()
+        except TimeoutError:
+            event(log, logging.WARNING, "run.cut", deadline_s=self.config.run.drain_deadline_s)
+        finally:
+            self._timer = None
+
+    def request_stop(self) -> None:
+        """Ask the node to stop; the deadline for all of it counts from the first time."""
+        if self._deadline is None:
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.time() + self.config.run.drain_deadline_s
+            if self._timer is not None:
+                self._timer.reschedule(self._deadline)
+        super().request_stop()
+
+    @property
+    def training(self) -> bool:
+        """Whether the trainer thread is at work, perhaps on a step that nobody awaits."""
+        return self._daemon.training
+
+    async def _close(self) -> None:
+        """Close the server, the client and the threads; harmless twice."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._server.close()
+        except TimeoutError:
+            event(log, logging.WARNING, "close.cut", deadline_s=CLOSE_S)
+        await self._daemon.close()
+
+    def _advertised(self, host: str) -> str:
+        """Return where peers dial this node; raises ``ConfigError`` where nobody said it."""
+        listed = {entry.id: entry.address for entry in self.peer_entries}
+        address = self.config.network.advertise.rstrip("/") or listed.get(self.id)
+        if address is None and host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+            raise ConfigError(
+                f"{host} is every address of this machine, and peers need one to dial",
+                key="network.advertise",
+                allowed="the URL under which peers reach this node, http://HOST:PORT",
+            )
+        return address or self.url
+
+
+def serve(
+    config: Config,
+    *,
+    peers: Sequence[PeerEntry] | None = None,
+    listener: socket.socket | None = None,
+    on_ready: Callable[[HttpNode], None] | None = None,
+    on_measurement: Callable[[dict[str, Any]], None] | None = None,
+) -> ExitCode:
+    """Run a node until it is done or signalled, and return the process's exit code.
+
+    Blocks; call it in the main thread, with logging configured. SIGTERM and SIGINT stop it
+    cleanly, a second one at once. ``on_ready`` gets the started node, ``on_measurement`` each
+    history row; both run in the event loop.
+    """
+    code = ExitCode.OK
+    node = None
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            node = HttpNode(config, peers=peers, listener=listener)
+            node.on_measurement = on_measurement
+            runner.run(_serve(node, on_ready))
+    except Exception as error:
+        code = exit_code(error)
+        event(log, logging.ERROR, "node.error", reason=error, exit_code=int(code))
+        if code is ExitCode.UNEXPECTED:
+            log.exception("node.bug")
+    if node is not None and node.training:
+        # Python would wait at exit for a step that the deadline has given up on.
+        event(log, logging.WARNING, "train.abandoned", id=node.id)
+        _exit(code)
+    return code
+
+
+async def _serve(node: HttpNode, on_ready: Callable[[HttpNode], None] | None) -> None:
+    notifier = Notifier()
+    handled = _handle_signals(node, notifier)
+    watchdog = asyncio.create_task(_watchdog(node, notifier))
+    try:
+        async with node:
+            notifier.ready(f"{node.id} at {node.url}")
+            if on_ready is not None:
+                on_ready(node)
+            await node.run()
+            notifier.stopping("writing the last checkpoint")
+    finally:
+        watchdog.cancel()
+        for number in handled:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+
+def _handle_signals(node: HttpNode, notifier: Notifier) -> tuple[signal.Signals, ...]:
+    """Install the handlers and return their signals; none outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return ()
+    loop = asyncio.get_running_loop()
+    asked: list[signal.Signals] = []
+
+    def handle(number: signal.Signals) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            event(log, logging.ERROR, "node.forced", id=node.id, signal=number.name)
+            _exit(ExitCode.FORCED)
+        event(log, logging.INFO, "node.asked_to_stop", id=node.id, signal=number.name)
+        notifier.stopping(f"asked to stop by {number.name}")
+        node.request_stop()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, handle, number)
+    return numbers
+
+
+async def _watchdog(node: HttpNode, notifier: Notifier) -> None:
+    """Give systemd signs of life; that this coroutine runs is the proof."""
+    while notifier.watchdog_s is not None and node.state != "failed":
+        notifier.alive()
+        await asyncio.sleep(notifier.watchdog_s)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's, where there is one: it halves the cost of a small push."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _exit(code: ExitCode) -> None:
+    """End the process at once, with the log written."""
+    logging.shutdown()
+    os._exit(code)

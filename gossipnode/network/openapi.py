@@ -1,0 +1,67 @@
+"""``GET /v1/openapi.json``: the endpoints and the status schema for programs.
+
+Invariant: the status schema is made from the dataclass that is served, so it cannot be out of
+date. pydantic does that when asked, not at start-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from gossipnode.errors import REFUSALS
+from gossipnode.network.pages import Route
+from gossipnode.node.status import Status
+from gossipnode.wire.frame import CONTENT_TYPE
+from gossipnode.wire.reply import Reply
+
+SCHEMA = "#/components/schemas/"
+
+
+def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of ``routes``."""
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        operation: dict[str, Any] = {"summary": route.summary, "responses": _responses(route.path)}
+        if route.path == "/v1/push":
+            operation["requestBody"] = {"required": True, "content": {CONTENT_TYPE: {}}}
+        if route.path == "/v1/history":
+            schema = {"type": "integer", "minimum": 0, "default": 0}
+            operation["parameters"] = [{"name": "since", "in": "query", "schema": schema}]
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "gossipnode", "version": version},
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _responses(path: str) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "OK"}
+    if path == "/v1/status":
+        success["content"] = {"application/json": {"schema": {"$ref": SCHEMA + "Status"}}}
+    if path != "/v1/push":
+        return {"200": success}
+    reply = {"schema": {"$ref": SCHEMA + "Reply"}}
+    content = {"application/msgpack": reply, "application/json": reply}
+    responses: dict[str, Any] = {
+        "200": {"description": "Taken", "content": {**content, CONTENT_TYPE: {}}}
+    }
+    for status in sorted(set(REFUSALS.values())):
+        codes = ", ".join(code for code, number in REFUSALS.items() if number == status)
+        responses[str(status)] = {"description": f"Refused: {codes}", "content": content}
+    return responses
+
+
+def _schemas() -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    found: dict[str, Any] = {}
+    for type_ in (Status, Reply):
+        schema_of = partial(TypeAdapter(type_).json_schema, ref_template=SCHEMA + "{model}")
+        schema = schema_of(mode="serialization")
+        found.update(schema.pop("$defs", {}))
+        found[type_.__name__] = schema
+    return found

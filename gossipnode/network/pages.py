@@ -1,0 +1,131 @@
+"""The read-only endpoints: probes, status, history, model, dashboard.
+
+Invariant: nothing here changes the node, and an answer costs at most one model of memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+
+import xxhash
+from aiohttp import web
+
+from gossipnode.network.answers import answer, fault
+from gossipnode.node.node import Node
+
+Handler = Callable[[Node, web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint; without a ``handler`` the server itself has the answer."""
+
+    method: str
+    path: str
+    summary: str
+    handler: Handler | None = None
+
+
+async def livez(node: Node, request: web.BaseRequest) -> web.Response:
+    """200 while the loop ticks (that it answers proves it) and the node has not failed."""
+    if node.state == "failed":
+        return fault(request, 503, "failed", node.reason)
+    return answer(request, {"live": True})
+
+
+async def readyz(node: Node, request: web.BaseRequest) -> web.Response:
+    """200 while pushes are taken, else 503 and why not."""
+    if not node.ready:
+        headers = {"Retry-After": "1"}
+        return fault(request, 503, "not_ready", f"this node is {node.state}", headers)
+    return answer(request, {"ready": True})
+
+
+async def metrics(node: Node, _request: web.BaseRequest) -> web.Response:
+    """Prometheus' text format."""
+    from gossipnode.network.metrics import exposition
+
+    body, content_type = exposition(node)
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def status(node: Node, request: web.BaseRequest) -> web.Response:
+    """The whole status."""
+    return answer(request, asdict(node.status()))
+
+
+async def peers(node: Node, request: web.BaseRequest) -> web.Response:
+    """The peer table."""
+    return answer(request, {"peers": node.peer_table()})
+
+
+async def history(node: Node, request: web.BaseRequest) -> web.Response:
+    """What was measured in round ``since`` and later."""
+    text = request.query.get("since", "0")
+    if not text.isdecimal() or not text.isascii() or len(text) > 18:
+        return fault(request, 400, "bad_query", "since is a round: a whole number, 0 or more")
+    return answer(request, {"history": node.history(int(text))})
+
+
+async def swarm(node: Node, request: web.BaseRequest) -> web.Response:
+    """What a joining node adopts: sections of the config, and the peers."""
+    return answer(request, node.shared_config())
+
+
+async def model(node: Node, request: web.BaseRequest) -> web.Response:
+    """The current params as a safetensors file; the ETag is its content's hash."""
+    if not node.has_started:
+        reason = f"this node is {node.state}; come again"
+        return fault(request, 503, "not_ready", reason, {"Retry-After": "1"})
+    round_, age = node.round, node.age
+    data = await node.world.work(node.model)
+    digest = await node.world.work(xxhash.xxh3_64_hexdigest, data)
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": f'attachment; filename="{node.id}.safetensors"',
+        "ETag": f'"{digest}"',
+        "Cache-Control": "no-cache",
+        "Gossipnode-Round": str(round_),
+        "Gossipnode-Age": str(age),
+    }
+    if headers["ETag"] in request.headers.get("If-None-Match", ""):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=data, headers=headers)
+
+
+async def dashboard(_node: Node, _request: web.BaseRequest) -> web.Response:
+    """The page for people. Its own script and style run, and nothing else."""
+    page, policy = _dashboard()
+    return web.Response(
+        body=page,
+        headers={
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-cache",
+        },
+    )
+
+
+@functools.cache
+def _dashboard() -> tuple[bytes, str]:
+    """Return the page and its policy, which names script and style by their hashes."""
+    page = (files("gossipnode") / "web" / "index.html").read_bytes()
+    script, style = (
+        base64.b64encode(hashlib.sha256(match.group(1)).digest()).decode()
+        for tag in (b"script", b"style")
+        if (match := re.search(b"<" + tag + b">(.*?)</" + tag + b">", page, re.DOTALL))
+    )
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    return page, policy

@@ -1,0 +1,130 @@
+"""``POST /v1/push``: one frame from a peer, to the node and answered.
+
+The hot path. Invariant: the header is admitted before a byte of the body is waited for or a
+byte of memory taken for it, and whatever goes wrong ends in a typed refusal that changed
+nothing. What a frame means is the node's business, not this file's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from aiohttp import web
+
+from gossipnode.errors import PeerError
+from gossipnode.network.answers import JSON, MSGPACK
+from gossipnode.network.frames import joined_or_payload, read_body, read_head
+from gossipnode.node.inbox import Admission
+from gossipnode.node.node import Node
+from gossipnode.node.passive import Delivery
+from gossipnode.wire.frame import CONTENT_TYPE, HEADER_BYTES_MAX, PREFIX_BYTES
+from gossipnode.wire.reply import Reply
+
+# A refused body of up to this size is read and dropped, which is cheaper than a new connection.
+UNREAD_BYTES_MAX = 2**16
+RETRY_AFTER_S = 1.0
+
+
+class Push:
+    """One push on its way in. ``sender`` is known once the header is read."""
+
+    __slots__ = ("_node", "_request", "_timeout_s", "sender")
+
+    def __init__(self, node: Node, request: web.BaseRequest, timeout_s: float) -> None:
+        self._node, self._request, self._timeout_s = node, request, timeout_s
+        self.sender: str | None = None
+
+    async def answer(self) -> web.Response:
+        """Read the frame, deliver it and return the answer; refusals are answers too."""
+        if not self._node.has_started:
+            return self._refusal(PeerError("busy", "this node is starting; come again"))
+        try:
+            delivery = await self._deliver()
+        except PeerError as error:
+            return self._refusal(error)
+        if delivery.frame is None:
+            return self._reply(delivery.reply, 200)
+        return web.Response(
+            body=joined_or_payload(delivery.frame), headers={"Content-Type": CONTENT_TYPE}
+        )
+
+    async def _deliver(self) -> Delivery:
+        length = self._check_request()
+        if self._request.content.is_eof():
+            # All of it is here, as with every small frame: no timer needed.
+            admission, body = await self._read(length)
+        else:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    admission, body = await self._read(length)
+            except TimeoutError:
+                raise PeerError(
+                    "body_timeout", f"the frame did not arrive within {self._timeout_s:g} s"
+                ) from None
+        return await self._node.deliver(admission, body)
+
+    def _check_request(self) -> int:
+        """Return the announced length; raises ``PeerError`` before anything is read."""
+        headers = self._request.headers
+        if "Origin" in headers:
+            # Only browsers send it: a page must not feed models to the node of who looks at it.
+            raise PeerError("not_a_neighbour", "web pages may not push")
+        length = self._request.content_length
+        if length is None:
+            raise PeerError("length_required", "send Content-Length, not chunks")
+        return length
+
+    async def _read(self, length: int) -> tuple[Admission, memoryview]:
+        """Admit the header, then read the body; the admission is released unless returned."""
+        request, node = self._request, self._node
+        if "Expect" in request.headers:
+            await self._continue(length)
+        head = await read_head(request.content)
+        self.sender = head.message.sender
+        if head.head_bytes + head.message.body_bytes != length:
+            raise PeerError("malformed_frame", "Content-Length is not the length of the frame")
+        admission = node.admit(head.message)
+        try:
+            return admission, await read_body(request.content, head)
+        except BaseException:
+            node.release(admission)
+            raise
+
+    async def _continue(self, length: int) -> None:
+        """Ask a client that waits for it to go on, unless the length alone forbids that."""
+        node = self._node
+        body_bytes_max = node.layout.nbytes * len(node.algorithm.roles)
+        limit = PREFIX_BYTES + HEADER_BYTES_MAX + body_bytes_max
+        if length > limit:
+            raise PeerError("too_large", f"{length} bytes; the layout allows {limit}")
+        await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Not part of the answer: aiohttp takes output for an answer that has begun.
+        self._request.writer.output_size = 0
+
+    def _refusal(self, error: PeerError) -> web.Response:
+        node = self._node
+        if node.has_started:
+            reply = node.refuse(error, self.sender)
+        else:
+            reply = Reply("refused", node.id, 0, 0, error.code, error.reason, RETRY_AFTER_S)
+        response = self._reply(reply, error.http_status)
+        if error.http_status == 503:
+            seconds = reply.retry_after_s if reply.retry_after_s is not None else RETRY_AFTER_S
+            response.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        if not self._request.content.is_eof():
+            length = self._request.content_length
+            read = self._request.content.total_bytes
+            if length is None or length - read > UNREAD_BYTES_MAX:
+                # aiohttp goes on reading, and dropping, for its lingering time: a client that
+                # sends everything before it looks finds the answer, not a reset.
+                response.force_close()
+        return response
+
+    def _reply(self, reply: Reply, status: int) -> web.Response:
+        """Return the reply as msgpack, or as JSON if the client asks for that."""
+        if "json" in self._request.headers.get("Accept", ""):
+            return web.Response(
+                status=status, body=reply.to_json().encode(), headers={"Content-Type": JSON}
+            )
+        return web.Response(status=status, body=reply.encode(), headers={"Content-Type": MSGPACK})

@@ -1,0 +1,207 @@
+"""The HTTP server around a node: one plain port for pushes, probes, status and dashboard.
+
+Built on aiohttp's low-level server with a dictionary for a router: measured 5 % below
+``web.Application`` per small push, and 404 and 405 are ours to word. Invariant: it binds
+loopback alone unless told otherwise, and a request changes the node in ``POST /v1/push`` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from importlib.metadata import version
+from ipaddress import ip_address
+from typing import Any
+
+from aiohttp import http_parser, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gossipnode.config import NetworkOptions
+from gossipnode.errors import ConfigError, NetworkError
+from gossipnode.logs import event
+from gossipnode.network import openapi, pages
+from gossipnode.network.answers import answer, fault
+from gossipnode.network.events import Streams
+from gossipnode.network.pages import Route
+from gossipnode.network.push import Push
+from gossipnode.node.node import Node
+
+log = logging.getLogger("gossipnode.network.server")
+
+ROUTES = (
+    Route("POST", "/v1/push", "Deliver one frame; the answer says what became of it."),
+    Route("GET", "/livez", "Whether the process is alive.", pages.livez),
+    Route("GET", "/readyz", "Whether pushes are taken, else why not.", pages.readyz),
+    Route("GET", "/metrics", "Counters and gauges for Prometheus.", pages.metrics),
+    Route("GET", "/v1/status", "The whole status.", pages.status),
+    Route("GET", "/v1/peers", "The peer table.", pages.peers),
+    Route("GET", "/v1/history", "What was measured since a round.", pages.history),
+    Route("GET", "/v1/events", "Events as they happen (server-sent)."),
+    Route("GET", "/v1/model", "The current model as a safetensors file.", pages.model),
+    Route("GET", "/v1/swarm", "What a joining node adopts.", pages.swarm),
+    Route("GET", "/v1/openapi.json", "This interface, for programs."),
+    Route("GET", "/", "The dashboard.", pages.dashboard),
+)
+# Longer than the client's 60 s and common proxies' 60 to 75 s: who closes first must not be us,
+# or a push would meet a connection that is just closing.
+KEEPALIVE_S = 90.0
+BACKLOG = 512
+MODELS_MAX = 4
+
+
+class Server:
+    """Serves one node. Constructing does nothing; ``start`` takes a socket of ``bind``."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._streams = Streams(node)
+        self._routes = {route.path: route for route in ROUTES}
+        self._runner: web.ServerRunner | None = None
+        self._models = 0
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve the bound ``listener``; raises ``NetworkError`` without aiohttp's C parser."""
+        require_c_parser()
+        server = web.Server(
+            self._dispatch,
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
+            auto_decompress=False,  # nothing that a stranger sends is ever inflated
+            logger=_http_logger(),
+        )
+        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
+
+    async def close(self) -> None:
+        """End the event streams, let answers under way finish, close; harmless twice."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            self._streams.close()
+            await runner.cleanup()
+
+    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+        node, path, method = self._node, request.path, request.method
+        if path == "/v1/push" and method == "POST":
+            return await Push(node, request, node.config.network.body_timeout_s).answer()
+        route = self._routes.get(path)
+        if route is None:
+            reason = f"there is no {path[:200]!a}; /v1/openapi.json lists what there is"
+            return fault(request, 404, "not_found", reason)
+        if method != route.method and (method, route.method) != ("HEAD", "GET"):
+            reason = f"{path} takes {route.method}"
+            return fault(request, 405, "method_not_allowed", reason, {"Allow": route.method})
+        return await self._page(route, request)
+
+    async def _page(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
+        if route.path == "/v1/events":
+            return await self._streams.answer(request)
+        if route.path == "/v1/openapi.json":
+            return answer(request, openapi.document(ROUTES, version("gossipnode")))
+        assert route.handler is not None
+        if route.path == "/v1/model":
+            return await self._model(route, request)
+        return await route.handler(self._node, request)
+
+    async def _model(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
+        """Serve the model, to a few clients at a time: each holds a copy until it has read it."""
+        assert route.handler is not None
+        if self._models >= MODELS_MAX:
+            reason = f"{MODELS_MAX} clients are fetching the model already"
+            return fault(request, 503, "busy", reason, {"Retry-After": "5"})
+        self._models += 1
+        try:
+            response = await route.handler(self._node, request)
+            await response.prepare(request)
+            await response.write_eof()
+            return response
+        finally:
+            self._models -= 1
+
+
+def require_c_parser() -> None:
+    """Raise ``NetworkError`` if aiohttp would parse HTTP in Python, ten times as slowly."""
+    if not hasattr(http_parser, "HttpRequestParserC"):
+        raise NetworkError(
+            "aiohttp runs without its C parser; install a wheel of aiohttp for this platform, and "
+            "unset AIOHTTP_NO_EXTENSIONS"
+        )
+
+
+async def bind(options: NetworkOptions) -> socket.socket:
+    """Return a listening socket on ``options.bind`` and ``options.port``.
+
+    Raises ``ConfigError`` for an address that is not loopback, unless ``options.insecure``, and
+    ``NetworkError`` where the port is taken or the address is not this machine's.
+    """
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"{options.bind!r} is no address of this machine: {error.strerror}", key="network.bind"
+        ) from None
+    family, kind, protocol, _, address = found[0]
+    require_loopback(str(address[0]), insecure=options.insecure)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise NetworkError(_cannot_bind(options, error)) from None
+    listener.setblocking(False)
+    return listener
+
+
+def require_loopback(host: str, *, insecure: bool) -> None:
+    """Raise ``ConfigError`` where ``host``, an IP address, is not loopback and may not be."""
+    if not insecure and not ip_address(host.partition("%")[0]).is_loopback:
+        raise ConfigError(
+            f"{host} can be reached from outside, and this node speaks without encryption and "
+            "without knowing who is there. On a network where you trust everybody, set "
+            "network.insecure (--insecure); TLS is not built yet",
+            key="network.bind",
+            allowed="127.0.0.1, ::1, localhost",
+        )
+
+
+def origin_of(listener: socket.socket) -> str:
+    """Return ``http://host:port`` of a bound socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _cannot_bind(options: NetworkOptions, error: OSError) -> str:
+    where = f"{options.bind}:{options.port}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{where} is in use: stop the process that listens there, or choose another port with "
+            "--port (0 takes a free one)"
+        )
+    if error.errno == errno.EACCES:
+        return f"{where} may not be bound: ports below 1024 need privileges; choose another --port"
+    return f"{where} cannot be bound: {error.strerror}"
+
+
+class _PeersFault(logging.Filter):
+    """Keeps what strangers send, broken HTTP for example, from filling the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Pass our own faults; note the others in one line at debug level."""
+        error: Any = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            event(log, logging.DEBUG, "http.malformed", reason=type(error).__name__)
+            return False
+        return True
+
+
+def _http_logger() -> logging.Logger:
+    logger = logging.getLogger("gossipnode.network.http")
+    if not logger.filters:
+        logger.addFilter(_PeersFault())
+    return logger

@@ -1,0 +1,82 @@
+"""``DaemonWorld``: HTTP, a trainer thread, a worker thread, the clock, files.
+
+Invariant: training never waits for the disk or a merge, nor they for training: each kind of
+work has one thread of its own, made when first needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gossipnode.config import Config
+from gossipnode.network.client import HttpClient
+from gossipnode.node.checkpoint import FileStore
+from gossipnode.node.world import Receipt, Store
+from gossipnode.wire.frame import Frame
+
+T = TypeVar("T")
+
+
+class DaemonWorld:
+    """The surroundings of a node in the real world; a ``World`` once it is open."""
+
+    def __init__(self) -> None:
+        self.store: Store | None = None
+        self.training = False
+        self._files: FileStore | None = None
+        self._client = HttpClient()
+        # An executor starts its thread at the first call, not here.
+        self._trainer = ThreadPoolExecutor(1, "train")
+        self._worker = ThreadPoolExecutor(1, "work")
+
+    async def open(self, config: Config, node_id: str) -> None:
+        """Lock the checkpoint folder and make the client; raises ``StorageError``."""
+        files = FileStore(data_folder(config, node_id), config.checkpoint.keep, time.time)
+        await self.work(files.open)
+        self.store = self._files = files
+        await self._client.open()
+
+    async def close(self) -> None:
+        """Close what is open, without waiting for the threads; harmless twice."""
+        await self._client.close()
+        self._trainer.shutdown(wait=False, cancel_futures=True)
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        if self._files is not None:
+            self._files.close()
+
+    async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
+        """POST the frame."""
+        return await self._client.push(address, frame, timeout_s)
+
+    async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
+        """Run ``work`` in the trainer thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._trainer, self._train, work)
+
+    async def work(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run ``work`` in the worker thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+
+    def wall_time(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    def _train(self, work: Callable[[], T]) -> T:
+        self.training = True
+        try:
+            return work()
+        finally:
+            self.training = False
+
+
+def data_folder(config: Config, node_id: str) -> Path:
+    """Return the node's folder: ``node.data_dir``, else its own one in the user's data folder."""
+    if config.node.data_dir:
+        return Path(config.node.data_dir)
+    from platformdirs import user_data_path
+
+    return user_data_path("gossipnode") / config.swarm.name / node_id
