@@ -1,0 +1,198 @@
+"""The two halves of an algorithm, and all that it may ask of its node.
+
+An ``Algorithm`` is the lecture's pair of threads: ``run`` is the active one, ``receive`` the
+passive one. The same object runs in the daemon and in virtual time, because everything it
+needs from the world (time, randomness, training, the network) comes through ``NodeInterface``.
+
+Invariant: an algorithm never writes into ``node.params``. It computes a new vector and hands it
+to ``commit`` or ``merge``; both apply a *change* to whatever the params are by then, so nothing
+that was merged meanwhile is lost. No socket, file, wall clock, thread or global randomness here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+Vector = np.ndarray[tuple[int], np.dtype[Any]]
+
+
+class Purpose(StrEnum):
+    """Why a model travels; ``node`` maps it to the kind of the frame."""
+
+    MODEL = "model"
+    EXCHANGE_REQUEST = "exchange_request"
+    EXCHANGE_REPLY = "exchange_reply"
+
+
+class Outcome(StrEnum):
+    """What became of an arriving model; also the word in the answer and in the counters."""
+
+    MERGED = "merged"
+    BUFFERED = "buffered"
+    LATE = "late"
+    DROPPED = "dropped"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(slots=True)
+class Arrival:
+    """A message that has passed every check of the inbox.
+
+    ``parts`` maps roles to vectors of shape (d,) that the algorithm owns and may overwrite.
+    ``round`` and ``age`` are the sender's when it sent. ``own`` is set on an exchange reply: the
+    params that this node had sent, as they were then.
+    """
+
+    sender: str
+    purpose: Purpose
+    round: int
+    age: int
+    parts: Mapping[str, Vector]
+    own: Vector | None = None
+    own_age: int = 0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the passive side says: the outcome, and for an exchange what goes back."""
+
+    outcome: Outcome
+    reply: Mapping[str, Vector] | None = None
+    reply_age: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """This node's row of the mixing matrix W: ``self_weight`` is w_ii, ``weights[j]`` is w_ij."""
+
+    self_weight: float
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+class NodeInterface(Protocol):
+    """What an algorithm may ask of its node, in the daemon and in virtual time alike."""
+
+    @property
+    def id(self) -> str:
+        """This node's name."""
+
+    @property
+    def params(self) -> Vector:
+        """The current params, shape (d,), read-only: a snapshot that never changes."""
+
+    @property
+    def age(self) -> int:
+        """Local SGD steps that have gone into ``params``."""
+
+    @property
+    def round(self) -> int:
+        """The round (or period) under way, from 0."""
+
+    @property
+    def budget_left(self) -> bool:
+        """Whether to go on: rounds and time remain and nobody asked the node to stop."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the node drains: waits end early, and nobody is to blame for it."""
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The algorithm's own stream of random numbers."""
+
+    @property
+    def out_neighbours(self) -> tuple[str, ...]:
+        """Whom this node sends to in the fixed graph; empty where peers are random."""
+
+    @property
+    def row(self) -> Row:
+        """This node's row of W: whom it receives from, and with what weight."""
+
+    @property
+    def lead_max(self) -> int:
+        """Rounds by which a sender can be ahead in lockstep: 1 where edges go both ways."""
+
+    def time(self) -> float:
+        """Monotonic time in seconds: the loop's clock."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep; returns early when the node stops."""
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for ``event``; False when ``seconds`` passed or the node stops first."""
+
+    async def train(self, steps: int) -> None:
+        """Run local steps on a private copy, then apply the difference that they made."""
+
+    async def compute(self, work: Callable[..., Any], *vectors: Any) -> Any:
+        """Run a vector operation: at once when small, in the worker thread above 1 MB."""
+
+    async def merge(self, incoming: Vector, weight: float, age: int) -> None:
+        """Set params ← params + weight·(incoming − params) and age ← max(age, ``age``).
+
+        ``incoming`` is overwritten. Raises ``PeerError`` (not_finite), changing nothing.
+        """
+
+    async def commit(self, after: Vector, before: Vector, age: int = 0) -> None:
+        """Apply the change from ``before`` (a snapshot) to ``after`` (owned) to the params.
+
+        Exact and without a copy where ``before`` still is the current snapshot. Raises
+        ``PeerError`` (not_finite), changing nothing.
+        """
+
+    def sample_peer(self) -> str | None:
+        """Choose a peer uniformly among those that seem alive; None if there is none."""
+
+    def push(
+        self, peers: Iterable[str], parts: Mapping[str, Vector], purpose: Purpose = Purpose.MODEL
+    ) -> None:
+        """Queue one message for ``peers``; returns at once. A newer one replaces one unsent."""
+
+    def peer_round(self, peer: str) -> int:
+        """The round that ``peer`` last said it was in; -1 if never heard of."""
+
+    def is_expected(self, peer: str) -> bool:
+        """Whether it is worth waiting for ``peer``: not suspected dead."""
+
+    def is_unknown(self, peer: str) -> bool:
+        """Whether ``peer`` was never heard of, in this life or in the checkpoint's."""
+
+    def suspect(self, peer: str, reason: str) -> None:
+        """Stop waiting for ``peer`` until it is heard of again."""
+
+    def skip_to(self, round_: int) -> None:
+        """Go on in a later round, since the neighbours are there."""
+
+    async def end_round(self) -> None:
+        """Close the round: count it, measure and checkpoint where that is due."""
+
+    def count(self, what: str, amount: int = 1) -> None:
+        """Add to a counter of the status and of /metrics."""
+
+
+class Algorithm(ABC):
+    """One node's half of an algorithm. Subclasses are built from the config's options."""
+
+    name: ClassVar[str]
+    # The roles of the parts that it sends and accepts; the inbox refuses others.
+    roles: ClassVar[frozenset[str]] = frozenset({"x"})
+    purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})
+    needs_graph: ClassVar[bool] = False
+
+    @abstractmethod
+    async def run(self, node: NodeInterface) -> None:
+        """Be the active side until ``node.budget_left`` is false."""
+
+    @abstractmethod
+    async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
+        """Be the passive side of one arrival; raises ``PeerError`` to refuse it."""
+
+    def peer_changed(self, node: NodeInterface, peer: str) -> None:  # noqa: B027 - optional
+        """Notice that ``peer`` was heard of, suspected, or told its round."""

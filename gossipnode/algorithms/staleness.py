@@ -1,0 +1,53 @@
+"""The weight of a model that arrives late.
+
+s(δ) for a model δ ≥ 0 rounds behind: s(0) = 1, non-increasing, in (0, 1].
+
+*Source*: Xie, Koyejo, Gupta, "Asynchronous Federated Optimization", arXiv 1903.03934
+(constant, polynomial, hinge); Hegedűs, Danner, Jelasity, JPDC 148, 2021 (age).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Weighting = Callable[[float], float]
+
+POLYNOMIAL_A = 0.5
+HINGE_A, HINGE_B = 10.0, 4.0
+EXPONENTIAL_A = 0.1
+
+
+def staleness_function(name: str, a: float | None = None, b: float | None = None) -> Weighting:
+    """Return s for ``constant``, ``polynomial``, ``hinge`` or ``exponential``.
+
+    ``a`` > 0 and ``b`` ≥ 0 default to the constants of this module.
+
+    >>> s = staleness_function("hinge")
+    >>> [round(s(delta), 4) for delta in (0, 4, 8, 16)]
+    [1.0, 1.0, 0.0244, 0.0083]
+    """
+    match name:
+        case "constant":
+            return lambda _: 1.0
+        case "polynomial":
+            power = POLYNOMIAL_A if a is None else a
+            return lambda delta: (delta + 1.0) ** -power
+        case "hinge":
+            slope, free = HINGE_A if a is None else a, HINGE_B if b is None else b
+            return lambda delta: 1.0 if delta <= free else 1.0 / (slope * (delta - free) + 1.0)
+        case "exponential":
+            rate = EXPONENTIAL_A if a is None else a
+            # A weight must stay above zero: past δ ≈ 745/a, e^(−aδ) would underflow.
+            return lambda delta: max(math.exp(-rate * delta), 5e-324)
+    raise AssertionError(f"no staleness function {name!r}")
+
+
+def age_weight(own_age: int, other_age: int) -> float:
+    """Return t_m/(t_i + t_m), the share of the other model; ½ if both ages are 0.
+
+    >>> age_weight(0, 7), age_weight(5, 5), age_weight(0, 0)
+    (1.0, 0.5, 0.5)
+    """
+    total = own_age + other_age
+    return other_age / total if total else 0.5

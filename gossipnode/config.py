@@ -1,0 +1,464 @@
+"""Every option of a node, declared once, with unit, range, default and help.
+
+Flags, environment names, ``gossipnode init`` and ``docs/config.md`` are generated from these
+models. Layers, weakest first: defaults, ``node.toml``, environment, flags. The invariant: a
+``Config`` that exists is valid; whatever is wrong with one raises ``ConfigError`` that names
+where it was written, the key, and what would be right.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+DEFAULT_PORT = 7946
+
+GraphName = Literal[
+    "random",
+    "ring",
+    "chain",
+    "grid",
+    "torus",
+    "star",
+    "complete",
+    "hypercube",
+    "exponential",
+    "erdos_renyi",
+    "random_regular",
+    "explicit",
+]
+TaskName = Literal["linear", "softmax", "mlp", "quadratic"]
+Staleness = Literal["constant", "polynomial", "hinge", "exponential", "age"]
+
+
+class Section(BaseModel):
+    """One table of ``node.toml``: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def option(default: Any, help_text: str, *, unit: str = "", flag: str = "", **limits: Any) -> Any:
+    """Declare an option: its default, help, unit (SI, or what is counted), flag and limits."""
+    extra: dict[str, Any] = {"unit": unit, "flag": flag}
+    return Field(default, description=help_text, json_schema_extra=extra, **limits)
+
+
+class NodeOptions(Section):
+    """Who this node is, and where it keeps what must survive a restart."""
+
+    id: str = option(
+        "",
+        "This node's name; must be its name in peers.toml. Empty: the host name.",
+        flag="--id",
+        pattern=r"^$|" + ID_PATTERN,
+    )
+    data_dir: str = option(
+        "",
+        "Folder for checkpoints and the boot epoch. Empty: the user's data folder of this system.",
+        flag="--data-dir",
+    )
+
+
+class SwarmOptions(Section):
+    """What all nodes of one swarm must agree on."""
+
+    name: str = option(
+        "swarm",
+        "The swarm's name; models of another swarm are refused.",
+        flag="--swarm",
+        pattern=ID_PATTERN,
+    )
+    seed: int = option(
+        0,
+        "Seed of the first model, the partition, random graphs and (with the node's place in the "
+        "peer list) the batches; the same on every node.",
+        flag="--seed",
+        ge=0,
+        le=2**53,
+    )
+    peers: str = option(
+        "",
+        "Path of peers.toml, relative to this file. The order of its entries places the nodes in "
+        "the graph, so it is the same file on every node.",
+        flag="--peers",
+    )
+
+
+class TaskOptions(Section):
+    """What is learnt."""
+
+    kind: TaskName = option("softmax", "The model and its loss.", flag="--task")
+    hidden: tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...] = option(
+        (64,), "Sizes of the hidden layers of `mlp`.", unit="units", max_length=32
+    )
+    l2: float = option(
+        0.0, "L2 penalty: adds l2/2·‖params‖² to the loss.", flag="--l2", ge=0.0, le=1e6
+    )
+    dtype: Literal["float32", "float64"] = option(
+        "float32", "Number format of params, in memory and on the wire.", flag="--dtype"
+    )
+
+
+class DataOptions(Section):
+    """What it is learnt from."""
+
+    source: str = option(
+        "digits",
+        "digits (embedded), idx:DIR (MNIST files), npz:FILE (arrays x, y), csv:FILE, parquet:FILE.",
+        flag="--data",
+    )
+    label: str = option("", "Name of the label column, for csv and parquet.", flag="--label")
+    classes: tuple[str, ...] = option(
+        (),
+        "All class names, in order. Needed where nodes read their own files and some file may "
+        "lack a class: models whose classes differ refuse each other.",
+    )
+    test_fraction: float = option(
+        0.2, "Share of the samples kept out of training to measure accuracy.", ge=0.0, le=0.9
+    )
+    split_seed: int = option(0, "Seed of the shuffle before the split.", ge=0, le=2**53)
+    standardize: str = option(
+        "none",
+        "none, local (zero mean and unit variance, measured on the training samples) or the path "
+        "of a JSON statistics file that all nodes share.",
+        flag="--standardize",
+    )
+    partition: str = option(
+        "iid",
+        "How nodes divide a common file: iid, dirichlet:ALPHA, shards:K, classes:K, quantity:BETA.",
+        flag="--partition",
+    )
+    share: str = option(
+        "auto",
+        "Which share of a common file is this node's: auto (its place in the peer list), all "
+        "(the file is this node's own) or I/N (share I of N, counted from 0).",
+        flag="--share",
+        pattern=r"^(auto|all|\d{1,6}/\d{1,6})$",
+    )
+
+
+class TrainingOptions(Section):
+    """Local stochastic gradient descent."""
+
+    local_steps: int = option(
+        5,
+        "Local steps between two exchanges (the lectures' τ). More: fewer bytes, more drift.",
+        unit="steps",
+        flag="--local-steps",
+        ge=0,
+        le=1_000_000,
+    )
+    batch_size: int = option(
+        32,
+        "Samples a step; 0 takes all of the node's samples.",
+        unit="samples",
+        flag="--batch-size",
+        ge=0,
+        le=10_000_000,
+    )
+    learning_rate: float = option(
+        0.1, "Step size (the lectures' η).", flag="--learning-rate", gt=0.0, le=1e6
+    )
+    momentum: float = option(0.0, "Heavy-ball momentum β.", flag="--momentum", ge=0.0, lt=1.0)
+    nesterov: bool = option(False, "Nesterov's form of momentum.")
+    schedule: Literal["constant", "step", "inverse_sqrt", "cosine"] = option(
+        "constant", "How the learning rate changes with the local step.", flag="--schedule"
+    )
+    schedule_steps: int = option(
+        1000,
+        "step: steps between two cuts; inverse_sqrt: its time scale; cosine: its length.",
+        unit="steps",
+        ge=1,
+        le=2**53,
+    )
+    schedule_factor: float = option(
+        0.5,
+        "step: the factor of a cut; cosine: the share of the rate that is left.",
+        ge=0.0,
+        le=1.0,
+    )
+
+
+class MergeOptions(Section):
+    """How much an arriving model counts, by how far it is behind."""
+
+    staleness: Staleness = option(
+        "polynomial",
+        "Weight by staleness δ: constant 1; polynomial (δ+1)^-a; hinge 1 up to b, then "
+        "1/(a(δ-b)+1); exponential e^(-aδ); age: t_m/(t_i+t_m) from the two ages.",
+        flag="--staleness",
+    )
+    staleness_a: float | None = option(
+        None,
+        "a of the staleness function; polynomial 0.5, hinge 10, exponential 0.1.",
+        gt=0,
+        le=1e6,
+    )
+    staleness_b: float | None = option(
+        None, "b of the hinge: rounds behind that cost nothing; 4.", unit="rounds", ge=0, le=1e9
+    )
+
+
+class DpsgdOptions(MergeOptions):
+    """D-PSGD: synchronous rounds on a fixed graph."""
+
+    name: Literal["dpsgd"] = option("dpsgd", "The algorithm.", flag="--algorithm")
+    form: Literal["atc", "cta"] = option(
+        "atc",
+        "atc: adapt, then combine (send the half-step). cta: combine, then adapt (send before "
+        "training; communication overlaps the gradient, but it tolerates smaller steps only).",
+        flag="--form",
+    )
+    deadline_s: float = option(
+        10.0,
+        "How long a round waits for a neighbour's model before its weight goes to the node itself.",
+        unit="s",
+        flag="--deadline-s",
+        gt=0,
+        le=86_400,
+    )
+    start_deadline_s: float = option(
+        60.0,
+        "The same for a neighbour that has never been heard of, so that a swarm may start in any "
+        "order.",
+        unit="s",
+        ge=0,
+        le=86_400,
+    )
+    late: Literal["merge", "drop"] = option(
+        "merge",
+        "A model that comes after its round: merge it (its mixing weight times the staleness "
+        "weight) or drop it. Both are counted.",
+        flag="--late",
+    )
+
+
+class GossipOptions(MergeOptions):
+    """Gossip learning: asynchronous; train, push to one peer, merge what arrives."""
+
+    name: Literal["gossip"] = option("gossip", "The algorithm.", flag="--algorithm")
+    staleness: Staleness = option("age", MergeOptions.model_fields["staleness"].description or "")
+    period_s: float = option(
+        1.0,
+        "Time between two pushes (the lectures' Δ).",
+        unit="s",
+        flag="--period-s",
+        gt=0,
+        le=86_400,
+    )
+    jitter: float = option(
+        0.1, "Standard deviation of the period, as a share of it.", ge=0.0, le=0.5
+    )
+    exchange: Literal["push", "push_pull"] = option(
+        "push",
+        "push: one way. push_pull: both ends merge, each what the other had.",
+        flag="--exchange",
+    )
+    merge_weight: float = option(
+        0.5,
+        "Weight of an arriving model before the staleness weight; `age` sets its own.",
+        gt=0.0,
+        le=1.0,
+    )
+
+
+class TopologyOptions(Section):
+    """Who talks to whom, and with what weight."""
+
+    graph: GraphName = option(
+        "ring",
+        "The graph of fixed neighbours; random: any peer (gossip only).",
+        flag="--topology",
+    )
+    weights: Literal["auto", "metropolis", "uniform"] = option(
+        "auto",
+        "metropolis: 1/(1+max(d_i,d_j)); uniform: 1/(1+d_max); auto: metropolis, or uniform where "
+        "the graph is directed (exponential). All doubly stochastic.",
+        flag="--weights",
+    )
+    degree: int = option(4, "Degree of random_regular.", unit="neighbours", ge=1, le=100_000)
+    probability: float | None = option(
+        None, "Edge probability of erdos_renyi; unset: 2 ln n / n.", gt=0.0, le=1.0
+    )
+    rows: int | None = option(
+        None, "Rows of grid and torus; unset: as square as n allows.", ge=1, le=100_000
+    )
+    neighbours: dict[str, tuple[str, ...]] = option(
+        {}, "explicit: the neighbours of each node, by id; an edge is listed at both its ends."
+    )
+
+
+class NetworkOptions(Section):
+    """The port, and the limits on what comes through it."""
+
+    bind: str = option(
+        "127.0.0.1",
+        "Address to listen on; anything but loopback needs `insecure`.",
+        flag="--bind",
+        min_length=1,
+        max_length=255,
+    )
+    port: int = option(
+        DEFAULT_PORT, "Port to listen on; 0 takes a free one.", flag="--port", ge=0, le=65_535
+    )
+    advertise: str = option(
+        "",
+        "URL under which peers reach this node. Empty: its entry in peers.toml, else bind:port.",
+        flag="--advertise",
+    )
+    insecure: bool = option(
+        False,
+        "Allow other addresses than loopback, without encryption and without knowing who is "
+        "there. For networks that you trust alone.",
+        flag="--insecure",
+    )
+    push_timeout_s: float = option(
+        30.0, "Time for one push, connection included.", unit="s", gt=0, le=86_400
+    )
+    body_timeout_s: float = option(60.0, "Time for one arriving body.", unit="s", gt=0, le=86_400)
+    inflight_bytes_max: int = option(
+        256 * 2**20,
+        "Memory for bodies that are arriving; past it peers are told to come again (503). One "
+        "body is always let in.",
+        unit="bytes",
+        ge=0,
+        le=2**50,
+    )
+    peers_max: int = option(
+        1024,
+        "Peers kept in the peer table; further ones are not learnt.",
+        unit="peers",
+        ge=1,
+        le=10**6,
+    )
+
+
+class RunOptions(Section):
+    """How long, and what is measured on the way."""
+
+    rounds: int = option(
+        0,
+        "Rounds (periods of gossip) to run; 0: until stopped.",
+        unit="rounds",
+        flag="--rounds",
+        ge=0,
+        le=2**53,
+    )
+    duration_s: float = option(
+        0.0, "Time to run; 0: until stopped.", unit="s", flag="--duration-s", ge=0, le=10**9
+    )
+    linger: bool = option(
+        False, "Keep serving the model when the rounds are done, until stopped.", flag="--linger"
+    )
+    evaluate_every: int = option(
+        10,
+        "Rounds between two measurements of loss and accuracy; 0: only at the end.",
+        unit="rounds",
+        flag="--evaluate-every",
+        ge=0,
+        le=2**53,
+    )
+    history_max: int = option(
+        10_000,
+        "Measurements kept in memory; older ones are thinned out.",
+        unit="rows",
+        ge=2,
+        le=10**7,
+    )
+    drain_deadline_s: float = option(
+        20.0, "Time for a clean stop, all in all.", unit="s", ge=0, le=3600
+    )
+
+
+class CheckpointOptions(Section):
+    """What survives a power cut."""
+
+    enabled: bool = option(True, "Write checkpoints; without them a restart begins anew.")
+    every_s: float = option(
+        30.0,
+        "Time between two checkpoints; what was merged since the last one is lost in a crash. "
+        "0: only when stopping.",
+        unit="s",
+        flag="--checkpoint-every-s",
+        ge=0,
+        le=86_400,
+    )
+    keep: int = option(3, "Checkpoints kept.", unit="files", ge=1, le=1000)
+    fresh: bool = option(
+        False, "Begin anew although checkpoints exist (they are kept).", flag="--fresh"
+    )
+
+
+class LogOptions(Section):
+    """What the node says."""
+
+    level: Literal["debug", "info", "warning", "error"] = option(
+        "info", "Least level that is written.", flag="--log-level"
+    )
+    format: Literal["text", "json"] = option(
+        "text", "One line an event, for people or for machines.", flag="--log-format"
+    )
+
+
+AlgorithmOptions = Annotated[DpsgdOptions | GossipOptions, Field(discriminator="name")]
+
+
+class Config(Section):
+    """All options of one node. Construct it directly, or with ``configfile.load_config``."""
+
+    node: NodeOptions = NodeOptions()
+    swarm: SwarmOptions = SwarmOptions()
+    task: TaskOptions = TaskOptions()
+    data: DataOptions = DataOptions()
+    training: TrainingOptions = TrainingOptions()
+    algorithm: AlgorithmOptions = DpsgdOptions()
+    topology: TopologyOptions = TopologyOptions()
+    network: NetworkOptions = NetworkOptions()
+    run: RunOptions = RunOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()
+    log: LogOptions = LogOptions()
+
+    @model_validator(mode="after")
+    def _combinations_make_sense(self) -> Config:
+        if self.algorithm.name == "dpsgd":
+            if self.topology.graph == "random":
+                raise ValueError(
+                    "algorithm dpsgd needs fixed neighbours, but topology.graph is random; choose "
+                    "ring, torus, complete, … or algorithm gossip"
+                )
+            if self.algorithm.staleness == "age":
+                raise ValueError(
+                    "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
+                    "polynomial, hinge or exponential"
+                )
+        if self.topology.graph == "explicit" and not self.topology.neighbours:
+            raise ValueError("topology.graph explicit needs the table [topology.neighbours]")
+        return self
+
+
+class PeerEntry(Section):
+    """One node of the swarm as ``peers.toml`` lists it."""
+
+    id: str = option(..., "The node's name.", pattern=ID_PATTERN)
+    address: str = option(..., "Where it is reached: http://HOST:PORT.", max_length=512)
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_origin(cls, address: str) -> str:
+        from urllib.parse import urlsplit
+
+        parts = urlsplit(address)
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.scheme != "http" or not parts.hostname or port is None or parts.path.strip("/"):
+            raise ValueError(f"{address!r} is no address; write it as http://HOST:PORT")
+        return address.rstrip("/")
+
+
+def algorithm_classes() -> tuple[type[MergeOptions], ...]:
+    """Return the option classes of all algorithms, in the order of the union."""
+    return get_args(get_args(AlgorithmOptions)[0])

@@ -1,0 +1,255 @@
+"""From files, environment and flags to one ``Config``, remembering who said what.
+
+Invariant: whatever is refused is refused with the place where it was written. Reads TOML only;
+nothing here knows what the options mean (``config`` does).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from gossipnode.config import Config, PeerEntry, algorithm_classes
+from gossipnode.errors import ConfigError, nearest_spelling
+
+ENV_PREFIX = "GOSSIPNODE_"
+Tree = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option as the generators of flags, files and docs see it."""
+
+    section: str
+    name: str
+    field: FieldInfo
+
+    @property
+    def key(self) -> str:
+        """The dotted key, for example ``training.batch_size``."""
+        return f"{self.section}.{self.name}"
+
+    @property
+    def env(self) -> str:
+        """The environment variable, for example ``GOSSIPNODE_TRAINING_BATCH_SIZE``."""
+        return f"{ENV_PREFIX}{self.section}_{self.name}".upper()
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag, or the empty string where there is only ``--set``."""
+        return str(self._extra("flag"))
+
+    @property
+    def unit(self) -> str:
+        """What the number counts, or the empty string."""
+        return str(self._extra("unit"))
+
+    def _extra(self, name: str) -> Any:
+        extra = self.field.json_schema_extra
+        return extra.get(name, "") if isinstance(extra, dict) else ""
+
+
+def options() -> Iterator[Option]:
+    """Yield every option once, in the order of ``config.py``."""
+    for section, field in Config.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            models: tuple[type[BaseModel], ...] = (annotation,)
+        else:
+            models = algorithm_classes()
+        seen: set[str] = set()
+        for model in models:
+            for name, entry in model.model_fields.items():
+                if name not in seen:
+                    seen.add(name)
+                    yield Option(section, name, entry)
+
+
+def load_config(
+    path: str | Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    base: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """Build the ``Config`` from ``base``, then ``path``, then ``environment``, then ``flags``.
+
+    ``flags`` maps dotted keys to values (text is read as TOML where the option is no text);
+    ``base`` holds options that a swarm hands to a joining node. Raises ``ConfigError``.
+    """
+    tree: Tree = {}
+    origin: dict[str, str] = {}
+    for section, entries in (base or {}).items():
+        _put_table(tree, origin, "the swarm's settings", section, entries)
+    if path is not None:
+        for section, entries in read_toml(path).items():
+            if not isinstance(entries, Mapping):
+                raise _unknown_section(str(path), section, is_table=False)
+            _put_table(tree, origin, str(path), section, entries)
+    known = {option.env: option for option in options()}
+    for name, text in sorted((environment or {}).items()):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        if name not in known:
+            raise ConfigError(
+                "unknown variable",
+                file="environment",
+                key=name,
+                nearest=nearest_spelling(name, known),
+            )
+        _put(tree, origin, f"environment variable {name}", known[name], text)
+    by_key = {option.key: option for option in options()}
+    for key, value in (flags or {}).items():
+        if key not in by_key:
+            raise ConfigError(
+                "unknown option",
+                file="command line",
+                key=key,
+                nearest=nearest_spelling(key, by_key),
+            )
+        _put(tree, origin, "command line", by_key[key], value)
+    return _validated(tree, origin)
+
+
+def load_peers(path: str | Path) -> tuple[PeerEntry, ...]:
+    """Read ``peers.toml``: a ``[[peer]]`` table with ``id`` and ``address`` for each node.
+
+    Raises ``ConfigError`` on an unknown key, a malformed address or an id or address given twice.
+    """
+    tree = read_toml(path)
+    for key in tree:
+        if key != "peer":
+            raise ConfigError(
+                "unknown key; peers are listed in [[peer]] tables",
+                file=str(path),
+                key=key,
+                nearest=nearest_spelling(key, ["peer"]),
+            )
+    rows = tree.get("peer", [])
+    if not isinstance(rows, list):
+        raise ConfigError("write [[peer]], in double brackets", file=str(path), key="peer")
+    entries = []
+    for number, row in enumerate(rows, 1):
+        try:
+            entries.append(PeerEntry.model_validate(row))
+        except ValidationError as error:
+            origins = {"": str(path)}
+            raise _translated(
+                error, origins, f"peer {number}.", list(PeerEntry.model_fields)
+            ) from None
+    for attribute in ("id", "address"):
+        values = [getattr(entry, attribute) for entry in entries]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{attribute} {twice!r} is given twice", file=str(path), key="peer")
+    return tuple(entries)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Parse a TOML file; raises ``ConfigError`` that names the file and the line."""
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", file=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", file=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"is not valid TOML: {error}", file=str(path)) from None
+
+
+def _put_table(
+    tree: Tree, origin: dict[str, str], where: str, section: str, entries: Mapping[str, Any]
+) -> None:
+    if section not in Config.model_fields:
+        raise _unknown_section(where, section, is_table=True)
+    table = tree.setdefault(section, {})
+    if section == "algorithm" and entries.get("name", table.get("name")) != table.get("name"):
+        # Another algorithm has other options: what a weaker layer said of the old one is void.
+        table.clear()
+    for name, value in entries.items():
+        table[name] = value
+        origin[f"{section}.{name}"] = where
+
+
+def _put(tree: Tree, origin: dict[str, str], where: str, option: Option, value: Any) -> None:
+    if isinstance(value, str):
+        value = _parsed(option, value)
+    _put_table(tree, origin, where, option.section, {option.name: value})
+
+
+def _parsed(option: Option, text: str) -> Any:
+    """Read text from a flag or variable as the option's type; lists may be bare: 64,32."""
+    annotation = option.field.annotation
+    if annotation is str or _is_literal_text(annotation):
+        return text
+    if get_origin(annotation) is tuple and not text.lstrip().startswith("["):
+        words = [word.strip() for word in text.split(",") if word.strip()]
+        numeric = get_args(annotation)[0] is not str
+        return [int(word) if numeric and word.isdecimal() else word for word in words]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # pydantic then says what it should have been
+
+
+def _is_literal_text(annotation: Any) -> bool:
+    choices = get_args(annotation)
+    return bool(choices) and all(isinstance(choice, str) for choice in choices)
+
+
+def _validated(tree: Tree, origin: dict[str, str]) -> Config:
+    algorithm = tree.get("algorithm")
+    if algorithm is not None:
+        algorithm.setdefault("name", "dpsgd")
+        if algorithm["name"] == "gossip":
+            # A gossip swarm without a word about its graph pushes to random peers.
+            tree.setdefault("topology", {}).setdefault("graph", "random")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise _translated(error, origin, "", [option.key for option in options()]) from None
+
+
+def _translated(
+    error: ValidationError, origin: Mapping[str, str], prefix: str, keys: list[str]
+) -> ConfigError:
+    """Turn pydantic's first complaint into a ``ConfigError``; say how many more there are."""
+    complaints = error.errors(include_url=False, include_context=False)
+    first = complaints[0]
+    path = [str(step) for step in first["loc"] if str(step) not in ("dpsgd", "gossip")]
+    key = ".".join(path)
+    file = origin.get(".".join(path[:2]), origin.get(key, origin.get("")))
+    message = first["msg"].removeprefix("Value error, ")
+    nearest = None
+    if first["type"] == "extra_forbidden":
+        message = "unknown key"
+        section = path[0] + "." if len(path) > 1 else ""
+        within = [k for k in keys if k.startswith(section)]
+        nearest = nearest_spelling(key, within) or nearest_spelling(path[-1], within)
+        elsewhere = [k for k in keys if k.endswith("." + path[-1]) and not k.startswith(section)]
+        nearest = elsewhere[0] if elsewhere else nearest
+    elif first["type"] not in ("missing", "value_error"):
+        message += f", got {first['input']!r:.80}"
+    if len(complaints) > 1:
+        message += f" (and {len(complaints) - 1} more)"
+    return ConfigError(message, file=file, key=prefix + key or None, nearest=nearest)
+
+
+def _unknown_section(where: str, section: str, *, is_table: bool) -> ConfigError:
+    by_name = {option.name: option.key for option in options()}
+    if not is_table and section in by_name:
+        owner = by_name[section].split(".")[0]
+        return ConfigError(f"belongs into the table [{owner}]", file=where, key=section)
+    return ConfigError(
+        "unknown table" if is_table else "unknown key",
+        file=where,
+        key=section,
+        nearest=nearest_spelling(section, [*Config.model_fields, *by_name]),
+    )

@@ -1,0 +1,91 @@
+"""One line an event, for people (text) or machines (JSON).
+
+Invariant: what a peer sent can neither break the line nor fill the disk: control characters
+are escaped and every value is bounded. No secret is ever passed in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any, TextIO
+
+VALUE_CHARS_MAX = 200
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/+@%")
+
+
+def bounded(text: object, limit: int = VALUE_CHARS_MAX) -> str:
+    r"""Return printable ASCII-safe text of at most ``limit`` characters.
+
+    >>> bounded("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    raw = str(text)
+    # Escapes lengthen: cut before as well, so that a megabyte is never escaped whole.
+    safe = raw[: limit + 1].encode("unicode_escape").decode("ascii").replace("\\\\", "\\")
+    return safe if len(safe) <= limit and len(raw) <= limit else safe[: limit - 1] + "…"
+
+
+def event(logger: logging.Logger, level: int, name: str, **fields: object) -> None:
+    """Write one event: ``name`` in dotted words, ``fields`` as facts with their units in the name.
+
+    Costs nothing where the level is off.
+    """
+    if logger.isEnabledFor(level):
+        logger.log(level, name, extra={"fields": fields})
+
+
+class TextFormatter(logging.Formatter):
+    """``2026-11-21T08:00:00.123Z INFO node.ready id=a url=http://…``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its end."""
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        words = [_utc(record.created), f"{record.levelname:<7}", record.getMessage()]
+        words += [f"{key}={_quoted(value)}" for key, value in fields.items()]
+        line = " ".join(words)
+        if record.exc_info:
+            line += f" exception={_quoted(self.formatException(record.exc_info), 4000)}"
+        return line
+
+
+class JsonFormatter(logging.Formatter):
+    """The same as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its end."""
+        entry: dict[str, object] = {
+            "time": _utc(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        for key, value in getattr(record, "fields", {}).items():
+            plain = isinstance(value, bool | int | float) or value is None
+            entry[key] = value if plain else bounded(value)
+        if record.exc_info:
+            entry["exception"] = bounded(self.formatException(record.exc_info), 4000)
+        return json.dumps(entry)
+
+
+def configure(level: str, format_: str, stream: TextIO | None = None) -> None:
+    """Send the ``gossipnode`` loggers to ``stream`` (standard error) in the given format."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+    logger = logging.getLogger("gossipnode")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def _utc(seconds: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _quoted(value: object, limit: int = VALUE_CHARS_MAX) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = bounded(value, limit)
+    return text if text and _PLAIN.issuperset(text) else json.dumps(text)

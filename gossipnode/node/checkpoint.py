@@ -1,0 +1,143 @@
+"""Checkpoints on disk: safetensors files that carry their own digest in their name.
+
+A checkpoint is written to a temporary file in the same folder, fsynced, renamed, and the folder
+fsynced. Invariant: whatever happens on the way, the newest file whose digest holds is a whole
+snapshot; and where there are files but none holds, loading fails rather than beginning anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import xxhash
+
+from gossipnode.errors import StorageError
+from gossipnode.node.world import Snapshot
+
+SUFFIX = ".safetensors"
+
+
+class FileStore:
+    """Checkpoints and boot epoch of one node in one folder, which it locks against a second node.
+
+    ``keep`` ≥ 1 checkpoints stay. All methods block. Raises ``StorageError``.
+    """
+
+    def __init__(self, folder: Path, keep: int, wall_time: Callable[[], float]) -> None:
+        self.folder, self.keep, self.wall_time = folder, keep, wall_time
+        self.skipped: list[str] = []  # names of files that a load found damaged
+        self._lock: IO[bytes] | None = None
+
+    def open(self) -> None:
+        """Create and lock the folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("ab")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise StorageError(
+                f"{self.folder}: another node is using this folder; give each its own --data-dir"
+            ) from None
+        except OSError as error:
+            self.close()
+            raise StorageError(f"{self.folder}: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Unlock; harmless twice."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def next_epoch(self) -> int:
+        """Return a boot epoch (milliseconds since 1970 or one more than the last) and keep it."""
+        path = self.folder / "epoch"
+        try:
+            last = int(path.read_text())
+        except FileNotFoundError:
+            last = 0
+        except (OSError, ValueError):
+            raise StorageError(f"{path}: unreadable; delete it to begin a new epoch") from None
+        epoch = max(last + 1, int(self.wall_time() * 1000))
+        self._write(path, str(epoch).encode())
+        return epoch
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write one checkpoint durably, then delete what is older than the newest ``keep``."""
+        from safetensors.numpy import save
+
+        facts = json.dumps(snapshot.facts)
+        arrays = {name: np.ascontiguousarray(array) for name, array in snapshot.arrays.items()}
+        data = save(arrays, metadata={"facts": facts})
+        # The facts are covered by the digest too: it is taken over the whole file.
+        digest = xxhash.xxh3_128_hexdigest(data)
+        files = self.files()
+        number = 1 + (int(files[-1].name.split("-")[0]) if files else 0)
+        self._write(self.folder / f"{number:08d}-{digest}{SUFFIX}", data)
+        for old in self.files()[: -self.keep]:
+            with contextlib.suppress(FileNotFoundError):
+                old.unlink()
+
+    def load(self) -> Snapshot | None:
+        """Return the newest snapshot whose digest holds."""
+        files = self.files()
+        for path in reversed(files):
+            snapshot = self._read(path)
+            if snapshot is not None:
+                return snapshot
+            self.skipped.append(path.name)
+        if files:
+            raise StorageError(
+                f"{self.folder}: none of {len(files)} checkpoints is sound; restore one, or start "
+                "with --fresh to begin anew"
+            )
+        return None
+
+    def files(self) -> list[Path]:
+        """Return the checkpoint files, oldest first."""
+        found = [p for p in self.folder.glob(f"*-*{SUFFIX}") if p.name.split("-")[0].isdecimal()]
+        return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+
+    def _read(self, path: Path) -> Snapshot | None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        digest = path.name.removesuffix(SUFFIX).split("-", 1)[1]
+        if xxhash.xxh3_128_hexdigest(data) != digest:
+            return None
+        try:
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return Snapshot(load(data), json.loads(header["__metadata__"]["facts"]))
+        except (ValueError, KeyError, SafetensorError):
+            return None
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            space = " (the disk is full)" if error.errno == errno.ENOSPC else ""
+            raise StorageError(f"{path}: cannot be written: {error.strerror}{space}") from None

@@ -1,0 +1,68 @@
+"""Counters that only grow: the numbers behind /metrics and the status.
+
+Plain integers, so that the node core needs no metrics library; ``network`` exports them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+# name -> help; the closed set, so that a misspelt name is a KeyError and not a new series.
+HELP = {
+    "pushes_sent": "Frames handed to the network, repeats included.",
+    "pushes_acknowledged": "Pushes that a peer answered with anything but a refusal.",
+    "pushes_failed": "Pushes that nobody answered.",
+    "pushes_replaced": "Models never sent because a newer one took their place.",
+    "pushes_refused_by_peer": "Pushes that a peer refused, by its code.",
+    "pushes_received": "Frames that arrived and were let in.",
+    "pushes_merged": "Arrivals by what became of them.",
+    "pushes_refused": "Arrivals refused, by code.",
+    "bytes_sent": "Bytes of the frames sent; HTTP headers are not counted.",
+    "bytes_received": "Bytes of the frames let in; HTTP headers are not counted.",
+    "local_steps": "Local SGD steps taken in this life.",
+    "rounds": "Rounds or periods closed in this life.",
+    "rounds_skipped": "Rounds passed over to catch up with the neighbours.",
+    "missing_models": "Neighbours' models that a round closed without.",
+    "late_merged": "Models that came after their round and were merged.",
+    "late_dropped": "Models that came after their round and were dropped.",
+    "peers_suspected": "Times a peer was given up on until heard of again.",
+    "checkpoints_written": "Checkpoints that reached the disk.",
+    "checkpoint_failures": "Checkpoints that did not.",
+}
+
+Label = tuple[str, str]
+
+
+class Counters:
+    """Counts by name and at most one label."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, Label | None]] = Counter()
+
+    def add(self, name: str, amount: int = 1, label: Label | None = None) -> None:
+        """Add ``amount`` ≥ 0 to a counter of ``HELP``."""
+        assert name in HELP, f"no counter {name}"
+        self._counts[name, label] += amount
+
+    def get(self, name: str, label: Label | None = None) -> int:
+        """Return a counter; 0 if it never moved."""
+        return self._counts.get((name, label), 0)
+
+    def by_label(self, name: str) -> dict[str, int]:
+        """Return the counts of ``name`` by label value."""
+        return {
+            label[1]: count
+            for (key, label), count in sorted(self._counts.items(), key=str)
+            if key == name and label is not None
+        }
+
+    def items(self) -> Iterator[tuple[str, dict[str, str], int]]:
+        """Yield (name, labels, count), unlabelled names even at 0."""
+        labelled = {key for key, label in self._counts if label is not None}
+        for name in HELP:
+            if name not in labelled:
+                yield name, {}, self.get(name)
+        for (name, label), count in self._counts.items():
+            if label is not None:
+                yield name, {label[0]: label[1]}, count

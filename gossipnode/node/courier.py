@@ -1,0 +1,153 @@
+"""The active side's hands: sends frames to peers, and draws conclusions from what comes back.
+
+Invariant: nothing here can stop a node. A peer that does not answer is tried again once, then
+suspected; one that refuses is remembered with its reason; all of it is counted. Frames are
+repeated as they are: the receiver's ledger makes delivery idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.logs import bounded, event
+from gossipnode.node.counters import Counters
+from gossipnode.node.outbox import Outbox, Parcel
+from gossipnode.node.peers import Peer, PeerTable
+from gossipnode.node.world import Receipt, World
+from gossipnode.wire.reply import Reply
+
+log = logging.getLogger("gossipnode.node")
+
+# Refusals that will not change by trying again: the two nodes do not belong together.
+LASTING = frozenset(
+    {
+        "wrong_swarm",
+        "wrong_schema",
+        "wrong_algorithm",
+        "wrong_graph",
+        "not_a_neighbour",
+        "unsupported_version",
+        "unsupported_message",
+        "too_large",
+        "stale_epoch",
+    }
+)
+
+
+class Courier:
+    """Delivers parcels to ``peers`` through ``world``.
+
+    ``insist`` keeps trying peers never heard of (fixed neighbours may still be starting).
+    ``on_change(peer)`` is told when a peer's state or round changed; ``on_exchange(peer, parcel,
+    receipt)`` gets the answer to an exchange.
+    """
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        peers: PeerTable,
+        counters: Counters,
+        rng: np.random.Generator,
+        timeout_s: float,
+        insist: bool,
+        on_change: Callable[[str], None],
+        on_exchange: Callable[[Peer, Parcel, Receipt], Awaitable[None]],
+    ) -> None:
+        self.world, self.peers, self.counters, self.rng = world, peers, counters, rng
+        self.timeout_s, self.insist = timeout_s, insist
+        self.on_change, self.on_exchange = on_change, on_exchange
+        self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
+
+    def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup) -> None:
+        """Queue ``parcel``, unless the peer is suspect and not due for another try."""
+        if self.peers[peer].retry_at > asyncio.get_running_loop().time() and (
+            self.peers[peer].state == "suspect"
+        ):
+            return
+        self.outbox.put(peer, parcel, tasks)
+
+    def suspect(self, peer_id: str, reason: str) -> None:
+        """Give up on a peer until it is heard of again."""
+        peer = self.peers[peer_id]
+        if peer.state != "suspect":
+            self.counters.add("peers_suspected")
+            event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
+        peer.state, peer.reason = "suspect", reason
+        self.on_change(peer.id)
+
+    async def _deliver(self, peer_id: str, parcel: Parcel) -> None:
+        """Send one parcel; repeat while that makes sense and nothing newer waits."""
+        peer = self.peers[peer_id]
+        while True:
+            pause = await self._attempt(peer, parcel)
+            if pause is None:
+                return
+            await asyncio.sleep(pause)
+            if self.outbox.has_newer(peer_id):
+                self.counters.add("pushes_replaced")
+                return
+
+    async def _attempt(self, peer: Peer, parcel: Parcel) -> float | None:
+        """Send once: None when done with the parcel, else the seconds until the next try."""
+        self.counters.add("pushes_sent")
+        self.counters.add("bytes_sent", parcel.frame.nbytes)
+        peer.pushes_sent += 1
+        try:
+            receipt = await self.world.push(peer.address, parcel.frame, self.timeout_s)
+        except NetworkError as error:
+            return self._failed(peer, str(error))
+        except PeerError as error:
+            return self._failed(peer, f"answered nonsense: {error.reason}")
+        now = asyncio.get_running_loop().time()
+        if receipt.message is not None:
+            self.counters.add("pushes_acknowledged")
+            self._heard(peer, now)
+            await self.on_exchange(peer, parcel, receipt)
+            return None
+        assert receipt.reply is not None
+        return self._replied(peer, receipt.reply, now)
+
+    def _failed(self, peer: Peer, reason: str) -> float | None:
+        self.counters.add("pushes_failed")
+        now = asyncio.get_running_loop().time()
+        pause = self.peers.failed(peer, now, self.rng.random())
+        event(log, logging.DEBUG, "push.failed", peer=peer.id, reason=reason)
+        if peer.state == "unknown" and self.insist:
+            peer.reason = reason
+            return pause
+        if peer.state == "alive" and peer.failures == 1:
+            return pause  # a connection may break once without meaning anything
+        self.suspect(peer.id, reason)
+        return None
+
+    def _replied(self, peer: Peer, reply: Reply, now: float) -> float | None:
+        if reply.status != "refused":
+            self.counters.add("pushes_acknowledged")
+            peer.round, peer.age, peer.refusal = reply.round, reply.age, ""
+            self._heard(peer, now)
+            return None
+        assert reply.code is not None
+        self.counters.add("pushes_refused_by_peer", label=("code", bounded(reply.code, 40)))
+        refusal = f"{bounded(reply.code, 40)}: {bounded(reply.reason or '')}"
+        if refusal != peer.refusal:  # once, not at every push
+            event(log, logging.WARNING, "push.refused", peer=peer.id, refusal=refusal)
+        peer.refusal = refusal
+        if reply.code == "busy":
+            return min(reply.retry_after_s or 0.1, self.timeout_s)
+        if reply.code in LASTING or reply.code == "draining":
+            self.peers.failed(peer, now, self.rng.random())
+            self.suspect(peer.id, refusal)
+        return None
+
+    def _heard(self, peer: Peer, now: float) -> None:
+        """An answer proves that a peer lives, but not that it will send its model in time."""
+        if peer.state == "suspect" and peer.failures == 0:
+            return  # suspected for missing a deadline: a message from it must come first
+        self.peers.heard(peer, now, self.world.wall_time())
+        self.on_change(peer.id)

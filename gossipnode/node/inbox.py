@@ -1,0 +1,216 @@
+"""The passive side's gate: what is let in, once, and what is refused, and why.
+
+A push passes three checks. ``admit`` sees the header alone and refuses before a byte of the
+body is read or a byte of memory is taken for it. ``open`` sees the body: checksum and finite
+values. The algorithm then merges or refuses. Invariant: a (sender, epoch, sequence) is merged
+at most once, and a refusal changes nothing but a counter.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gossipnode.algorithms.base import Algorithm, Arrival, Purpose, Vector
+from gossipnode.errors import PeerError
+from gossipnode.learning.params import Layout, all_finite
+from gossipnode.logs import bounded
+from gossipnode.wire.frame import arrays, verify_checksum
+from gossipnode.wire.message import Kind, Message
+
+PURPOSES = {
+    Kind.MODEL: Purpose.MODEL,
+    Kind.EXCHANGE_REQUEST: Purpose.EXCHANGE_REQUEST,
+    Kind.EXCHANGE_REPLY: Purpose.EXCHANGE_REPLY,
+}
+KINDS = {purpose: kind for kind, purpose in PURPOSES.items()}
+
+# Sequence numbers remembered per sender. One frame is in flight per pair, so a repeat is at most
+# a few numbers old; 1,024 numbers of 28 bytes in a set cost below 64 KiB a sender.
+WINDOW = 1024
+# Senders remembered; the one silent longest makes room. Bounds what strangers can fill.
+SENDERS_MAX = 4096
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What was merged from one sender in one of its lives."""
+
+    epoch: int
+    highest: int = -1
+    seen: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Admission:
+    """A header that was let in: ``body_bytes`` are reserved until ``Inbox.release``."""
+
+    message: Message
+    body_bytes: int
+    duplicate: bool
+
+
+class Inbox:
+    """Checks arrivals against the swarm, the layout, the ledger and the memory budget."""
+
+    def __init__(
+        self,
+        *,
+        swarm: str,
+        node_id: str,
+        layout: Layout,
+        algorithm: Algorithm,
+        graph: str | None,
+        inflight_bytes_max: int,
+    ) -> None:
+        self.swarm, self.node_id, self.layout = swarm, node_id, layout
+        self.algorithm, self.graph = algorithm, graph
+        self.inflight_bytes_max = inflight_bytes_max
+        self.inflight_bytes = 0
+        self.draining = False
+        self._ledgers: OrderedDict[str, Ledger] = OrderedDict()
+
+    def admit(self, message: Message) -> Admission:
+        """Let the body come, or raise ``PeerError``. Call ``release`` when done with it."""
+        self._check_identity(message)
+        self._check_parts(message)
+        duplicate = self._is_duplicate(message)
+        size = message.body_bytes
+        if self.inflight_bytes and self.inflight_bytes + size > self.inflight_bytes_max:
+            raise PeerError("busy", "too many bodies are arriving at once; come again")
+        self.inflight_bytes += size
+        return Admission(message, size, duplicate)
+
+    def release(self, admission: Admission) -> None:
+        """Give the reserved bytes back; once for each admission."""
+        self.inflight_bytes -= admission.body_bytes
+        assert self.inflight_bytes >= 0
+
+    async def open(
+        self, message: Message, body: memoryview, compute: Callable[..., Any]
+    ) -> Arrival:
+        """Check the body and return the arrival; raises ``PeerError``.
+
+        The arrival's vectors are views of ``body``, which must be writable and never reused.
+        """
+        await compute(verify_checksum, message, body, size=len(body))
+        return await self.opened(message, arrays(message, body), compute)
+
+    async def opened(
+        self, message: Message, vectors: list[Vector], compute: Callable[..., Any]
+    ) -> Arrival:
+        """Check vectors whose checksum is known to hold; as ``open`` otherwise."""
+        for part, vector in zip(message.parts, vectors, strict=True):
+            if not await compute(all_finite, vector):
+                raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
+        assert isinstance(message.age, int), "checked at admission"
+        return Arrival(
+            sender=message.sender,
+            purpose=PURPOSES[message.kind],
+            round=message.round,
+            age=message.age,
+            parts={part.role: v for part, v in zip(message.parts, vectors, strict=True)},
+        )
+
+    def mark(self, message: Message) -> bool:
+        """Enter the message into the ledger; False if it is there already."""
+        if self._is_duplicate(message):
+            return False
+        ledger = self._ledgers.get(message.sender)
+        if ledger is None or message.epoch > ledger.epoch:
+            ledger = self._ledgers[message.sender] = Ledger(message.epoch)
+            while len(self._ledgers) > SENDERS_MAX:
+                self._ledgers.popitem(last=False)
+        self._ledgers.move_to_end(message.sender)
+        ledger.seen.add(message.seq)
+        ledger.highest = max(ledger.highest, message.seq)
+        if len(ledger.seen) > 2 * WINDOW:
+            ledger.seen = {seq for seq in ledger.seen if seq > ledger.highest - WINDOW}
+        return True
+
+    def unmark(self, message: Message) -> None:
+        """Take it out again: it was refused, so the sender may try once more."""
+        ledger = self._ledgers.get(message.sender)
+        if ledger is not None and ledger.epoch == message.epoch:
+            ledger.seen.discard(message.seq)
+
+    def state(self) -> dict[str, list[Any]]:
+        """Return the ledger for the checkpoint: sender -> [epoch, highest, recent numbers]."""
+        return {
+            sender: [ledger.epoch, ledger.highest, sorted(ledger.seen)[-WINDOW:]]
+            for sender, ledger in self._ledgers.items()
+        }
+
+    def restore(self, state: dict[str, list[Any]]) -> None:
+        """Take the ledger from a checkpoint: what that life merged is not merged again."""
+        for sender, (epoch, highest, seen) in state.items():
+            self._ledgers[sender] = Ledger(epoch, highest, set(seen))
+
+    def _is_duplicate(self, message: Message) -> bool:
+        ledger = self._ledgers.get(message.sender)
+        if ledger is None or message.epoch > ledger.epoch:
+            return False
+        if message.epoch < ledger.epoch:
+            raise PeerError(
+                "stale_epoch", f"a later life of the sender is known: epoch {ledger.epoch}"
+            )
+        # Below the window nothing is remembered, so nothing can be told apart: never merge it.
+        return message.seq in ledger.seen or message.seq <= ledger.highest - WINDOW
+
+    def _check_identity(self, message: Message) -> None:
+        if self.draining:
+            raise PeerError("draining", "this node is stopping")
+        if message.swarm != self.swarm:
+            raise PeerError("wrong_swarm", f"this is swarm {self.swarm}")
+        if message.sender == self.node_id:
+            raise PeerError(
+                "not_a_neighbour",
+                f"the sender calls itself {self.node_id}, which is this node's own id; "
+                "give each node an id of its own",
+            )
+        if message.algorithm != self.algorithm.name:
+            raise PeerError(
+                "wrong_algorithm",
+                f"this node runs {self.algorithm.name}, the sender {bounded(message.algorithm)}",
+            )
+        if PURPOSES.get(message.kind) not in self.algorithm.purposes:
+            raise PeerError(
+                "unsupported_message", f"{self.algorithm.name} takes no {message.kind.name}"
+            )
+        if self.graph is not None and message.graph is not None and message.graph != self.graph:
+            raise PeerError(
+                "wrong_graph",
+                f"the graph here is {self.graph}, the sender's {bounded(message.graph)}: the two "
+                "nodes have different peer lists or [topology] settings",
+            )
+
+    def _check_parts(self, message: Message) -> None:
+        limit = self.layout.nbytes * len(self.algorithm.roles)
+        if message.body_bytes > limit:
+            raise PeerError(
+                "too_large", f"a body of {message.body_bytes} bytes; the layout allows {limit}"
+            )
+        if message.schema != self.layout.schema:
+            raise PeerError(
+                "wrong_schema",
+                f"the schema here is {self.layout.schema} ({self.layout.size} "
+                f"{self.layout.dtype.name} params), the sender's {bounded(message.schema)}: the "
+                "nodes differ in task, layer sizes, dtype, class names or feature names",
+            )
+        roles = [part.role for part in message.parts]
+        if set(roles) != self.algorithm.roles or len(set(roles)) != len(roles):
+            wanted = ", ".join(sorted(self.algorithm.roles))
+            raise PeerError("unsupported_message", f"one part each is wanted of: {wanted}")
+        for part in message.parts:
+            if part.size != self.layout.size or part.dtype != self.layout.dtype.name:
+                raise PeerError(
+                    "wrong_schema",
+                    f"part {part.role} has {part.size} {bounded(part.dtype)} values, the layout "
+                    f"{self.layout.size} {self.layout.dtype.name}",
+                )
+            if part.codec != "raw" or not part.covers_all:
+                raise PeerError("unsupported_message", f"part {part.role} must be raw and whole")
+        if not isinstance(message.age, int):
+            raise PeerError("unsupported_message", f"{self.algorithm.name} takes one age")

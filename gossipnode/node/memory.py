@@ -1,0 +1,142 @@
+"""What a node takes along from one life to the next.
+
+Invariant: a checkpoint is consistent: params, optimizer and data position are of the same moment
+between two rounds, and the ledger knows every push that is in those params, so that none is
+merged twice. ``durable_age`` moves only after the disk has said so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossipnode.errors import StorageError
+from gossipnode.logs import event
+from gossipnode.node.world import Snapshot
+
+if TYPE_CHECKING:
+    from gossipnode.node.node import Node
+
+log = logging.getLogger("gossipnode.node")
+
+
+class Memory:
+    """Saves and recalls the state of one node through its world's store, if it has one."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._kept_at = 0.0
+        self._writing: asyncio.Task[None] | None = None
+
+    async def recall(self) -> None:
+        """Begin a new epoch, in the state of the newest checkpoint where there is one."""
+        node, store = self.node, self.node.world.store
+        self._kept_at = node.time()
+        if store is None:
+            node.epoch = int(node.world.wall_time() * 1000)
+            return
+        node.epoch = await node.world.work(store.next_epoch)
+        if node.config.checkpoint.fresh:
+            return
+        snapshot = await node.world.work(store.load)
+        if snapshot is not None:
+            self._restore(snapshot)
+
+    def keep_if_due(self) -> None:
+        """Write a checkpoint in the background if the last one is old; call between rounds."""
+        every_s = self.node.config.checkpoint.every_s
+        if (
+            self.node.world.store is not None
+            and every_s
+            and self.node.time() - self._kept_at >= every_s
+            and (self._writing is None or self._writing.done())
+        ):
+            self._kept_at = self.node.time()
+            self._writing = self.node.tasks.create_task(self._keep(self._snapshot()))
+
+    async def settle(self, *, keep: bool) -> None:
+        """Wait for the write under way; then write a last checkpoint if ``keep``."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        if keep and self.node.world.store is not None:
+            await self._keep(self._snapshot())
+
+    async def _keep(self, snapshot: Snapshot) -> None:
+        node = self.node
+        assert node.world.store is not None
+        try:
+            await node.world.work(node.world.store.save, snapshot)
+        except StorageError as error:
+            # The model in memory is sound and the peers hold it too: go on, and say so loudly.
+            node.counters.add("checkpoint_failures")
+            node.checkpoint_error = str(error)
+            event(log, logging.ERROR, "checkpoint.failed", reason=str(error))
+            return
+        node.counters.add("checkpoints_written")
+        node.durable_age, node.checkpoint_error = snapshot.facts["age"], ""
+        event(log, logging.DEBUG, "checkpoint.written", age=node.durable_age)
+
+    def _snapshot(self) -> Snapshot:
+        node = self.node
+        arrays, learner = node.learner.state()
+        # Training goes on while this is written: the optimizer's arrays must not move under it.
+        arrays = {name: array.copy() for name, array in arrays.items()}
+        return Snapshot(
+            {"params": node.params, **{f"learner/{name}": a for name, a in arrays.items()}},
+            {
+                "node": node.id,
+                "swarm": node.config.swarm.name,
+                "schema": node.layout.schema,
+                "algorithm": node.algorithm.name,
+                "round": node.round,
+                "age": node.age,
+                "epoch": node.epoch,
+                "seq": node.seq,
+                "learner": learner,
+                "rng": node.rng.bit_generator.state,
+                "ledger": node.inbox.state(),
+                "peers": [
+                    {"id": p.id, "address": p.address, "known": p.state != "unknown"}
+                    for p in node.peers
+                ],
+            },
+        )
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        node, facts = self.node, snapshot.facts
+        for name, here in (
+            ("swarm", node.config.swarm.name),
+            ("node", node.id),
+            ("schema", node.layout.schema),
+        ):
+            if facts[name] != here:
+                raise StorageError(
+                    f"the checkpoint is of {name} {facts[name]}, this node's is {here}; give it "
+                    "another --data-dir, or start with --fresh to begin anew"
+                )
+        params = np.array(snapshot.arrays["params"], dtype=node.layout.dtype)
+        node.layout.check(params)
+        node.restore_params(params, facts["age"])
+        node.round, node.durable_age = facts["round"], facts["age"]
+        prefix = "learner/"
+        node.learner.restore(
+            {k.removeprefix(prefix): a for k, a in snapshot.arrays.items() if k.startswith(prefix)},
+            facts["learner"],
+        )
+        node.rng.bit_generator.state = facts["rng"]
+        node.inbox.restore(facts["ledger"])
+        self._restore_peers(facts["peers"])
+        event(log, logging.INFO, "checkpoint.loaded", round=node.round, age=node.age)
+
+    def _restore_peers(self, peers: list[dict[str, Any]]) -> None:
+        node = self.node
+        for row in peers:
+            peer = node.peers.get(row["id"])
+            if peer is None and not node.algorithm.needs_graph:
+                peer = node.peers.add(row["id"], row["address"])
+            if peer is not None and row["known"]:
+                # It was met in an earlier life: if it does not answer now, it is down, not late.
+                peer.state = "alive"

@@ -1,0 +1,472 @@
+"""The node: its life, its active side and its passive side.
+
+created → starting → ready → running (→ finished) → draining → stopped, or failed.
+
+Invariant: this file knows no socket, thread or file. Time is the running loop's, the rest comes
+from its ``World``, so that the same node runs in the daemon and in virtual time. Constructors do
+nothing; ``start``, ``run``, ``drain`` and ``stop`` do, in that order, and stopping twice is
+harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from gossipnode.algorithms import build_algorithm
+from gossipnode.algorithms.base import Purpose, Row, Vector
+from gossipnode.config import Config, PeerEntry
+from gossipnode.errors import PeerError, TrainingError
+from gossipnode.learning.learner import Learner, TrainResult, build_learner
+from gossipnode.learning.modelfile import model_bytes
+from gossipnode.logs import event
+from gossipnode.node.counters import Counters
+from gossipnode.node.courier import Courier
+from gossipnode.node.inbox import Admission, Inbox
+from gossipnode.node.measuring import Measurements
+from gossipnode.node.memory import Memory
+from gossipnode.node.outbox import Parcel
+from gossipnode.node.passive import Delivery, PassiveSide
+from gossipnode.node.peers import PeerTable
+from gossipnode.node.place import Place, find_place, share_of
+from gossipnode.node.replica import Replica
+from gossipnode.node.report import build_shared_config, build_status, model_facts
+from gossipnode.node.status import Status
+from gossipnode.node.world import World
+from gossipnode.topology import PeerSampler
+from gossipnode.wire.message import Message
+from gossipnode.wire.reply import Reply
+
+log = logging.getLogger("gossipnode.node")
+
+# Vector work above this leaves the loop: 1 MB takes some 0.1 ms, as long as handing it over does.
+INLINE_BYTES_MAX = 2**20
+# Streams of random numbers, apart so that one more draw here changes nothing there.
+STREAM_ALGORITHM, STREAM_SAMPLER, STREAM_BACKOFF = 1, 2, 3
+ROUND_TIMES_KEPT = 512
+
+
+class Node:
+    """One node of the swarm. See the module's text for its life.
+
+    ``peers`` lists all nodes, this one included where it has a fixed place. ``learner`` defaults
+    to the one that the config describes. ``address`` is where peers dial this node; whoever owns
+    the network sets it before ``start``. ``on_measurement`` gets each history row.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        world: World,
+        peers: Sequence[PeerEntry] = (),
+        learner: Learner | None = None,
+    ) -> None:
+        self.config, self.world, self.peer_entries = config, world, tuple(peers)
+        self.place: Place = find_place(config, self.peer_entries)
+        self.algorithm = build_algorithm(config)
+        self.counters = Counters()
+        self.peers = PeerTable(config.network.peers_max)
+        self.measurements = Measurements(self)
+        self.passive = PassiveSide(self)
+        self.memory = Memory(self)
+        self.address: str | None = None
+        self.on_measurement: Callable[[dict[str, Any]], None] | None = None
+        self.state, self.reason, self.round = "created", "", 0
+        self.epoch = self.seq = self.durable_age = 0
+        self.checkpoint_error = ""
+        self.started_at = self.since = self.run_began = 0.0
+        self.has_started = False
+        self.last_training: TrainResult | None = None
+        self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
+        self._given_learner = learner
+        self._stop = asyncio.Event()
+        self._waiting: set[asyncio.Event] = set()
+        self._round_began = 0.0
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load data and checkpoint, then be ready. Raises ``ConfigError``, ``DataError``, …"""
+        self.started_at = self.world.wall_time()
+        self._set_state("starting")
+        self.learner: Learner = (
+            self._given_learner
+            if self._given_learner is not None
+            else await self.world.work(learner_for, self.config, self.place)
+        )
+        self.layout = self.learner.layout
+        seed = [self.config.swarm.seed, self.place.index]
+        self._rng = np.random.default_rng([*seed, STREAM_ALGORITHM])
+        self._sampler = PeerSampler(np.random.default_rng([*seed, STREAM_SAMPLER]))
+        self.restore_params(self.learner.initial_params(self.config.swarm.seed), 0)
+        self.inbox = Inbox(
+            swarm=self.config.swarm.name,
+            node_id=self.id,
+            layout=self.layout,
+            algorithm=self.algorithm,
+            graph=self.place.graph,
+            inflight_bytes_max=self.config.network.inflight_bytes_max,
+        )
+        self.courier = Courier(
+            world=self.world,
+            peers=self.peers,
+            counters=self.counters,
+            rng=np.random.default_rng([*seed, STREAM_BACKOFF]),
+            timeout_s=self.config.network.push_timeout_s,
+            insist=self.algorithm.needs_graph,
+            on_change=lambda peer: self.algorithm.peer_changed(self, peer),
+            on_exchange=self.passive.exchanged,
+        )
+        for entry in self.peer_entries:
+            if entry.id != self.id:
+                self.peers.add(entry.id, entry.address)
+        await self.memory.recall()
+        self.has_started = True
+        self._set_state("ready")
+        event(
+            log,
+            logging.INFO,
+            "node.ready",
+            id=self.id,
+            address=self.address,
+            round=self.round,
+            age=self.age,
+            params=self.layout.size,
+            peers=len(self.peers),
+        )
+
+    async def run(self) -> None:
+        """Be active until the budget is used up (then linger, if so configured) or stopped.
+
+        Raises ``TrainingError`` when the model diverges.
+        """
+        self.run_began = self._round_began = self.time()
+        self._set_state("running")
+        try:
+            async with asyncio.TaskGroup() as self.tasks:
+                await self.measure()
+                await self.algorithm.run(self)
+                last = self.measurements.last
+                if last is None or last["round"] != self.round:
+                    await self.measure()
+                await self.courier.outbox.flush(self.config.run.drain_deadline_s)
+                if self.config.run.linger and not self.stopping:
+                    self._set_state("finished")
+                    await self._stop.wait()
+        except BaseExceptionGroup as group:
+            error = _single(group)
+            self._set_state("failed", str(error))
+            raise error from None
+
+    def request_stop(self) -> None:
+        """Ask the active side to finish what it does; ``run`` returns soon."""
+        self._stop.set()
+        for waiting in self._waiting:
+            waiting.set()
+
+    async def drain(self) -> None:
+        """Refuse new pushes (503 draining)."""
+        if self.has_started:
+            self.inbox.draining = True
+        if self.state not in ("stopped", "failed"):
+            self._set_state("draining")
+
+    async def stop(self) -> None:
+        """Write the last checkpoint; harmless twice."""
+        self.request_stop()
+        if self.state == "stopped":
+            return
+        if self.has_started:
+            await self.memory.settle(keep=self.state != "failed")
+        if self.state != "failed":
+            self._set_state("stopped")
+
+    @property
+    def ready(self) -> bool:
+        """Whether pushes are welcome."""
+        return self.state in ("ready", "running", "finished")
+
+    def restore_params(self, params: Vector, age: int) -> None:
+        """Set the params that this life begins with."""
+        assert not self.has_started
+        self.replica = Replica(params, age, self.compute)
+
+    def _set_state(self, state: str, reason: str = "") -> None:
+        self.state, self.reason, self.since = state, reason, self.world.wall_time()
+        level = logging.ERROR if state == "failed" else logging.INFO
+        event(log, level, f"node.{state}", id=self.id, **({"reason": reason} if reason else {}))
+        self.measurements.publish({"event": "state", "state": state, "round": self.round})
+
+    # -- what algorithms may ask (NodeInterface) ------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """This node's name."""
+        return self.place.id
+
+    @property
+    def params(self) -> Vector:
+        """The current params: read-only, and never changed under who holds them."""
+        return self.replica.params
+
+    @property
+    def age(self) -> int:
+        """Local steps that have gone into the params."""
+        return self.replica.age
+
+    @property
+    def budget_left(self) -> bool:
+        """Whether rounds and time remain and nobody asked to stop."""
+        run = self.config.run
+        return (
+            not self.stopping
+            and (not run.rounds or self.round < run.rounds)
+            and (not run.duration_s or self.time() - self.run_began < run.duration_s)
+        )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._stop.is_set()
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The algorithm's stream of random numbers."""
+        return self._rng
+
+    @property
+    def out_neighbours(self) -> tuple[str, ...]:
+        """Whom this node sends to in the fixed graph."""
+        return self.place.out_neighbours
+
+    @property
+    def row(self) -> Row:
+        """This node's row of W."""
+        assert self.place.row is not None, "the graph is not fixed"
+        return self.place.row
+
+    @property
+    def lead_max(self) -> int:
+        """Rounds by which a sender can be ahead in lockstep."""
+        return self.place.lead_max
+
+    def time(self) -> float:
+        """Monotonic seconds of the running loop."""
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, or until the node stops; gives way to other tasks even for no time."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+        except TimeoutError:
+            return
+
+    async def wait(self, event_: asyncio.Event, seconds: float) -> bool:
+        """Wait for an event; False when time is up or the node stops."""
+        self._waiting.add(event_)
+        try:
+            async with asyncio.timeout(seconds):
+                await event_.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.discard(event_)
+        return not self.stopping
+
+    async def train(self, steps: int) -> None:
+        """Train a private copy, then apply the difference."""
+        if not steps:
+            return
+        before = self.params
+
+        def work() -> tuple[Vector, TrainResult]:
+            after = before.copy()
+            return after, self.learner.train(after, steps)
+
+        after, result = await self.world.train(work, steps)
+        try:
+            await self.replica.commit(after, before, steps=steps)
+        except PeerError:
+            raise TrainingError(
+                f"training diverged in round {self.round}: the params are no longer finite; "
+                "lower training.learning_rate"
+            ) from None
+        self.last_training = result
+        self.counters.add("local_steps", steps)
+
+    async def compute(self, work: Callable[..., Any], *vectors: Any, size: int = 0) -> Any:
+        """Run a vector operation here, or in the worker when it is large.
+
+        ``size`` is its bytes; by default those of the largest array among ``vectors``.
+        """
+        size = size or max((v.nbytes for v in vectors if isinstance(v, np.ndarray)), default=0)
+        if size <= INLINE_BYTES_MAX:
+            return _quietly(work, *vectors)
+        return await self.world.work(_quietly, work, *vectors)
+
+    async def merge(self, incoming: Vector, weight: float, age: int) -> None:
+        """Set params ← params + weight·(incoming − params)."""
+        await self.replica.merge(incoming, weight, age)
+
+    async def commit(self, after: Vector, before: Vector, age: int = 0) -> None:
+        """Apply the change before → after to the params."""
+        await self.replica.commit(after, before, age)
+
+    def sample_peer(self) -> str | None:
+        """Choose a peer uniformly among those that seem alive."""
+        among = self.out_neighbours if self.place.row is not None else None
+        return self._sampler.sample(self.peers.candidates(among, self.time()))
+
+    def push(
+        self, peers: Iterable[str], parts: Mapping[str, Vector], purpose: Purpose = Purpose.MODEL
+    ) -> None:
+        """Queue one message for ``peers``: encoded once, whatever their number."""
+        frame = self.passive.frame(parts, purpose, self.age)
+        parcel = Parcel(frame, purpose, self.params, self.age)
+        for peer in peers:
+            self.courier.put(peer, parcel, self.tasks)
+
+    def peer_round(self, peer: str) -> int:
+        """The round that a peer last said it was in."""
+        return self.peers[peer].round
+
+    def is_expected(self, peer: str) -> bool:
+        """Whether it is worth waiting for a peer."""
+        return self.peers[peer].state != "suspect"
+
+    def is_unknown(self, peer: str) -> bool:
+        """Whether a peer was never heard of."""
+        return self.peers[peer].state == "unknown"
+
+    def suspect(self, peer: str, reason: str) -> None:
+        """Stop waiting for a peer until it is heard of again."""
+        self.courier.suspect(peer, reason)
+
+    def skip_to(self, round_: int) -> None:
+        """Go on in a later round."""
+        event(log, logging.INFO, "round.skipped", id=self.id, start=self.round, to=round_)
+        self.counters.add("rounds_skipped", round_ - self.round)
+        self.round = round_
+
+    async def end_round(self) -> None:
+        """Close the round; measure and checkpoint where that is due."""
+        self.round += 1
+        self.counters.add("rounds")
+        now = self.time()
+        self.round_times.append(now - self._round_began)
+        self._round_began = now
+        every = self.config.run.evaluate_every
+        if every and self.round % every == 0:
+            await self.measure()
+        self.memory.keep_if_due()
+
+    def count(self, what: str, amount: int = 1) -> None:
+        """Add to a counter."""
+        self.counters.add(what, amount)
+
+    # -- passive side (what the network calls) ----------------------------------------------------
+
+    def admit(self, message: Message) -> Admission:
+        """Let a body come after seeing its header, or raise ``PeerError``."""
+        return self.passive.admit(message)
+
+    def release(self, admission: Admission) -> None:
+        """Say that the body will not come."""
+        self.inbox.release(admission)
+
+    async def deliver(self, admission: Admission, body: memoryview) -> Delivery:
+        """Merge an arrived body; owns ``body`` (writable) from now on. Raises ``PeerError``."""
+        return await self.passive.deliver(admission, body)
+
+    def refuse(self, error: PeerError, sender: str | None) -> Reply:
+        """Count and log a refusal, and return what to answer."""
+        return self.passive.refuse(error, sender)
+
+    # -- what others see --------------------------------------------------------------------------
+
+    async def measure(self) -> None:
+        """Measure loss and accuracy on the test samples, and add a row to the history."""
+        await self.measurements.measure()
+
+    def history(self, since: int = 0) -> list[dict[str, Any]]:
+        """Return the measurements of rounds ≥ ``since``."""
+        return self.measurements.rows(since)
+
+    def subscribe(self) -> asyncio.Queue[dict[str, Any]]:
+        """Return a queue of events; a reader that falls behind by its size misses some."""
+        return self.measurements.subscribe()
+
+    def unsubscribe(self, queue: asyncio.Queue[dict[str, Any]]) -> None:
+        """Stop the events."""
+        self.measurements.unsubscribe(queue)
+
+    def status(self) -> Status:
+        """Return the status of this moment."""
+        return build_status(self)
+
+    def peer_table(self) -> list[dict[str, Any]]:
+        """Return the peers as the status shows them."""
+        return [asdict(peer) for peer in self.status().peers]
+
+    def model(self) -> bytes:
+        """Return the current params as a safetensors file; blocks for the time of a copy."""
+        return model_bytes(self.params, self.layout, model_facts(self))
+
+    def shared_config(self) -> dict[str, Any]:
+        """Return what a joining node adopts: the options that all nodes share, and the peers."""
+        return build_shared_config(self)
+
+
+def learner_for(config: Config, place: Place) -> Learner:
+    """Return the learner that the config describes, with this node's share of the data."""
+    index, count = share_of(config, place)
+    task, data, training = config.task, config.data, config.training
+    return build_learner(
+        task=task.kind,
+        data=data.source,
+        hidden=task.hidden,
+        l2=task.l2,
+        dtype=task.dtype,
+        label=data.label or None,
+        labels=data.classes,
+        test_fraction=data.test_fraction,
+        split_seed=data.split_seed,
+        standardize=data.standardize,
+        partition=data.partition,
+        share_index=index,
+        share_count=count,
+        partition_seed=config.swarm.seed,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        schedule=training.schedule,
+        schedule_steps=training.schedule_steps,
+        schedule_factor=training.schedule_factor,
+        seed=config.swarm.seed,
+    )
+
+
+def _quietly(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run without numpy's warnings: what is not finite is found by ``all_finite`` and refused."""
+    with np.errstate(all="ignore"):
+        return work(*arguments)
+
+
+def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error inside nested groups, or the group where there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,182 @@
+"""The passive side: what happens to a push from its header to its answer.
+
+Invariant: whatever arrives ends in exactly one outcome or one refusal, and each is counted; the
+memory reserved for a body is given back on every path.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+from gossipnode.algorithms.base import Outcome, Purpose, Vector
+from gossipnode.errors import PeerError
+from gossipnode.logs import bounded, event
+from gossipnode.node.inbox import KINDS, Admission
+from gossipnode.node.outbox import Parcel
+from gossipnode.node.peers import Peer
+from gossipnode.node.world import Receipt
+from gossipnode.wire.frame import Frame, encode
+from gossipnode.wire.message import Message, Part, Role
+from gossipnode.wire.reply import Reply
+
+if TYPE_CHECKING:
+    from gossipnode.node.node import Node
+
+log = logging.getLogger("gossipnode.node")
+
+BUSY_RETRY_S = 0.1
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What an arriving push is answered: a reply, and for an exchange a frame in its place."""
+
+    reply: Reply
+    frame: Frame | None = None
+
+
+class PassiveSide:
+    """Receives for one node."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+
+    def admit(self, message: Message) -> Admission:
+        """Let a body come after seeing its header, or raise ``PeerError``."""
+        if not self.node.ready:
+            raise PeerError("draining", f"this node is {self.node.state}")
+        return self.node.inbox.admit(message)
+
+    async def deliver(self, admission: Admission, body: memoryview) -> Delivery:
+        """Check, merge and answer; releases the admission. Raises ``PeerError``."""
+        node, message = self.node, admission.message
+        try:
+            if not node.inbox.mark(message):
+                outcome = Outcome.DUPLICATE
+                node.counters.add("pushes_merged", label=("outcome", outcome.value))
+                return Delivery(self.reply(outcome))
+            try:
+                arrival = await node.inbox.open(message, body, node.compute)
+                self._heard(message, arrival.age)
+                answer = await node.algorithm.receive(node, arrival)
+            except BaseException:
+                node.inbox.unmark(message)
+                raise
+        finally:
+            node.inbox.release(admission)
+        self._count(message, answer.outcome)
+        frame = None
+        if answer.reply is not None:
+            frame = self.frame(answer.reply, Purpose.EXCHANGE_REPLY, answer.reply_age)
+            node.counters.add("bytes_sent", frame.nbytes)
+        return Delivery(self.reply(answer.outcome), frame)
+
+    async def exchanged(self, peer: Peer, parcel: Parcel, receipt: Receipt) -> None:
+        """Merge what a peer answered to an exchange; checked like any other arrival."""
+        node, message = self.node, receipt.message
+        assert message is not None
+        try:
+            if message.sender != peer.id:
+                raise PeerError("not_a_neighbour", f"asked {peer.id}, another node answered")
+            admission = node.inbox.admit(message)
+            try:
+                if not node.inbox.mark(message):
+                    return
+                arrival = await node.inbox.opened(message, receipt.arrays, node.compute)
+                arrival.own, arrival.own_age = parcel.own, parcel.own_age
+                answer = await node.algorithm.receive(node, arrival)
+            finally:
+                node.inbox.release(admission)
+        except PeerError as error:
+            self.refuse(error, peer.id)
+            return
+        self._count(message, answer.outcome)
+        peer.round, peer.age = message.round, arrival.age
+
+    def refuse(self, error: PeerError, sender: str | None) -> Reply:
+        """Count and log a refusal, and return what to answer."""
+        node = self.node
+        node.counters.add("pushes_refused", label=("code", error.code))
+        expected = error.code in ("busy", "draining")
+        event(
+            log,
+            logging.DEBUG if expected else logging.WARNING,
+            "push.refused_here",
+            sender=bounded(sender or "unknown", 128),
+            code=error.code,
+            reason=error.reason,
+        )
+        reply = self.reply(Outcome.DROPPED)
+        reply.status, reply.code, reply.reason = "refused", error.code, error.reason
+        reply.retry_after_s = BUSY_RETRY_S if error.code == "busy" else None
+        return reply
+
+    def reply(self, outcome: Outcome) -> Reply:
+        """Return the answer for an outcome, with this node's clock."""
+        node = self.node
+        return Reply(status=outcome.value, sender=node.id, round=node.round, age=node.age)
+
+    def frame(self, parts: Mapping[str, Vector], purpose: Purpose, age: int) -> Frame:
+        """Return ``parts`` as the next frame of this node; their memory is not copied."""
+        node = self.node
+        node.seq += 1
+        arrays = list(parts.values())
+        message = Message(
+            kind=KINDS[purpose],
+            swarm=node.config.swarm.name,
+            schema=node.layout.schema,
+            algorithm=node.algorithm.name,
+            sender=node.id,
+            epoch=node.epoch,
+            seq=node.seq,
+            round=node.round,
+            graph=node.place.graph,
+            degree=len(node.out_neighbours) or None,
+            age=age,
+            address=None if node.algorithm.needs_graph else node.address,
+            parts=tuple(Part.of(cast("Role", role), array) for role, array in parts.items()),
+        )
+        return encode(message, arrays)
+
+    def _count(self, message: Message, outcome: Outcome) -> None:
+        counters = self.node.counters
+        counters.add("pushes_received")
+        counters.add("bytes_received", message.body_bytes)
+        counters.add("pushes_merged", label=("outcome", outcome.value))
+
+    def _heard(self, message: Message, age: int) -> None:
+        node = self.node
+        peer = node.peers.get(message.sender)
+        if peer is None and not node.algorithm.needs_graph:
+            peer = self._learn(message)
+        if peer is not None:
+            peer.round, peer.age = message.round, age
+            peer.pushes_received += 1
+            node.peers.heard(peer, node.time(), node.world.wall_time(), epoch=message.epoch)
+
+    def _learn(self, message: Message) -> Peer | None:
+        """A newcomer says where it can be reached: from now on it is pushed to as well."""
+        if message.address is None or not is_address(message.address):
+            return None
+        peer = self.node.peers.add(message.sender, message.address)
+        if peer is not None:
+            event(log, logging.INFO, "peer.joined", peer=peer.id, address=bounded(peer.address))
+        return peer
+
+
+def is_address(text: str) -> bool:
+    """Tell whether ``text`` is an address that a node may dial: http://HOST:PORT, no more."""
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme == "http"
+            and bool(parts.hostname)
+            and parts.port is not None
+            and not (parts.path or parts.query or parts.fragment or parts.username)
+        )
+    except ValueError:
+        return False

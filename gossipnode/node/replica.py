@@ -1,0 +1,56 @@
+"""The params and the three ways to change them.
+
+Invariant: a vector that has been current is never written again. Every change computes a new
+vector and swaps it in, so anyone may hold the old one as a snapshot that later merges cannot
+tear: training its starting point, a push the bytes that it sends. Nothing merged is ever lost,
+because a finished computation is applied as the *difference* that it made.
+
+Memory: the current vector, the one being computed, and whatever old ones are still held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from gossipnode.algorithms.base import Vector
+from gossipnode.errors import PeerError
+from gossipnode.learning.params import add_difference_into, all_finite, merge_into
+
+Compute = Callable[..., Any]
+
+
+class Replica:
+    """This node's copy of the model: ``params`` of shape (d,), read-only, and its ``age``."""
+
+    def __init__(self, params: Vector, age: int, compute: Compute) -> None:
+        self.params = params
+        self.params.flags.writeable = False
+        self.age = age
+        self._compute = compute
+        # Held from reading the current params to swapping: the computation between may leave
+        # the loop for the worker thread.
+        self._lock = asyncio.Lock()
+
+    async def merge(self, incoming: Vector, weight: float, age: int) -> None:
+        """Set params ← params + weight·(incoming − params), age ← max of both."""
+        async with self._lock:
+            await self._compute(merge_into, incoming, self.params, weight)
+            await self._swap(incoming, max(self.age, age))
+
+    async def commit(self, after: Vector, before: Vector, age: int = 0, steps: int = 0) -> None:
+        """Apply the change before → after; age ← max(own, ``age``) + ``steps``.
+
+        Where nothing else changed meanwhile, ``after`` simply takes the place: exact, no copy.
+        """
+        async with self._lock:
+            if self.params is not before:
+                await self._compute(add_difference_into, after, before, self.params)
+            await self._swap(after, max(self.age, age) + steps)
+
+    async def _swap(self, params: Vector, age: int) -> None:
+        if not await self._compute(all_finite, params):
+            raise PeerError("not_finite", "the merged model would have a value that is not finite")
+        params.flags.writeable = False
+        self.params, self.age = params, age

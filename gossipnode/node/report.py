@@ -1,0 +1,154 @@
+"""The node as others see it: status, model facts, and what a joining node adopts."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossipnode import __version__
+from gossipnode.algorithms.base import Outcome
+from gossipnode.node.peers import Peer
+from gossipnode.node.status import BytesStatus, PeerStatus, PushStatus, Status
+from gossipnode.wire.frame import VERSION
+
+if TYPE_CHECKING:
+    from gossipnode.node.node import Node
+
+# Sections that all nodes of a swarm share, and the keys of them that are a node's own business.
+SHARED = ("swarm", "task", "data", "training", "algorithm", "topology")
+OWN = {("swarm", "peers"), ("data", "share")}
+
+
+def build_status(node: Node) -> Status:
+    """Return the status of this moment."""
+    last = node.measurements.last or {}
+    started = node.has_started
+    return Status(
+        node_id=node.id,
+        swarm=node.config.swarm.name,
+        algorithm=node.algorithm.name,
+        state=node.state,
+        since=iso(node.since),
+        reason=node.reason,
+        started=iso(node.started_at),
+        uptime_s=round(node.world.wall_time() - node.started_at, 3),
+        address=node.address,
+        epoch=node.epoch,
+        versions=versions(),
+        task=node.config.task.kind,
+        params=node.layout.size if started else 0,
+        dtype=node.config.task.dtype,
+        schema=node.layout.schema if started else "",
+        graph=node.place.graph,
+        round=node.round,
+        rounds=node.config.run.rounds,
+        age=node.age if started else 0,
+        durable_age=node.durable_age,
+        loss=last.get("loss"),
+        accuracy=last.get("accuracy"),
+        train_loss=last.get("train_loss"),
+        measured_round=last.get("round"),
+        samples=node.learner.samples if started else 0,
+        round_s=statistics.median(node.round_times) if node.round_times else None,
+        rounds_skipped=node.counters.get("rounds_skipped"),
+        peers=[_peer_status(node, peer) for peer in node.peers],
+        pushes=_push_status(node),
+        bytes=BytesStatus(
+            sent=node.counters.get("bytes_sent"),
+            received=node.counters.get("bytes_received"),
+            arriving=node.inbox.inflight_bytes if started else 0,
+            resident=resident_bytes(),
+        ),
+        checkpoint_error=node.checkpoint_error,
+    )
+
+
+def model_facts(node: Node) -> dict[str, str]:
+    """Return the metadata of a model file: all that using the model needs besides its tensors."""
+    return {
+        "swarm": node.config.swarm.name,
+        "algorithm": node.algorithm.name,
+        "node": node.id,
+        "round": str(node.round),
+        "age": str(node.age),
+        "gossipnode": __version__,
+        "task": json.dumps(node.learner.describe()),
+    }
+
+
+def build_shared_config(node: Node) -> dict[str, Any]:
+    """Return the options that all nodes of the swarm share, and everybody's address."""
+    dumped = node.config.model_dump(mode="json")
+    config = {
+        section: {k: v for k, v in dumped[section].items() if (section, k) not in OWN}
+        for section in SHARED
+    }
+    peers = [{"id": peer.id, "address": peer.address} for peer in node.peers]
+    if node.address is not None:
+        peers.append({"id": node.id, "address": node.address})
+    return {"config": config, "peers": peers}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that matter when two nodes do not understand each other."""
+    return {"gossipnode": __version__, "wire": str(VERSION), "python": platform.python_version()}
+
+
+def iso(seconds: float) -> str:
+    """Return a time of day as ISO 8601 in UTC; empty for 0."""
+    return (
+        datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else ""
+    )
+
+
+def resident_bytes() -> int | None:
+    """Return the memory that this process holds; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * 4096
+
+
+def _peer_status(node: Node, peer: Peer) -> PeerStatus:
+    known = peer.round >= 0
+    return PeerStatus(
+        id=peer.id,
+        address=peer.address,
+        state=peer.state,
+        reason=peer.reason,
+        neighbour=peer.id in node.out_neighbours
+        or (node.place.row is not None and peer.id in node.place.row.weights),
+        last_contact=iso(peer.seen_at) if peer.seen_at else None,
+        last_contact_s=round(node.time() - peer.heard_at, 3) if peer.heard_at is not None else None,
+        round=peer.round if known else None,
+        age=peer.age if known else None,
+        staleness=node.round - peer.round if known else None,
+        pushes_sent=peer.pushes_sent,
+        pushes_received=peer.pushes_received,
+        refusal=peer.refusal,
+    )
+
+
+def _push_status(node: Node) -> PushStatus:
+    get, by_label = node.counters.get, node.counters.by_label
+    outcomes = by_label("pushes_merged")
+    merged = (Outcome.MERGED, Outcome.BUFFERED, Outcome.LATE)
+    return PushStatus(
+        sent=get("pushes_sent"),
+        acknowledged=get("pushes_acknowledged"),
+        failed=get("pushes_failed"),
+        replaced=get("pushes_replaced"),
+        received=get("pushes_received"),
+        merged=sum(outcomes.get(outcome.value, 0) for outcome in merged),
+        by_outcome=outcomes,
+        refused=by_label("pushes_refused"),
+        refused_by_peers=by_label("pushes_refused_by_peer"),
+        late_merged=get("late_merged"),
+        late_dropped=get("late_dropped"),
+        missing_models=get("missing_models"),
+    )

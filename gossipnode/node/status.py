@@ -1,0 +1,104 @@
+"""What a node tells about itself: the schema of ``/v1/status``.
+
+Plain dataclasses, so that building one costs microseconds; the OpenAPI page is made from them.
+Ages of contacts are seconds before the moment of the answer; times of day are ISO 8601 in UTC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gossipnode.node.peers import PeerState
+
+
+@dataclass(slots=True)
+class PeerStatus:
+    """One peer as this node sees it.
+
+    ``staleness`` is how many rounds it is behind this node (negative: ahead), null if never
+    heard of. ``reason`` says why it is suspected, ``refusal`` why it last refused a push.
+    """
+
+    id: str
+    address: str
+    state: PeerState
+    reason: str
+    neighbour: bool
+    last_contact: str | None
+    last_contact_s: float | None
+    round: int | None
+    age: int | None
+    staleness: int | None
+    pushes_sent: int
+    pushes_received: int
+    refusal: str
+
+
+@dataclass(slots=True)
+class PushStatus:
+    """Counts since the node started."""
+
+    sent: int = 0
+    acknowledged: int = 0
+    failed: int = 0
+    replaced: int = 0
+    received: int = 0
+    merged: int = 0
+    by_outcome: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    refused_by_peers: dict[str, int] = field(default_factory=dict)
+    late_merged: int = 0
+    late_dropped: int = 0
+    missing_models: int = 0
+
+
+@dataclass(slots=True)
+class BytesStatus:
+    """Bytes of frames since the node started; ``arriving`` is memory held for bodies now."""
+
+    sent: int = 0
+    received: int = 0
+    arriving: int = 0
+    resident: int | None = None
+
+
+@dataclass(slots=True)
+class Status:
+    """The whole status.
+
+    ``age`` is in the memory, ``durable_age`` in a checkpoint: only that survives power loss.
+    ``loss`` and ``accuracy`` are of the test samples, measured in round ``measured_round``.
+    ``round_s`` is the median duration of the last rounds.
+    """
+
+    node_id: str
+    swarm: str
+    algorithm: str
+    state: str
+    since: str
+    reason: str
+    started: str
+    uptime_s: float
+    address: str | None
+    epoch: int
+    versions: dict[str, str]
+    task: str
+    params: int
+    dtype: str
+    schema: str
+    graph: str | None
+    round: int
+    rounds: int
+    age: int
+    durable_age: int
+    loss: float | None
+    accuracy: float | None
+    train_loss: float | None
+    measured_round: int | None
+    samples: int
+    round_s: float | None
+    rounds_skipped: int
+    peers: list[PeerStatus]
+    pushes: PushStatus
+    bytes: BytesStatus
+    checkpoint_error: str

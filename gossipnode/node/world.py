@@ -1,0 +1,77 @@
+"""What a node needs from the world: a network, two threads, a clock on the wall, a disk.
+
+The daemon gives it HTTP, a trainer thread and files; the simulator gives it modelled ones in
+virtual time. Invariant: everything else in ``node/`` is the same code in both, on asyncio
+primitives; monotonic time is the running loop's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from gossipnode.wire.frame import Frame
+from gossipnode.wire.message import Message
+from gossipnode.wire.reply import Reply
+
+T = TypeVar("T")
+
+JSON = Any
+"""A value that the json module reads back as it wrote it."""
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What a peer answered to a push: a ``reply``, or for an exchange a ``message`` with arrays."""
+
+    reply: Reply | None = None
+    message: Message | None = None
+    arrays: list[np.ndarray[Any, np.dtype[Any]]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """All that a checkpoint holds: named arrays of any shape, and facts as JSON."""
+
+    arrays: dict[str, np.ndarray[Any, np.dtype[Any]]]
+    facts: dict[str, JSON]
+
+
+class Store(Protocol):
+    """Where checkpoints live. Every method blocks: call it in the worker."""
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write durably, or raise ``StorageError`` and leave the older ones as they were."""
+
+    def load(self) -> Snapshot | None:
+        """Return the newest sound snapshot; None if there is none at all.
+
+        Raises ``StorageError`` where there are some but none is sound.
+        """
+
+    def next_epoch(self) -> int:
+        """Return a boot epoch greater than every one before, durably."""
+
+
+class World(Protocol):
+    """The node's surroundings, handed in."""
+
+    store: Store | None
+
+    async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
+        """Deliver one frame to ``address`` and return the answer, a refusal included.
+
+        Raises ``NetworkError`` when nobody answers, or ``PeerError`` when the answer is none.
+        """
+
+    async def train(self, work: Callable[[], T], steps: int) -> T:
+        """Run ``steps`` local steps off the loop, one call at a time."""
+
+    async def work(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run a merge, a checkpoint or a measurement off the loop, one call at a time."""
+
+    def wall_time(self) -> float:
+        """Seconds since 1970, for people; never for deadlines."""
