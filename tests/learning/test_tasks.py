@@ -202,3 +202,14 @@ def test_labels_and_features_are_part_of_the_schema():
     renamed = SoftmaxRegression(("a", "b", "d", "c"), LABELS).layout
     assert len({one.schema, relabelled.schema, renamed.schema}) == 3
     assert "class:y here, class:z there" in one.difference(relabelled)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_model_that_is_not_finite_predicts_nothing_right(bad):
+    task = SoftmaxRegression(("a",), ("x", "y"))
+    data = Dataset(np.ones((3, 1), np.float32), np.zeros(3, np.int64), ("x", "y"), ("a",))
+    params = np.array([bad, 0, 0, 0], np.float32)  # argmax alone would call every row "x"
+    with np.errstate(invalid="ignore"):
+        evaluation = task.evaluate(params, data)
+    assert evaluation.accuracy == 0
+    assert np.isnan(evaluation.loss)
