@@ -36,7 +36,7 @@ def test_dpsgd_on_a_ring_learns_digits():
 
 
 @pytest.mark.parametrize(
-    ("graph", "partition", "published", "tolerance"),
+    ("graph", "partition", "reference", "tolerance"),
     [
         ("ring", "iid", (0.902, 0.942, 0.9625), 0.01),
         ("complete", "iid", (0.908, 0.944, 0.964), 0.01),
@@ -45,7 +45,7 @@ def test_dpsgd_on_a_ring_learns_digits():
         ("isolated", "shards:2", (0.234, 0.240, 0.242), 0.02),
     ],
 )
-def test_published_accuracies_on_digits(graph, partition, published, tolerance):
+def test_reference_accuracies_on_digits(graph, partition, reference, tolerance):
     """16 nodes, batch 16, η = 0.5, l2 1e-4, τ = 1; rounds 50, 200, 600; mean of three seeds."""
     nodes, after = 16, (50, 200, 600)
     W = {"ring": ring(nodes), "complete": np.full((nodes, nodes), 1 / nodes)}.get(graph)
@@ -76,7 +76,7 @@ def test_published_accuracies_on_digits(graph, partition, published, tolerance):
                 scores = [m.evaluate(x).accuracy for m, x in zip(learners, X, strict=True)]
                 reached.append(np.mean(scores))
     mean = np.reshape(reached, (3, len(after))).mean(axis=0)
-    assert np.abs(mean - published).max() <= tolerance, mean
+    assert np.abs(mean - reference).max() <= tolerance, mean
 
 
 def test_perceptron_alone_learns_digits():

@@ -1,4 +1,4 @@
-"""Partitions: exact cover, the class counts that they promise, published skew figures."""
+"""Partitions: exact cover, the class counts that they promise, reference skew figures."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ def mean_total_variation(targets: np.ndarray, shares: list[np.ndarray]) -> float
 
 
 @pytest.mark.parametrize(
-    ("alpha", "published"), [(100, 0.037), (1, 0.418), (0.1, 0.748), (0.01, 0.879)]
+    ("alpha", "reference"), [(100, 0.037), (1, 0.418), (0.1, 0.748), (0.01, 0.879)]
 )
-def test_dirichlet_skew_matches_the_reference(alpha, published):
+def test_dirichlet_skew_matches_the_reference(alpha, reference):
     """Mean total variation to uniform, 60,000 samples, 10 classes, 16 nodes (mean of 5 seeds)."""
     skew = [
         mean_total_variation(BALANCED, partition(BALANCED, 16, f"dirichlet:{alpha}", seed))
         for seed in range(5)
     ]
-    assert np.mean(skew) == pytest.approx(published, abs=0.03)
+    assert np.mean(skew) == pytest.approx(reference, abs=0.03)
 
 
 def test_small_beta_makes_sizes_unequal():
