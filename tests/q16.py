@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 
-
 def q16() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return A (16, 10, 10), b = A·c (16, 10) and the minimiser x* (10,) of the mean."""
     r = np.random.default_rng(0)

@@ -70,21 +70,19 @@ class DPSGD(Algorithm):
         self.started = node.time()
         self.closed = node.round - 1
         step = self.adapt_then_combine if self.form == "atc" else self.combine_then_adapt
-        while node.budget_left:
-            await step(node)
+        while self.catch_up(node):
+            await step(node, node.round)
             await node.end_round()
 
-    async def adapt_then_combine(self, node: NodeInterface) -> None:
+    async def adapt_then_combine(self, node: NodeInterface, k: int) -> None:
         """Train, send the half-step, mix."""
         await node.train(self.tau)
-        k = self.catch_up(node)
         half = node.params
         node.push(node.out_neighbours, {"x": half})
         await self.combine(node, half, k)
 
-    async def combine_then_adapt(self, node: NodeInterface) -> None:
+    async def combine_then_adapt(self, node: NodeInterface, k: int) -> None:
         """Send, then train and mix at the same time: both changes start from the same x."""
-        k = self.catch_up(node)
         x = node.params
         node.push(node.out_neighbours, {"x": x})
         async with asyncio.TaskGroup() as both:
@@ -98,7 +96,9 @@ class DPSGD(Algorithm):
         async with self.lock:
             self.closed = k
             for old in [r for r in self.open if r <= k]:
-                del self.open[old]
+                passed = self.open.pop(old)
+                if old < k:  # a round that was skipped: its models have nowhere to go
+                    node.count("late_dropped", len(passed.arrived))
             if now.acc is not None:
                 # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
                 await node.compute(add_scaled, now.acc, x, 1.0 - now.mass)
@@ -196,10 +196,10 @@ class DPSGD(Algorithm):
         """A peer was suspected, or is further than we thought: maybe nobody is left."""
         self.recheck(node, node.round)
 
-    def catch_up(self, node: NodeInterface) -> int:
-        """Return the round to go on in: the neighbours' own if they have gone on without us."""
+    def catch_up(self, node: NodeInterface) -> bool:
+        """Go on in the neighbours' round if they have gone on without us; False at the end."""
         ahead = max((node.peer_round(j) for j in node.row.weights), default=-1)
         if ahead > node.round + node.lead_max:
             node.skip_to(ahead)
             self.closed = ahead - 1
-        return node.round
+        return node.budget_left

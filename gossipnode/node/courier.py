@@ -63,6 +63,7 @@ class Courier:
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange = on_change, on_exchange
         self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
+        self._closing = asyncio.Event()
 
     def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup) -> None:
         """Queue ``parcel``, unless the peer is suspect and not due for another try."""
@@ -86,12 +87,24 @@ class Courier:
         peer = self.peers[peer_id]
         while True:
             pause = await self._attempt(peer, parcel)
-            if pause is None:
+            if pause is None or await self._is_closing_within(pause):
                 return
-            await asyncio.sleep(pause)
             if self.outbox.has_newer(peer_id):
                 self.counters.add("pushes_replaced")
                 return
+
+    async def flush(self, seconds: float) -> bool:
+        """Let what is in flight arrive, and repeat nothing; False if that took too long."""
+        self._closing.set()
+        return await self.outbox.flush(seconds)
+
+    async def _is_closing_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _attempt(self, peer: Peer, parcel: Parcel) -> float | None:
         """Send once: None when done with the parcel, else the seconds until the next try."""

@@ -156,7 +156,7 @@ class Node:
                 last = self.measurements.last
                 if last is None or last["round"] != self.round:
                     await self.measure()
-                await self.courier.outbox.flush(self.config.run.drain_deadline_s)
+                await self.courier.flush(self.config.run.drain_deadline_s)
                 if self.config.run.linger and not self.stopping:
                     self._set_state("finished")
                     await self._stop.wait()

@@ -48,7 +48,8 @@ class PassiveSide:
     def admit(self, message: Message) -> Admission:
         """Let a body come after seeing its header, or raise ``PeerError``."""
         if not self.node.ready:
-            raise PeerError("draining", f"this node is {self.node.state}")
+            code = "busy" if self.node.state in ("created", "starting") else "draining"
+            raise PeerError(code, f"this node is {self.node.state}")
         return self.node.inbox.admit(message)
 
     async def deliver(self, admission: Admission, body: memoryview) -> Delivery:
