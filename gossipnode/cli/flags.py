@@ -1,0 +1,141 @@
+"""Flags made from the options of ``config.py``, and the config made from flags.
+
+Invariant: every option can be given on the command line: by its flag where it has one, else by
+``--set section.key=value``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from gossipnode.cli import describe
+from gossipnode.config import Config
+from gossipnode.configfile import Option, load_config, options
+from gossipnode.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+METAVARS = {"number": "NUMBER", "whole number": "N"}
+# Between section and key in the names of click's parameters; no option has it in its own.
+JOINT = "__"
+
+
+class OptionFlag(click.Option):
+    """A flag that stands for an option of the config."""
+
+    def __init__(self, option: Option) -> None:
+        self.section = option.section
+        words = describe.choices(option)
+        switch = describe.is_switch(option)
+        name = option.flag.removeprefix("--")
+        declared = f"--{name}/--no-{name}" if switch else option.flag
+        super().__init__(
+            [declared, option.section + JOINT + option.name],
+            type=bool if switch else click.Choice(words) if words else str,
+            default=None,
+            metavar=None if switch or words else METAVARS.get(describe.kind(option), "TEXT"),
+            help=describe.sentence(option),
+        )
+
+
+class OptionsCommand(click.Command):
+    """A command whose help lists the generated flags by section, after its own."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verb's own options, then a section for each of the config's."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                section = getattr(parameter, "section", None)
+                title = f"Options of [{section}]" if section else "Options"
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def config_options(without: Collection[str] = ()) -> Callable[[F], F]:
+    """Add ``--config``, ``--set`` and a flag for each option that has one, but ``without``."""
+
+    def decorate(function: F) -> F:
+        own = [
+            click.Option(
+                ["--config", "config_path"],
+                type=click.Path(dir_okay=False, path_type=Path),
+                help="A node.toml; flags and GOSSIPNODE_… variables override it.",
+            ),
+            click.Option(
+                ["--set", "settings"],
+                multiple=True,
+                metavar="SECTION.KEY=VALUE",
+                help="Set any option, also those without a flag; repeatable.",
+            ),
+        ]
+        made = [OptionFlag(o) for o in options() if o.flag and o.key not in without]
+        # click keeps a command's parameters on the function until the command is made, last first.
+        kept = function.__dict__.setdefault("__click_params__", [])
+        kept[:0] = reversed([*own, *made])
+        return function
+
+    return decorate
+
+
+def split_flags(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given of the generated flags in click's ``parameters``, by dotted key."""
+    return {
+        name.replace(JOINT, "."): value
+        for name, value in parameters.items()
+        if JOINT in name and value is not None
+    }
+
+
+def read_config(
+    path: Path | None,
+    settings: Collection[str],
+    flags: Mapping[str, Any],
+    base: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """Build the config from all layers; ``swarm.peers`` of a file is relative to that file.
+
+    Raises ``ConfigError``.
+    """
+    given = {**flags, **dict(_split_setting(setting) for setting in settings)}
+    # The algorithm's name first: another name voids what was said of the old one's options.
+    ordered = sorted(given.items(), key=lambda item: item[0] != "algorithm.name")
+    config = load_config(path, environment=os.environ, flags=dict(ordered), base=base)
+    elsewhere = "swarm.peers" in given or "GOSSIPNODE_SWARM_PEERS" in os.environ
+    if path is not None and config.swarm.peers and not elsewhere:
+        peers = path.parent / Path(config.swarm.peers).expanduser()
+        config = with_options(config, {"swarm.peers": str(peers)})
+    return config
+
+
+def with_options(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return ``config`` with the given options, by dotted key; the values are ours, so right."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    return config.model_copy(
+        update={
+            section: getattr(config, section).model_copy(update=entries)
+            for section, entries in sections.items()
+        }
+    )
+
+
+def _split_setting(setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"--set {setting} has no value",
+            file="command line",
+            allowed="section.key=value, for example --set run.evaluate_every=5",
+        )
+    return key.strip(), value.strip()
