@@ -24,7 +24,6 @@ from gossipnode.algorithms.base import Purpose, Row, Vector
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
-from gossipnode.learning.modelfile import model_bytes
 from gossipnode.logs import event
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
@@ -201,7 +200,8 @@ class Node:
     def _set_state(self, state: str, reason: str = "") -> None:
         self.state, self.reason, self.since = state, reason, self.world.wall_time()
         level = logging.ERROR if state == "failed" else logging.INFO
-        event(log, level, f"node.{state}", id=self.id, **({"reason": reason} if reason else {}))
+        if state != "ready":  # told by start, with more to it
+            event(log, level, f"node.{state}", id=self.id, **({"reason": reason} if reason else {}))
         self.measurements.publish({"event": "state", "state": state, "round": self.round})
 
     # -- what algorithms may ask (NodeInterface) ------------------------------------------------
@@ -421,6 +421,9 @@ class Node:
 
     def model(self) -> bytes:
         """Return the current params as a safetensors file; blocks for the time of a copy."""
+        # Here, not above: safetensors costs 1 MB that an idle node need not hold.
+        from gossipnode.learning.modelfile import model_bytes
+
         return model_bytes(self.params, self.layout, model_facts(self))
 
     def shared_config(self) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import platform
-import statistics
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossipnode import __version__
 from gossipnode.algorithms.base import Outcome
+from gossipnode.node.measuring import median
 from gossipnode.node.peers import Peer
 from gossipnode.node.status import BytesStatus, PeerStatus, PushStatus, Status
 from gossipnode.wire.frame import VERSION
@@ -53,7 +53,7 @@ def build_status(node: Node) -> Status:
         train_loss=last.get("train_loss"),
         measured_round=last.get("round"),
         samples=node.learner.samples if started else 0,
-        round_s=statistics.median(node.round_times) if node.round_times else None,
+        round_s=median(node.round_times),
         rounds_skipped=node.counters.get("rounds_skipped"),
         peers=[_peer_status(node, peer) for peer in node.peers],
         pushes=_push_status(node),
