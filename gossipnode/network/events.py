@@ -69,17 +69,17 @@ class Streams:
     ) -> None:
         await _write(response, b": connected\n\n")
         while True:
-            # A full queue has lost events or is about to: better a cut than a silent gap.
-            if queue.full():
-                await _write(response, b": dropped, this client reads too slowly\n\n")
-                return
             try:
                 async with asyncio.timeout(self._heartbeat_s):
                     happened = await queue.get()
             except TimeoutError:
                 await _write(response, b": heartbeat\n\n")
-            else:
-                await _write(response, _encoded(happened))
+                continue
+            # It was full until now, so events may be lost: better a cut than a silent gap.
+            if queue.qsize() == queue.maxsize - 1:
+                await _write(response, b": dropped, this client reads too slowly\n\n")
+                return
+            await _write(response, _encoded(happened))
 
 
 def _encoded(happened: dict[str, Any]) -> bytes:
