@@ -35,11 +35,15 @@ class DaemonWorld:
         self._worker = ThreadPoolExecutor(1, "work")
 
     async def open(self, config: Config, node_id: str) -> None:
-        """Lock the checkpoint folder and make the client; raises ``StorageError``."""
-        files = FileStore(data_folder(config, node_id), config.checkpoint.keep, time.time)
-        await self.work(files.open)
-        self.store = self._files = files
+        """Make the client, and lock the checkpoint folder if one is wanted.
+
+        Raises ``StorageError``.
+        """
         await self._client.open()
+        if config.checkpoint.enabled:
+            files = FileStore(data_folder(config, node_id), config.checkpoint.keep, time.time)
+            await self.work(files.open)
+            self.store = self._files = files
 
     async def close(self) -> None:
         """Close what is open, without waiting for the threads; harmless twice."""
