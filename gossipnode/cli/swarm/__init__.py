@@ -1,0 +1,248 @@
+"""``gossipnode swarm``: a whole swarm on this machine, one process a node, and what came of it.
+
+Invariant: everything is imported and the data loaded once, before the nodes are forked, so that
+they share that memory; and whatever happens, no node outlives this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from gossipnode.cli.app import (
+    DIVERGED,
+    INTERRUPTED,
+    NETWORK,
+    OK,
+    SOME_FAILED,
+    STORAGE,
+    UNEXPECTED,
+    USAGE,
+    notes,
+)  # fmt: skip
+from gossipnode.cli.flags import (
+    OptionsCommand,
+    config_options,
+    read_config,
+    split_flags,
+    with_options,
+)
+from gossipnode.cli.swarm import plot, summary
+from gossipnode.cli.swarm.family import Family, listen
+from gossipnode.cli.swarm.models import Models, collect
+from gossipnode.cli.swarm.oversee import Overseer, View
+from gossipnode.cli.swarm.progress import progress
+from gossipnode.config import Config, PeerEntry
+from gossipnode.errors import ConfigError, StorageError
+from gossipnode.learning.learner import Learner
+from gossipnode.learning.modelfile import save_model
+from gossipnode.network import HttpClient
+from gossipnode.node.node import learner_for
+from gossipnode.node.place import find_place
+
+# Each node gets its own of these; --linger is how the nodes wait for the summary.
+OWN = {
+    "node.id", "node.data_dir", "swarm.peers", "data.share", "network.bind", "network.port",
+    "network.advertise", "network.insecure", "run.linger", "checkpoint.fresh",
+}  # fmt: skip
+DEFAULTS: dict[str, dict[str, Any]] = {"run": {"rounds": 200}, "checkpoint": {"enabled": False}}
+GOSSIP_PERIOD_S = 0.02
+# After an interrupt: fetching what there is must not keep the user waiting.
+SALVAGE_S = 5.0
+# Beyond the nodes' own deadline for a clean stop.
+STOP_SLACK_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is settled before the fork."""
+
+    config: Config
+    nodes: int
+    learner: Learner
+    out: Path
+
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        graph, algorithm = self.config.topology.graph, self.config.algorithm.name
+        return f"{self.nodes} nodes, {algorithm} on {graph}, {self.config.data.source}"
+
+
+@click.command(
+    cls=OptionsCommand,
+    epilog=notes(
+        OK, UNEXPECTED, USAGE, NETWORK, STORAGE, DIVERGED, SOME_FAILED, INTERRUPTED,
+        examples=[
+            "gossipnode swarm",
+            "gossipnode swarm -n 16 --topology torus --partition dirichlet:0.1 --rounds 500",
+            "gossipnode swarm --algorithm gossip --json | jq .accuracy.mean",
+        ],
+    ),
+)  # fmt: skip
+@click.option(
+    "-n",
+    "--nodes",
+    type=click.IntRange(1, 1024),
+    default=8,
+    show_default=True,
+    help="Nodes to run.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the results; must not hold a run. Default: runs/<time in UTC>.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+@click.option("--no-plot", is_flag=True, help="Do not draw plot.png.")
+@config_options(without=OWN)
+def command(
+    nodes: int,
+    out: Path | None,
+    as_json: bool,
+    no_plot: bool,
+    config_path: Path | None,
+    settings: Sequence[str],
+    **flags: Any,
+) -> int:
+    """Run a swarm of processes on this machine, on loopback, and sum up how it learnt.
+
+    Other defaults than a lone node's: --rounds 200; --period-s 0.02 for gossip; no checkpoints
+    (--set checkpoint.enabled=true keeps them in the run's folder). The folder gets config.toml,
+    history.jsonl, summary.json, model.safetensors (the mean of the nodes' models), plot.png and
+    the nodes' logs. Ctrl-C sums up what there is; twice ends at once.
+    """
+    config = read_config(config_path, settings, split_flags(flags), DEFAULTS)
+    if config.algorithm.name == "gossip" and "period_s" not in config.algorithm.model_fields_set:
+        config = with_options(config, {"algorithm.period_s": GOSSIP_PERIOD_S})
+    plan = Plan(config, nodes, _learner(config, nodes), _folder(out))
+    summary.write(plan.out / "config.toml", summary.config_text(config, nodes))
+    code = _run(plan, as_json=as_json)
+    if not no_plot and code != INTERRUPTED:
+        _draw(plan)
+    return code
+
+
+def _learner(config: Config, nodes: int) -> Learner:
+    """Load the data, which the nodes then share; whatever is wrong is found here, once."""
+    entries = [PeerEntry(id=f"node-{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(nodes)]
+    first = with_options(config, {"node.id": entries[0].id})
+    return learner_for(first, find_place(first, entries))
+
+
+def _folder(out: Path | None) -> Path:
+    """Make the run's folder; raises ``ConfigError`` where another run is kept."""
+    path = out or Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    if (path / "config.toml").exists():
+        raise ConfigError("holds another run; choose another folder", file=str(path), key="--out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be made: {error.strerror}") from None
+    return path
+
+
+def _run(plan: Plan, *, as_json: bool) -> int:
+    listeners = listen(plan.nodes)
+    configs = [
+        with_options(
+            plan.config,
+            {
+                "node.id": f"node-{i}",
+                "node.data_dir": str(plan.out / "data" / f"node-{i}"),
+                "swarm.peers": "",
+                "network.bind": "127.0.0.1",
+                "network.port": listener.getsockname()[1],
+                "network.advertise": "",
+                "run.linger": True,
+            },
+        )
+        for i, listener in enumerate(listeners)
+    ]
+    history = plan.out / "history.jsonl"
+    with Family() as family, history.open("w", encoding="utf-8") as file:
+        family.launch(configs, listeners, plan.out)
+        return asyncio.run(_oversee(plan, family, file, as_json=as_json))
+
+
+async def _oversee(plan: Plan, family: Family, history: IO[str], *, as_json: bool) -> int:
+    display = progress(plan.title, plan.config.run.rounds)
+    overseer = Overseer(
+        family, history, show=display.show, died=display.died, interval_s=display.interval_s
+    )
+    try:
+        overseer.attach()
+        async with HttpClient() as client:
+            await overseer.watch(client, plan.learner.layout)
+            models = await _collected(plan, overseer, client)
+        memory = [
+            m for v in overseer.views if v.child.alive and (m := summary.memory_of(v.child.pid))
+        ]
+        display.show(overseer)
+    finally:
+        display.close()
+    result = summary.summarize(
+        plan.config,
+        overseer.views,
+        models,
+        memory=memory,
+        all_ready_at=overseer.all_ready_at,
+        out=plan.out,
+    )
+    code = INTERRUPTED if overseer.interrupted else _exit_code(overseer.views)
+    family.ask_to_stop()
+    click.echo(summary.to_json(result) if as_json else summary.text_of(result))
+    sys.stdout.flush()
+    summary.write(plan.out / "summary.json", summary.to_json(result) + "\n")
+    _keep_mean(plan, models)
+    await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
+    return code
+
+
+async def _collected(plan: Plan, overseer: Overseer, client: HttpClient) -> Models:
+    """Fetch what the living nodes have learnt: all of it, or what a short time allows."""
+    models = Models()
+    nodes = {v.child.id: v.child.address for v in overseer.views if v.child.alive and v.was_ready}
+    try:
+        async with asyncio.timeout(SALVAGE_S if overseer.interrupted else None):
+            await collect(client, nodes, plan.learner, models)
+    except TimeoutError:
+        click.echo(f"{len(models.statuses)} of {len(nodes)} models fetched in time", err=True)
+    return models
+
+
+def _keep_mean(plan: Plan, models: Models) -> None:
+    """Write the mean of the final models, with what using it needs."""
+    if not models.spread.count:
+        return
+    facts = {k: v for k, v in models.facts.items() if k not in ("node", "layout", "schema")}
+    facts["nodes"] = str(models.spread.count)
+    layout = plan.learner.layout
+    save_model(
+        plan.out / "model.safetensors", models.spread.mean.astype(layout.dtype), layout, facts
+    )
+
+
+def _exit_code(views: Sequence[View]) -> int:
+    """0 if no node failed, 6 if some did; if all did, the first one's own code."""
+    failed = [view.child for view in views if view.child.failure or view.state == "failed"]
+    if not failed:
+        return OK
+    if len(failed) < len(views):
+        return SOME_FAILED
+    codes = (child.exit_code for child in failed)
+    return next((code for code in codes if code), UNEXPECTED)
+
+
+def _draw(plan: Plan) -> None:
+    try:
+        plot.draw(plan.out / "history.jsonl", plan.title, plan.out / "plot.png")
+    except ImportError:
+        click.echo("no plot: matplotlib is not installed (gossipnode[plot])", err=True)

@@ -1,0 +1,91 @@
+"""The life of a forked node: from the fork to the end of the process.
+
+Invariant: control never returns into the parent's code, and the process ends when the parent
+does, however that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gossipnode import logs
+from gossipnode.config import Config, PeerEntry
+from gossipnode.network import HttpNode, serve
+
+log = logging.getLogger("gossipnode.cli.swarm")
+
+
+def be_node(
+    index: int,
+    config: Config,
+    peers: Sequence[PeerEntry],
+    listener: socket.socket,
+    output: Path,
+    report: int,
+    lifeline: int,
+) -> NoReturn:
+    """Run a node in this forked child and end the process; never returns into the parent's code."""
+    code = 1
+    try:
+        # Out of the terminal's foreground group: Ctrl-C is for the parent, who asks us to stop.
+        os.setpgid(0, 0)
+        _redirect(output)
+        logs.configure(config.log.level, config.log.format)
+        threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+
+        tasks: list[asyncio.Task[None]] = []  # the loop itself holds them weakly
+
+        def tell(**facts: Any) -> None:
+            with contextlib.suppress(BrokenPipeError):  # the parent is gone, and so are we soon
+                os.write(report, json.dumps({"node": index, **facts}).encode() + b"\n")
+
+        def ready(node: HttpNode) -> None:
+            tell(state="ready")
+            tasks.append(asyncio.create_task(_tell_states(node, tell)))
+
+        code = serve(
+            config,
+            peers=peers,
+            listener=listener,
+            on_ready=ready,
+            on_measurement=lambda row: tell(row=row),
+        )
+    except Exception:
+        log.exception("node.bug")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+async def _tell_states(node: HttpNode, tell: Callable[..., None]) -> None:
+    events = node.subscribe()
+    while True:
+        event = await events.get()
+        if event["event"] == "state":
+            tell(state=event["state"])
+
+
+def _redirect(output: Path) -> None:
+    """Point standard input to nothing, and both outputs to a file."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    for descriptor, target in ((nothing, 0), (file, 1), (file, 2)):
+        os.dup2(descriptor, target)
+    os.close(nothing)
+    os.close(file)
+
+
+def _end_with_parent(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    os._exit(1)

@@ -1,0 +1,151 @@
+"""The nodes of a swarm as forked children: launched once, told to stop, never left behind.
+
+Invariant: a child ends when its parent does, however that ends; and the parent signals only
+pids that it has forked and not yet reaped. Nothing here runs an event loop: the fork must
+happen before there is one, since threads and loops do not survive it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gossipnode.cli.app import EXIT_CODES
+from gossipnode.cli.swarm.child import be_node
+from gossipnode.config import Config, PeerEntry
+
+# All peers may dial before a child accepts for the first time.
+BACKLOG = 512
+
+
+@dataclass(slots=True)
+class Child:
+    """One node's process. ``status`` is what ``waitpid`` told, None while it lives."""
+
+    id: str
+    pid: int
+    address: str
+    log: Path
+    status: int | None = None
+    asked_to_stop: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not been reaped."""
+        return self.status is None
+
+    @property
+    def failure(self) -> str:
+        """How it died; empty while it lives and after a clean end that was asked for."""
+        if self.status is None:
+            return ""
+        code = os.waitstatus_to_exitcode(self.status)
+        if code < 0:
+            if self.asked_to_stop:
+                return ""  # it had not come far enough to handle our signal
+            return f"killed by {signal.Signals(-code).name}"
+        if code == 0:
+            return "" if self.asked_to_stop else "ended early"
+        return f"exit code {code} ({EXIT_CODES.get(code, 'unknown')}); see {self.log}"
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code; None while it lives or when a signal killed it."""
+        code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
+        return None if code is None or code < 0 else code
+
+
+class Family:
+    """All children. ``reports`` is the pipe on which they write JSON lines of at most 4096 bytes.
+
+    Use it as a context: leaving it kills and reaps whoever is left.
+    """
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self.reports = -1
+        self._lifeline = -1
+
+    def __enter__(self) -> Family:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        for descriptor in (self.reports, self._lifeline):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def launch(
+        self, configs: Sequence[Config], listeners: Sequence[socket.socket], out: Path
+    ) -> None:
+        """Fork a node for each config. ``listeners`` are bound, listening, and closed here.
+
+        Each child's output goes to a log of its own in the folder ``out``.
+        """
+        self.reports, write_report = os.pipe()
+        # Nobody ever writes to the lifeline: its end of file tells that the parent is gone.
+        hold, self._lifeline = os.pipe()
+        peers = tuple(
+            PeerEntry(id=config.node.id, address=f"http://127.0.0.1:{config.network.port}")
+            for config in configs
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # What exists now lives as long as the children: keep the collector from writing to its
+        # pages, which would give every child a copy of its own.
+        gc.collect()
+        gc.freeze()
+        digits = max(2, len(str(len(configs) - 1)))
+        for index, (config, listener) in enumerate(zip(configs, listeners, strict=True)):
+            log = out / f"node-{index:0{digits}}.log"
+            pid = os.fork()
+            if pid == 0:
+                for other in listeners[index + 1 :]:
+                    other.close()
+                os.close(self.reports)
+                os.close(self._lifeline)
+                be_node(index, config, peers, listener, log, write_report, hold)
+            # At once: a listener that the parent kept would answer for a child that died.
+            listener.close()
+            self.children.append(Child(config.node.id, pid, peers[index].address, log))
+        os.close(write_report)
+        os.close(hold)
+
+    def reap(self) -> list[Child]:
+        """Collect the children that have ended since the last time, and return them."""
+        ended = []
+        for child in self.children:
+            if child.alive:
+                pid, status = os.waitpid(child.pid, os.WNOHANG)
+                if pid:
+                    child.status = status
+                    ended.append(child)
+        return ended
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to everybody who lives and was not asked before."""
+        for child in self.children:
+            if child.alive and not child.asked_to_stop:
+                child.asked_to_stop = True
+                os.kill(child.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill and reap everybody who lives; harmless twice."""
+        for child in self.children:
+            if child.alive:
+                child.asked_to_stop = True
+                os.kill(child.pid, signal.SIGKILL)
+        for child in self.children:
+            if child.alive:
+                child.status = os.waitpid(child.pid, 0)[1]
+
+
+def listen(nodes: int) -> list[socket.socket]:
+    """Return a listening socket a node, on a free port of loopback each."""
+    return [socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) for _ in range(nodes)]
