@@ -6,6 +6,7 @@ So a test says byte by byte what a peer sends; the client of the package is not 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -76,10 +77,8 @@ class Connection:
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:
@@ -153,5 +152,5 @@ def frame_for(node: Any, vector: np.ndarray | None = None, **changes: Any) -> by
 async def until(condition: Callable[[], object]) -> None:
     """Wait until ``condition`` holds; fail where it does not come to hold."""
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for knows no event
             await asyncio.sleep(0.001)
