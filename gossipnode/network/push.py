@@ -73,13 +73,20 @@ class Push:
         length = self._request.content_length
         if length is None:
             raise PeerError("length_required", "send Content-Length, not chunks")
+        body_bytes_max = self._node.layout.nbytes * len(self._node.algorithm.roles)
+        limit = PREFIX_BYTES + HEADER_BYTES_MAX + body_bytes_max
+        if length > limit:
+            raise PeerError("too_large", f"{length} bytes; the layout allows {limit}")
         return length
 
     async def _read(self, length: int) -> tuple[Admission, memoryview]:
         """Admit the header, then read the body; the admission is released unless returned."""
         request, node = self._request, self._node
         if "Expect" in request.headers:
-            await self._continue(length)
+            # curl and others hold the body back until they are told to go on, or refused.
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # Not part of the answer: aiohttp takes output for an answer that has begun.
+            request.writer.output_size = 0
         head = await read_head(request.content)
         self.sender = head.message.sender
         if head.head_bytes + head.message.body_bytes != length:
@@ -90,17 +97,6 @@ class Push:
         except BaseException:
             node.release(admission)
             raise
-
-    async def _continue(self, length: int) -> None:
-        """Ask a client that waits for it to go on, unless the length alone forbids that."""
-        node = self._node
-        body_bytes_max = node.layout.nbytes * len(node.algorithm.roles)
-        limit = PREFIX_BYTES + HEADER_BYTES_MAX + body_bytes_max
-        if length > limit:
-            raise PeerError("too_large", f"{length} bytes; the layout allows {limit}")
-        await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # Not part of the answer: aiohttp takes output for an answer that has begun.
-        self._request.writer.output_size = 0
 
     def _refusal(self, error: PeerError) -> web.Response:
         node = self._node
