@@ -134,10 +134,13 @@ class HttpNode(Node):
 
     async def run(self) -> None:
         """Be active until done or stopped; what a stop does not end by its deadline is cut."""
+        timer = self._timer = asyncio.timeout_at(self._deadline)
         try:
-            async with asyncio.timeout_at(self._deadline) as self._timer:
+            async with timer:
                 await super().run()
         except TimeoutError:
+            if not timer.expired():
+                raise
             event(log, logging.WARNING, "run.cut", deadline_s=self.config.run.drain_deadline_s)
         finally:
             self._timer = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from gossipnode.network.systemd import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
-def supervisor(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[socket.socket, str]:
+def supervisor(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[socket.socket, str]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         name = str(tmp_path / "notify") if request.param == "path" else f"@gossipnode-{os.getpid()}"
         listener.bind(name.replace("@", "\0") if name.startswith("@") else name)
