@@ -1,0 +1,275 @@
+"""The courier: once more after a break, then suspected; refusals remembered; insistence bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+import virtual_time
+
+from gossipnode.algorithms.base import Purpose
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.node.counters import Counters
+from gossipnode.node.courier import LASTING, Courier
+from gossipnode.node.outbox import Parcel
+from gossipnode.node.peers import PeerTable
+from gossipnode.node.world import Receipt
+from gossipnode.wire.frame import Frame
+from gossipnode.wire.reply import Reply
+
+FRAME_BYTES = 12
+
+
+class Post:
+    """A world of which only ``push`` exists: it answers by script, then says ``merged``."""
+
+    def __init__(self, *script: Receipt | Exception, insist: bool = False) -> None:
+        self.script = list(script)
+        self.instants: list[float] = []
+        self.sent: list[bytes] = []
+        self.changed: list[str] = []
+        self.counters = Counters()
+        self.peers = PeerTable(10)
+        added = self.peers.add("p", "memory://p")
+        assert added is not None
+        self.peer = added
+        self.courier = Courier(
+            world=self,  # type: ignore[arg-type]
+            peers=self.peers,
+            counters=self.counters,
+            rng=np.random.default_rng(0),
+            timeout_s=30.0,
+            insist=insist,
+            on_change=self.changed.append,
+            on_exchange=self.exchanged,
+        )
+
+    async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
+        assert (address, timeout_s) == ("memory://p", 30.0)
+        self.instants.append(asyncio.get_running_loop().time())
+        self.sent.append(frame.head)
+        answer = self.script.pop(0) if self.script else merged()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def wall_time(self) -> float:
+        return 1e9
+
+    async def exchanged(self, *_: Any) -> None:
+        raise AssertionError("nobody asked for an exchange")
+
+    def put(self, tasks: asyncio.TaskGroup, number: int = 0) -> None:
+        own = np.zeros(1)
+        frame = Frame(b"%012d" % number, [])
+        self.courier.put("p", Parcel(frame, Purpose.MODEL, own, 0), tasks)
+
+    def get(self, name: str) -> int:
+        return self.counters.get(name)
+
+
+def merged(round_: int = 3) -> Receipt:
+    return Receipt(reply=Reply("merged", "p", round_, 9))
+
+
+def refused(code: str, retry_after_s: float | None = None) -> Receipt:
+    return Receipt(reply=Reply("refused", "p", 0, 0, code, "because", retry_after_s))
+
+
+def gone() -> Exception:
+    return NetworkError("connection refused")
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    virtual_time.run(main())
+
+
+def test_an_answer_is_counted_and_tells_the_peers_clock() -> None:
+    async def main() -> None:
+        post = Post(merged(round_=8))
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert (post.peer.state, post.peer.round, post.peer.age) == ("alive", 8, 9)
+        assert post.changed == ["p"]
+        assert post.get("pushes_sent") == post.get("pushes_acknowledged") == 1
+        assert post.get("bytes_sent") == FRAME_BYTES
+
+    run(main)
+
+
+@pytest.mark.parametrize("fault", [gone(), PeerError("malformed_frame", "no reply")])
+def test_a_living_peer_is_tried_once_more_then_suspected(fault: Exception) -> None:
+    async def main() -> None:
+        post = Post(merged(), fault, fault)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(1.0)
+            post.put(tasks)
+        assert post.instants[:2] == [0.0, 1.0]
+        assert 1.025 <= post.instants[2] <= 1.05
+        assert len(post.instants) == 3
+        assert post.peer.state == "suspect"
+        assert post.get("pushes_failed") == 2
+        assert post.get("peers_suspected") == 1
+
+    run(main)
+
+
+def test_one_broken_connection_means_nothing() -> None:
+    async def main() -> None:
+        post = Post(merged(), gone(), merged(), gone(), merged())
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(3):
+                post.put(tasks, 7)
+                await asyncio.sleep(1.0)
+        assert post.peer.state == "alive"
+        assert post.get("peers_suspected") == 0
+        assert post.get("pushes_sent") == 5
+        assert len(set(post.sent)) == 1, "a repeat is the same frame"
+
+    run(main)
+
+
+def test_an_unknown_peer_of_a_random_graph_is_given_up_at_once() -> None:
+    async def main() -> None:
+        post = Post(gone())
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert post.peer.state == "suspect"
+        assert len(post.instants) == 1
+
+    run(main)
+
+
+def test_an_unknown_neighbour_is_insisted_upon() -> None:
+    async def main() -> None:
+        post = Post(*[gone() for _ in range(40)], insist=True)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert len(post.instants) == 41
+        assert post.peer.state == "alive"
+        assert post.get("peers_suspected") == 0
+        pauses = np.diff(post.instants)
+        assert 0.025 <= pauses[0] <= 0.05
+        assert (pauses <= 2.0).all()
+        assert (pauses[8:] >= 1.0).all()
+
+    run(main)
+
+
+def test_insisting_ends_where_something_newer_waits() -> None:
+    async def main() -> None:
+        post = Post(*[gone() for _ in range(5)], insist=True)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks, 1)
+            await asyncio.sleep(0.01)
+            post.put(tasks, 2)
+        assert post.sent[0].endswith(b"1")
+        assert all(head.endswith(b"2") for head in post.sent[1:])
+        assert post.get("pushes_replaced") == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("code", [*sorted(LASTING), "draining"])
+def test_a_lasting_refusal_is_not_repeated(code: str) -> None:
+    async def main() -> None:
+        post = Post(refused(code), insist=True)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert len(post.instants) == 1
+        assert post.peer.state == "suspect"
+        assert post.peer.refusal == post.peer.reason == f"{code}: because"
+        assert post.counters.by_label("pushes_refused_by_peer") == {code: 1}
+
+    run(main)
+
+
+def test_a_refusal_is_forgotten_once_the_peer_takes_a_push() -> None:
+    async def main() -> None:
+        post = Post(refused("wrong_graph"), merged())
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(3.0)
+            post.put(tasks)
+        assert post.peer.state == "alive"
+        assert post.peer.refusal == ""
+
+    run(main)
+
+
+def test_a_busy_peer_is_asked_again_when_it_says() -> None:
+    async def main() -> None:
+        post = Post(refused("busy", 0.75), refused("busy"), refused("busy", 1e6), merged())
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert post.instants == pytest.approx([0.0, 0.75, 0.85, 30.85], abs=1e-12)
+        assert post.peer.state == "alive"
+        assert post.get("peers_suspected") == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("code", ["checksum_mismatch", "not_finite", "malformed_frame"])
+def test_a_passing_refusal_is_neither_repeated_nor_held_against_the_peer(code: str) -> None:
+    async def main() -> None:
+        post = Post(merged(), refused(code))
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(1.0)
+            post.put(tasks)
+        assert len(post.instants) == 2
+        assert post.peer.state == "alive"
+
+    run(main)
+
+
+def test_a_suspect_is_left_alone_until_it_is_due() -> None:
+    async def main() -> None:
+        post = Post(gone())
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            post.put(tasks)
+            await asyncio.sleep(0.01)
+            assert len(post.instants) == 1
+            await asyncio.sleep(0.05)
+            post.put(tasks)
+        assert len(post.instants) == 2
+        assert post.peer.state == "alive"
+
+    run(main)
+
+
+def test_an_answer_does_not_clear_who_missed_a_deadline() -> None:
+    """It lives, but whether it will send its model in time, only a message of its own shows."""
+
+    async def main() -> None:
+        post = Post()
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(1.0)
+            post.courier.suspect("p", "no model within the deadline")
+            post.put(tasks)
+        assert post.peer.state == "suspect"
+        assert post.peer.round == 3
+
+    run(main)
+
+
+def test_flush_repeats_nothing() -> None:
+    async def main() -> None:
+        post = Post(*[gone() for _ in range(100)], insist=True)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(10.0)
+            tried = len(post.instants)
+            assert await post.courier.flush(20.0)
+        assert len(post.instants) == tried
+        assert asyncio.get_running_loop().time() == 10.0
+
+    run(main)

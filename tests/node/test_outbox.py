@@ -1,0 +1,109 @@
+"""The outbox: one in flight, one that waits, the newest wins, nothing overtakes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import virtual_time
+
+from gossipnode.node.outbox import Outbox
+
+
+class Wire:
+    """Takes ``seconds`` for each parcel; a parcel here is a number."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        self.seconds = seconds
+        self.sent: list[tuple[str, Any, float]] = []
+        self.replaced: list[str] = []
+        self.outbox = Outbox(self.send, self.replaced.append)
+
+    async def send(self, peer: str, parcel: Any) -> None:
+        self.sent.append((peer, parcel, asyncio.get_running_loop().time()))
+        await asyncio.sleep(self.seconds)
+
+    def put(self, peer: str, parcel: Any, tasks: asyncio.TaskGroup) -> None:
+        self.outbox.put(peer, parcel, tasks)
+
+
+def test_the_newest_replaces_what_waits_but_not_what_is_in_flight() -> None:
+    async def main() -> None:
+        wire = Wire()
+        async with asyncio.TaskGroup() as tasks:
+            wire.put("a", 0, tasks)
+            await asyncio.sleep(0.5)
+            assert not wire.outbox.has_newer("a")
+            for number in (1, 2, 3):
+                wire.put("a", number, tasks)
+            assert wire.outbox.has_newer("a")
+            assert await wire.outbox.flush(10.0)
+        assert wire.sent == [("a", 0, 0.0), ("a", 3, 1.0)]
+        assert wire.replaced == ["a", "a"]
+
+    virtual_time.run(main())
+
+
+def test_a_slow_peer_costs_the_others_nothing() -> None:
+    async def main() -> None:
+        wire = Wire()
+        async with asyncio.TaskGroup() as tasks:
+            for peer in "abc":
+                wire.put(peer, 0, tasks)
+        assert [instant for _, _, instant in wire.sent] == [0.0, 0.0, 0.0]
+        assert asyncio.get_running_loop().time() == 1.0
+
+    virtual_time.run(main())
+
+
+def test_frames_to_one_peer_leave_in_order() -> None:
+    async def main() -> None:
+        wire = Wire(0.1)
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(50):
+                wire.put("a", number, tasks)
+                await asyncio.sleep(0.03)
+        numbers = [number for _, number, _ in wire.sent]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] == 49
+        assert len(numbers) + len(wire.replaced) == 50
+
+    virtual_time.run(main())
+
+
+def test_flush_waits_as_long_as_allowed_then_gives_up() -> None:
+    async def main() -> None:
+        wire, loop = Wire(100.0), asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            wire.put("a", 0, tasks)
+            wire.put("b", 0, tasks)
+            await asyncio.sleep(1.0)
+            wire.put("a", 1, tasks)
+            assert not await wire.outbox.flush(5.0)
+        assert loop.time() == 6.0
+        assert [parcel for _, parcel, _ in wire.sent] == [0, 0]
+        assert await wire.outbox.flush(0.0), "nothing is left"
+
+    virtual_time.run(main())
+
+
+def test_flush_of_an_empty_outbox_takes_no_time() -> None:
+    async def main() -> None:
+        assert await Wire().outbox.flush(5.0)
+        assert asyncio.get_running_loop().time() == 0.0
+
+    virtual_time.run(main())
+
+
+def test_a_slot_serves_again_after_it_was_idle() -> None:
+    async def main() -> None:
+        wire = Wire()
+        async with asyncio.TaskGroup() as tasks:
+            wire.put("a", 0, tasks)
+            assert await wire.outbox.flush(9.0)
+            wire.put("a", 1, tasks)
+            assert await wire.outbox.flush(9.0)
+        assert wire.sent == [("a", 0, 0.0), ("a", 1, 1.0)]
+        assert wire.replaced == []
+
+    virtual_time.run(main())
