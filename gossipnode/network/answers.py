@@ -12,33 +12,34 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgpack
-from aiohttp import web
+
+from gossipnode.network.http import BaseRequest, Response
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 
 
 def answer(
-    request: web.BaseRequest,
+    request: BaseRequest,
     value: Any,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
-) -> web.Response:
+) -> Response:
     """Return ``value`` (plain maps, lists, text and numbers) in the format the client accepts."""
     if "msgpack" in request.headers.get("Accept", ""):
         body, content_type = msgpack.packb(value), MSGPACK
     else:
         body, content_type = json_bytes(value), JSON
-    return web.Response(status=status, body=body, content_type=content_type, headers=headers)
+    return Response(status=status, body=body, content_type=content_type, headers=headers)
 
 
 def fault(
-    request: web.BaseRequest,
+    request: BaseRequest,
     status: int,
     code: str,
     reason: str,
     headers: Mapping[str, str] | None = None,
-) -> web.Response:
+) -> Response:
     """Return an error answer: ``code`` for programs, ``reason`` for people."""
     return answer(request, {"code": code, "reason": reason}, status, headers)
 

@@ -16,14 +16,13 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import aiohttp
-from aiohttp import ClientResponse, ClientSession
 from yarl import URL
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
 from gossipnode.network.answers import MSGPACK
 from gossipnode.network.frames import joined_or_payload, read_body, read_head
+from gossipnode.network.http import aiohttp
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import CONTENT_TYPE, Frame, arrays, verify_checksum
 from gossipnode.wire.reply import REPLY_BYTES_MAX, Reply
@@ -47,7 +46,7 @@ class HttpClient:
     """One session for all peers. Enter it in the running loop; close it there."""
 
     def __init__(self) -> None:
-        self._session: ClientSession | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -64,7 +63,7 @@ class HttpClient:
     async def open(self) -> None:
         """Create the session; nothing is dialled yet."""
         assert self._session is None, "the client is open"
-        self._session = ClientSession(
+        self._session = aiohttp.ClientSession(
             # One frame is in flight a peer, so the peers bound the connections.
             connector=aiohttp.TCPConnector(
                 limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S
@@ -137,7 +136,7 @@ class HttpClient:
         return data
 
 
-async def _receipt(response: ClientResponse, pushed: Frame) -> Receipt:
+async def _receipt(response: aiohttp.ClientResponse, pushed: Frame) -> Receipt:
     """Return the answer of a push: a reply, or the frame of an exchange."""
     if response.content_type == CONTENT_TYPE and response.status == 200:
         return await _exchanged(response, pushed)
@@ -150,7 +149,7 @@ async def _receipt(response: ClientResponse, pushed: Frame) -> Receipt:
     return Receipt(reply=Reply.decode(data))
 
 
-async def _exchanged(response: ClientResponse, pushed: Frame) -> Receipt:
+async def _exchanged(response: aiohttp.ClientResponse, pushed: Frame) -> Receipt:
     """Read the frame of an exchange: its body is at most as long as the one that was pushed."""
     head = await read_head(response.content)
     limit = pushed.nbytes - len(pushed.head)
@@ -166,7 +165,7 @@ async def _exchanged(response: ClientResponse, pushed: Frame) -> Receipt:
     return Receipt(message=head.message, arrays=arrays(head.message, body))
 
 
-async def _at_most(response: ClientResponse, limit: int) -> bytes | None:
+async def _at_most(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
     """Return the whole body, or None if it has more than ``limit`` bytes."""
     chunks: list[bytes] = []
     size = 0

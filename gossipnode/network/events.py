@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aiohttp import web
-
 from gossipnode.logs import bounded
 from gossipnode.network.answers import fault, json_bytes
+from gossipnode.network.http import BaseRequest, StreamResponse
 from gossipnode.node.node import Node
 
 # Each costs one connection and a queue; a handful of dashboards and recorders is plenty.
@@ -38,12 +37,12 @@ class Streams:
         for task in self._tasks:
             task.cancel()
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: BaseRequest) -> StreamResponse:
         """Stream events until the client leaves, is dropped, or the server closes."""
         if len(self._tasks) >= STREAMS_MAX:
             reason = f"{STREAMS_MAX} event streams are open already"
             return fault(request, 503, "busy", reason, {"Retry-After": "10"})
-        response = web.StreamResponse(
+        response = StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
         )
         await response.prepare(request)
@@ -65,7 +64,7 @@ class Streams:
         return response
 
     async def _forward(
-        self, queue: asyncio.Queue[dict[str, Any]], response: web.StreamResponse
+        self, queue: asyncio.Queue[dict[str, Any]], response: StreamResponse
     ) -> None:
         await _write(response, b": connected\n\n")
         while True:
@@ -88,6 +87,6 @@ def _encoded(happened: dict[str, Any]) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + json_bytes(happened) + b"\n\n"
 
 
-async def _write(response: web.StreamResponse, data: bytes) -> None:
+async def _write(response: StreamResponse, data: bytes) -> None:
     async with asyncio.timeout(WRITE_TIMEOUT_S):
         await response.write(data)

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from aiohttp import ClientPayloadError, StreamReader
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import Payload
 
 from gossipnode.errors import PeerError
+from gossipnode.network.http import AbstractStreamWriter, Payload, aiohttp
 from gossipnode.wire.frame import CONTENT_TYPE, Frame, FrameReader
 from gossipnode.wire.message import Message
 
@@ -37,7 +35,7 @@ class Head:
     rest: memoryview
 
 
-async def read_head(content: StreamReader) -> Head:
+async def read_head(content: aiohttp.StreamReader) -> Head:
     """Read prefix and header from the stream, never holding more than one chunk of the body.
 
     Raises ``PeerError`` as ``FrameReader`` does, and where the stream ends or breaks too early.
@@ -54,7 +52,7 @@ async def read_head(content: StreamReader) -> Head:
             return Head(reader.message, reader, head_bytes, rest)
 
 
-async def read_body(content: StreamReader, head: Head) -> memoryview:
+async def read_body(content: aiohttp.StreamReader, head: Head) -> memoryview:
     """Read the body into a new writable buffer of exactly ``head.message.body_bytes`` bytes.
 
     The caller has checked that so many bytes are acceptable. Raises ``PeerError``.
@@ -73,14 +71,14 @@ async def read_body(content: StreamReader, head: Head) -> memoryview:
     return body
 
 
-async def _next_chunk(content: StreamReader) -> bytes:
+async def _next_chunk(content: aiohttp.StreamReader) -> bytes:
     """Return what has arrived; nothing only at the end. One chunk, so that nothing is joined."""
     try:
         while True:
             chunk, _ = await content.readchunk()
             if chunk or content.at_eof():
                 return chunk
-    except (ConnectionError, ClientPayloadError, asyncio.IncompleteReadError) as error:
+    except (ConnectionError, aiohttp.ClientPayloadError, asyncio.IncompleteReadError) as error:
         raise PeerError("malformed_frame", "the connection broke inside the frame") from error
 
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 
 import xxhash
-from aiohttp import web
 
 from gossipnode.network.answers import answer, fault
+from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.node.node import Node
 
-Handler = Callable[[Node, web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[Node, BaseRequest], Awaitable[StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class Route:
     handler: Handler | None = None
 
 
-async def livez(node: Node, request: web.BaseRequest) -> web.Response:
+async def livez(node: Node, request: BaseRequest) -> Response:
     """200 while the loop ticks (that it answers proves it) and the node has not failed."""
     if node.state == "failed":
         return fault(request, 503, "failed", node.reason)
     return answer(request, {"live": True})
 
 
-async def readyz(node: Node, request: web.BaseRequest) -> web.Response:
+async def readyz(node: Node, request: BaseRequest) -> Response:
     """200 while pushes are taken, else 503 and why not."""
     if not node.ready:
         headers = {"Retry-After": "1"}
@@ -47,25 +47,25 @@ async def readyz(node: Node, request: web.BaseRequest) -> web.Response:
     return answer(request, {"ready": True})
 
 
-async def metrics(node: Node, _request: web.BaseRequest) -> web.Response:
+async def metrics(node: Node, _request: BaseRequest) -> Response:
     """Prometheus' text format."""
     from gossipnode.network.metrics import exposition
 
     body, content_type = exposition(node)
-    return web.Response(body=body, headers={"Content-Type": content_type})
+    return Response(body=body, headers={"Content-Type": content_type})
 
 
-async def status(node: Node, request: web.BaseRequest) -> web.Response:
+async def status(node: Node, request: BaseRequest) -> Response:
     """The whole status."""
     return answer(request, asdict(node.status()))
 
 
-async def peers(node: Node, request: web.BaseRequest) -> web.Response:
+async def peers(node: Node, request: BaseRequest) -> Response:
     """The peer table."""
     return answer(request, {"peers": node.peer_table()})
 
 
-async def history(node: Node, request: web.BaseRequest) -> web.Response:
+async def history(node: Node, request: BaseRequest) -> Response:
     """What was measured in round ``since`` and later."""
     text = request.query.get("since", "0")
     if not text.isdecimal() or not text.isascii() or len(text) > 18:
@@ -73,12 +73,12 @@ async def history(node: Node, request: web.BaseRequest) -> web.Response:
     return answer(request, {"history": node.history(int(text))})
 
 
-async def swarm(node: Node, request: web.BaseRequest) -> web.Response:
+async def swarm(node: Node, request: BaseRequest) -> Response:
     """What a joining node adopts: sections of the config, and the peers."""
     return answer(request, node.shared_config())
 
 
-async def model(node: Node, request: web.BaseRequest) -> web.Response:
+async def model(node: Node, request: BaseRequest) -> Response:
     """The current params as a safetensors file."""
     if not node.has_started:
         reason = f"this node is {node.state}; come again"
@@ -89,20 +89,20 @@ async def model(node: Node, request: web.BaseRequest) -> web.Response:
     etag = f'W/"{round_}-{age}-{digest}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache"}
     if etag in request.headers.get("If-None-Match", ""):
-        return web.Response(status=304, headers=headers)
+        return Response(status=304, headers=headers)
     headers |= {
         "Content-Type": "application/octet-stream",
         "Content-Disposition": f'attachment; filename="{node.id}.safetensors"',
         "Gossipnode-Round": str(round_),
         "Gossipnode-Age": str(age),
     }
-    return web.Response(body=await node.world.work(node.model), headers=headers)
+    return Response(body=await node.world.work(node.model), headers=headers)
 
 
-async def dashboard(_node: Node, _request: web.BaseRequest) -> web.Response:
+async def dashboard(_node: Node, _request: BaseRequest) -> Response:
     """The page for people. Its own script and style run, and nothing else."""
     page, policy = _dashboard()
-    return web.Response(
+    return Response(
         body=page,
         headers={
             "Content-Type": "text/html; charset=utf-8",

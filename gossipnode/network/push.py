@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 
-from aiohttp import web
-
 from gossipnode.errors import PeerError
 from gossipnode.network.answers import JSON, MSGPACK
 from gossipnode.network.frames import joined_or_payload, read_body, read_head
+from gossipnode.network.http import BaseRequest, Response
 from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
@@ -31,11 +30,11 @@ class Push:
 
     __slots__ = ("_node", "_request", "_timeout_s", "sender")
 
-    def __init__(self, node: Node, request: web.BaseRequest, timeout_s: float) -> None:
+    def __init__(self, node: Node, request: BaseRequest, timeout_s: float) -> None:
         self._node, self._request, self._timeout_s = node, request, timeout_s
         self.sender: str | None = None
 
-    async def answer(self) -> web.Response:
+    async def answer(self) -> Response:
         """Read the frame, deliver it and return the answer; refusals are answers too."""
         if not self._node.has_started:
             return self._refusal(PeerError("busy", "this node is starting; come again"))
@@ -45,7 +44,7 @@ class Push:
             return self._refusal(error)
         if delivery.frame is None:
             return self._reply(delivery.reply, 200)
-        return web.Response(
+        return Response(
             body=joined_or_payload(delivery.frame), headers={"Content-Type": CONTENT_TYPE}
         )
 
@@ -98,7 +97,7 @@ class Push:
             node.release(admission)
             raise
 
-    def _refusal(self, error: PeerError) -> web.Response:
+    def _refusal(self, error: PeerError) -> Response:
         node = self._node
         if node.has_started:
             reply = node.refuse(error, self.sender)
@@ -117,10 +116,10 @@ class Push:
                 response.force_close()
         return response
 
-    def _reply(self, reply: Reply, status: int) -> web.Response:
+    def _reply(self, reply: Reply, status: int) -> Response:
         """Return the reply as msgpack, or as JSON if the client asks for that."""
         if "json" in self._request.headers.get("Accept", ""):
-            return web.Response(
+            return Response(
                 status=status, body=reply.to_json().encode(), headers={"Content-Type": JSON}
             )
-        return web.Response(status=status, body=reply.encode(), headers={"Content-Type": MSGPACK})
+        return Response(status=status, body=reply.encode(), headers={"Content-Type": MSGPACK})

@@ -15,15 +15,19 @@ from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Any
 
-from aiohttp import http_parser, web
-from aiohttp.http_exceptions import HttpProcessingError
-
 from gossipnode.config import NetworkOptions
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.logs import event
 from gossipnode.network import openapi, pages
 from gossipnode.network.answers import answer, fault
 from gossipnode.network.events import Streams
+from gossipnode.network.http import (
+    BaseRequest,
+    HttpProcessingError,
+    HttpServer,
+    StreamResponse,
+    http_parser,
+)
 from gossipnode.network.pages import Route
 from gossipnode.network.push import Push
 from gossipnode.node.node import Node
@@ -49,6 +53,8 @@ ROUTES = (
 KEEPALIVE_S = 90.0
 BACKLOG = 512
 MODELS_MAX = 4
+# For answers under way when the server closes.
+SHUTDOWN_S = 1.0
 
 
 class Server:
@@ -58,31 +64,36 @@ class Server:
         self._node = node
         self._streams = Streams(node)
         self._routes = {route.path: route for route in ROUTES}
-        self._runner: web.ServerRunner | None = None
+        self._http: HttpServer | None = None
+        self._acceptor: asyncio.Server | None = None
         self._models = 0
 
     async def start(self, listener: socket.socket) -> None:
         """Serve the bound ``listener``; raises ``NetworkError`` without aiohttp's C parser."""
         require_c_parser()
-        server = web.Server(
+        self._http = HttpServer(
             self._dispatch,
             access_log=None,
             keepalive_timeout=KEEPALIVE_S,
             auto_decompress=False,  # nothing that a stranger sends is ever inflated
             logger=_http_logger(),
         )
-        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
+        self._acceptor = await asyncio.get_running_loop().create_server(
+            self._http, sock=listener, backlog=BACKLOG
+        )
 
     async def close(self) -> None:
         """End the event streams, let answers under way finish, close; harmless twice."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            assert self._http is not None
             self._streams.close()
-            await runner.cleanup()
+            acceptor.close()
+            await asyncio.sleep(0)  # what was accepted just now gets its handler first
+            self._http.pre_shutdown()
+            await self._http.shutdown(SHUTDOWN_S)
 
-    async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _dispatch(self, request: BaseRequest) -> StreamResponse:
         node, path, method = self._node, request.path, request.method
         if path == "/v1/push" and method == "POST":
             return await Push(node, request, node.config.network.body_timeout_s).answer()
@@ -95,7 +106,7 @@ class Server:
             return fault(request, 405, "method_not_allowed", reason, {"Allow": route.method})
         return await self._page(route, request)
 
-    async def _page(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
+    async def _page(self, route: Route, request: BaseRequest) -> StreamResponse:
         if route.path == "/v1/events":
             return await self._streams.answer(request)
         if route.path == "/v1/openapi.json":
@@ -105,7 +116,7 @@ class Server:
             return await self._model(route, request)
         return await route.handler(self._node, request)
 
-    async def _model(self, route: Route, request: web.BaseRequest) -> web.StreamResponse:
+    async def _model(self, route: Route, request: BaseRequest) -> StreamResponse:
         """Serve the model, to a few clients at a time: each holds a copy until it has read it."""
         assert route.handler is not None
         if self._models >= MODELS_MAX:

@@ -7,7 +7,7 @@ stranger end in a ``Reply`` or a ``PeerError``.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final, Literal, cast, get_args
 
 import msgpack
@@ -42,10 +42,16 @@ class Reply:
 
     def to_map(self) -> dict[str, object]:
         """Return the reply as a plain map; a reason that is too long is cut."""
-        found = asdict(self)
-        if self.reason is not None:
-            found["reason"] = self.reason[:REASON_CHARS_MAX]
-        return found
+        reason = self.reason
+        return {
+            "status": self.status,
+            "sender": self.sender,
+            "round": self.round,
+            "age": self.age,
+            "code": self.code,
+            "reason": reason if reason is None else reason[:REASON_CHARS_MAX],
+            "retry_after_s": self.retry_after_s,
+        }
 
     def encode(self) -> bytes:
         """Return the reply as msgpack."""
