@@ -454,7 +454,8 @@ class PeerEntry(Section):
             port = parts.port
         except ValueError:
             port = None
-        if parts.scheme != "http" or not parts.hostname or port is None or parts.path.strip("/"):
+        surplus = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if parts.scheme != "http" or not parts.hostname or port is None or surplus:
             raise ValueError(f"{address!r} is no address; write it as http://HOST:PORT")
         return address.rstrip("/")
 

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,6 +19,7 @@ from gossipnode.config import Config, PeerEntry, algorithm_classes
 from gossipnode.errors import ConfigError, nearest_spelling
 
 ENV_PREFIX = "GOSSIPNODE_"
+T = TypeVar("T")
 Tree = dict[str, dict[str, Any]]
 
 
@@ -93,7 +94,7 @@ def load_config(
                 raise _unknown_section(str(path), section, is_table=False)
             _put_table(tree, origin, str(path), section, entries)
     known = {option.env: option for option in options()}
-    for name, text in sorted((environment or {}).items()):
+    for name, text in _name_first(environment or {}, "GOSSIPNODE_ALGORITHM_NAME"):
         if not name.startswith(ENV_PREFIX):
             continue
         if name not in known:
@@ -105,7 +106,7 @@ def load_config(
             )
         _put(tree, origin, f"environment variable {name}", known[name], text)
     by_key = {option.key: option for option in options()}
-    for key, value in (flags or {}).items():
+    for key, value in _name_first(flags or {}, "algorithm.name"):
         if key not in by_key:
             raise ConfigError(
                 "unknown option",
@@ -178,6 +179,11 @@ def _put_table(
         origin[f"{section}.{name}"] = where
 
 
+def _name_first(layer: Mapping[str, T], name: str) -> list[tuple[str, T]]:
+    """Return the items with the algorithm's name in front: it decides what the others mean."""
+    return sorted(layer.items(), key=lambda item: (item[0] != name, item[0]))
+
+
 def _put(tree: Tree, origin: dict[str, str], where: str, option: Option, value: Any) -> None:
     if isinstance(value, str):
         value = _parsed(option, value)
@@ -225,6 +231,9 @@ def _translated(
     first = complaints[0]
     path = [str(step) for step in first["loc"] if str(step) not in ("dpsgd", "gossip")]
     key = ".".join(path)
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        key = "algorithm.name"
+        path = key.split(".")
     file = origin.get(".".join(path[:2]), origin.get(key, origin.get("")))
     message = first["msg"].removeprefix("Value error, ")
     nearest = None

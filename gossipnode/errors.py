@@ -1,8 +1,9 @@
 """The exception hierarchy: an exception's name says who must act.
 
-``ConfigError`` and ``DataError``: the person who wrote the file. ``PeerError``: the machine
-that sent us something. ``TrainingError``: the person who chose the options. ``NetworkError`` and ``StorageError``: the world. A broken invariant of
-our own is an ``AssertionError``, never one of these.
+``ConfigError`` and ``DataError``: the person who wrote the file. ``TrainingError``: the person
+who chose the options. ``PeerError``: the machine that sent us something. ``NetworkError`` and
+``StorageError``: the world. A broken invariant of our own is an ``AssertionError``, never one of
+these.
 
 Nothing may enter this module but the standard library: every room imports it.
 """

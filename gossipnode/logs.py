@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from typing import Any, TextIO
@@ -62,8 +63,9 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
         }
         for key, value in getattr(record, "fields", {}).items():
-            plain = isinstance(value, bool | int | float) or value is None
-            entry[key] = value if plain else bounded(value)
+            # JSON has no NaN and no infinity: they are told as text.
+            plain = value is None or isinstance(value, bool | int) or _is_finite(value)
+            entry[f"{key}_" if key in entry else key] = value if plain else bounded(value)
         if record.exc_info:
             entry["exception"] = bounded(self.formatException(record.exc_info), 4000)
         return json.dumps(entry)
@@ -82,6 +84,10 @@ def configure(level: str, format_: str, stream: TextIO | None = None) -> None:
 def _utc(seconds: float) -> str:
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _quoted(value: object, limit: int = VALUE_CHARS_MAX) -> str:

@@ -42,6 +42,13 @@ class MemoryWorld:
         except TimeoutError:
             raise NetworkError(f"timed out after {timeout_s:g} s") from None
 
+    async def is_listening(self, address: str, timeout_s: float) -> bool:
+        receiver = address.removeprefix("memory://")
+        if (self.name, receiver) in self.swarm.cuts:
+            await asyncio.sleep(timeout_s)
+            return True
+        return receiver not in self.swarm.down
+
     async def train(self, work: Callable[[], Any], steps: int) -> Any:
         result = work()
         await asyncio.sleep(self.step_s * steps)

@@ -57,18 +57,12 @@ def test_another_algorithm_voids_the_options_of_the_old_one(tmp_path: Path) -> N
     assert (kept.algorithm.deadline_s, kept.algorithm.form) == (3, "cta")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="options given before the name in the same layer are dropped"
-)
 def test_flags_in_any_order_choose_the_algorithm() -> None:
     one = load_config(flags={"algorithm.name": "gossip", "algorithm.period_s": 2})
     other = load_config(flags={"algorithm.period_s": 2, "algorithm.name": "gossip"})
     assert one == other
 
 
-@pytest.mark.xfail(
-    strict=True, reason="options given before the name in the same layer are dropped"
-)
 def test_environment_in_any_order_chooses_the_algorithm() -> None:
     """Variables come sorted: MERGE_WEIGHT stands before NAME."""
     environment = {
@@ -184,12 +178,7 @@ def test_unknown_variables_and_flags_are_no_silence() -> None:
         ("data.share", "1-2", "pattern"),
         ("run.rounds", 1.5, "integer"),
         ("run.rounds", "many", "integer"),
-        pytest.param(
-            "algorithm.name",
-            "fedavg",
-            "dpsgd",
-            marks=pytest.mark.xfail(strict=True, reason="file and key are not told"),
-        ),
+        pytest.param("algorithm.name", "fedavg", "dpsgd"),
         ("algorithm.period_s", 1, ""),
     ],
 )
@@ -290,16 +279,8 @@ def test_peers_in_their_order(tmp_path: Path) -> None:
         (entry("a", "http://h"), "http://HOST:PORT"),
         (entry("a", "http://h:99999"), "http://HOST:PORT"),
         (entry("a", "http://h:1/path"), "http://HOST:PORT"),
-        pytest.param(
-            entry("a", "http://h:1?x=1"),
-            "http://HOST:PORT",
-            marks=pytest.mark.xfail(strict=True, reason="only the path is looked at"),
-        ),
-        pytest.param(
-            entry("a", "http://user@h:1"),
-            "http://HOST:PORT",
-            marks=pytest.mark.xfail(strict=True, reason="only the path is looked at"),
-        ),
+        pytest.param(entry("a", "http://h:1?x=1"), "http://HOST:PORT"),
+        pytest.param(entry("a", "http://user@h:1"), "http://HOST:PORT"),
         (entry("a b", "http://h:1"), "pattern"),
         ('[[peer]]\nid = "a"\n', "peer 1.address"),
         ('[[peers]]\nid = "a"\n', "did you mean 'peer'"),

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
+Weight = float | Callable[[int], float]
 
 
 class Purpose(StrEnum):
@@ -134,9 +135,10 @@ class NodeInterface(Protocol):
     async def compute(self, work: Callable[..., Any], *vectors: Any) -> Any:
         """Run a vector operation: at once when small, in the worker thread above 1 MB."""
 
-    async def merge(self, incoming: Vector, weight: float, age: int) -> None:
+    async def merge(self, incoming: Vector, weight: Weight, age: int) -> None:
         """Set params ← params + weight·(incoming − params) and age ← max(age, ``age``).
 
+        ``weight`` is in [0, 1], or a function of this node's age at the moment of the merge.
         ``incoming`` is overwritten. Raises ``PeerError`` (not_finite), changing nothing.
         """
 
@@ -166,6 +168,9 @@ class NodeInterface(Protocol):
 
     def suspect(self, peer: str, reason: str) -> None:
         """Stop waiting for ``peer`` until it is heard of again."""
+
+    def probe(self, peers: Iterable[str]) -> None:
+        """Ask whether ``peers`` still listen; suspect who does not. Returns at once."""
 
     def skip_to(self, round_: int) -> None:
         """Go on in a later round, since the neighbours are there."""

@@ -34,6 +34,8 @@ from gossipnode.config import DpsgdOptions
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
 
+PROBE_EVERY_S = 0.5
+
 
 @dataclass(slots=True)
 class OpenRound:
@@ -61,6 +63,7 @@ class DPSGD(Algorithm):
         self.started = 0.0
         self.open: dict[int, OpenRound] = {}
         self.closed = -1  # the last round that was mixed here: what comes for it is late
+        self.mixing: OpenRound | None = None  # what ``combine`` holds and will mix
         self.heard: dict[str, int] = {}  # neighbour -> round of its last model
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
         self.lock = asyncio.Lock()
@@ -91,7 +94,7 @@ class DPSGD(Algorithm):
 
     async def combine(self, node: NodeInterface, x: Vector, k: int) -> None:
         """Wait for the models of round k, then apply the change from x to Σ_j w_ij x_j."""
-        now = self.open_round(node, k)
+        now = self.mixing = self.open_round(node, k)
         await self.wait_for_neighbours(node, now, k)
         async with self.lock:
             self.closed = k
@@ -113,9 +116,16 @@ class DPSGD(Algorithm):
         if any(node.is_unknown(j) for j in missing):
             # Never heard of: it may still be starting, so that a swarm may start in any order.
             until = max(until, self.started + self.start_deadline_s)
-        if not await node.wait(now.complete, until - node.time()) and not node.stopping:
-            for j in self.missing(node, now, k):
-                node.suspect(j, f"no model of round {k} within the deadline")
+        while not await node.wait(now.complete, min(PROBE_EVERY_S, until - node.time())):
+            missing = self.missing(node, now, k)
+            if node.stopping:
+                return
+            if node.time() >= until:
+                for j in missing:
+                    node.suspect(j, f"no model of round {k} within the deadline")
+                return
+            # A process that died says so at once, when asked: no need to wait out the deadline.
+            node.probe(missing)
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Add w_ij·x_j to the sum of its round, or treat it as late."""
@@ -159,15 +169,21 @@ class DPSGD(Algorithm):
     def is_timely(self, node: NodeInterface, k: int) -> bool:
         """Whether a model of round k still has a sum to go into."""
         newer = sum(1 for r in self.open if r > k)
-        return k > self.closed and (k in self.open or newer <= node.lead_max)
+        is_open = k in self.open or k == node.round or newer <= node.lead_max
+        return is_open and k > max(self.closed, node.round - 1)
 
     def open_round(self, node: NodeInterface, k: int) -> OpenRound:
-        """Return the sums of round k; the oldest rounds make room, for their time has passed."""
+        """Return the sums of round k.
+
+        Besides the round under way there is room for as many as lockstep needs, and one. The
+        oldest of them makes room: its time has passed if the neighbours have gone on that far.
+        """
         now = self.open.setdefault(k, OpenRound())
-        for old in sorted(self.open)[: -1 - node.lead_max]:
+        ahead = sorted(r for r in self.open if r != node.round)
+        for old in ahead[: -1 - node.lead_max]:
             evicted = self.open.pop(old)
             evicted.complete.set()
-            if old != node.round:  # the round under way keeps its own reference and is mixed
+            if evicted is not self.mixing:
                 node.count("late_dropped", len(evicted.arrived))
         return now
 

@@ -10,9 +10,11 @@ Passive, on (x_m, t_m)::
     x_i ← x_i + a·(x_m − x_i)               t_i ← max(t_i, t_m)
 
 with a = α·s(δ), δ = max(0, t_i − t_m)/τ periods behind, or a = t_m/(t_i + t_m) (``age``).
-With ``push_pull`` the passive side answers with the x_i that it had, and both ends apply the
-*increment* between the two exchanged values; for a = ½ that preserves Σx exactly, whatever
-either end does meanwhile.
+With ``push_pull`` the passive side answers with the x_i that it had. Where s is ``constant``
+both ends apply the *increment* between the two exchanged values, a·(x_m − x_i): that preserves
+Σx exactly, whatever either end does meanwhile. Other weights differ between the two ends and
+preserve no sum, so there each end merges as above, which at least stays convex when exchanges
+overlap.
 
 Letters: x params, t age, τ local steps, Δ period, α merge weight, s staleness function.
 
@@ -41,6 +43,7 @@ class GossipLearning(Algorithm):
         self.local_steps = local_steps
         self.alpha = options.merge_weight
         self.by_age = options.staleness == "age"
+        self.by_increment = options.staleness == "constant"
         self.s = staleness_function(
             "constant" if self.by_age else options.staleness,
             options.staleness_a,
@@ -65,21 +68,19 @@ class GossipLearning(Algorithm):
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Merge the arriving model; in an exchange, answer with the model that was here."""
-        x_m = arrival.parts["x"]
-        if arrival.purpose is Purpose.EXCHANGE_REPLY:
-            # This node asked with a = arrival.own; apply the increment between a and the answer.
-            assert arrival.own is not None
-            a = self.weight(arrival.own_age, arrival.age)
-            await node.compute(merge_into, x_m, arrival.own, a)
-            await node.commit(after=x_m, before=arrival.own, age=arrival.age)
-            return Answer(Outcome.MERGED)
-        x_i, t_i = node.params, node.age
-        a = self.weight(t_i, arrival.age)
+        x_m, t_m = arrival.parts["x"], arrival.age
+        exchanges = arrival.purpose is not Purpose.MODEL
+        # What was exchanged for x_m: what this node had sent, or what it answers with now.
+        x_i, t_i = (
+            (node.params, node.age) if arrival.own is None else (arrival.own, arrival.own_age)
+        )
+        if exchanges and self.by_increment:
+            await node.compute(merge_into, x_m, x_i, self.alpha)
+            await node.commit(after=x_m, before=x_i, age=t_m)
+        else:
+            await node.merge(x_m, lambda t: self.weight(t, t_m), t_m)
         if arrival.purpose is Purpose.EXCHANGE_REQUEST:
-            await node.compute(merge_into, x_m, x_i, a)
-            await node.commit(after=x_m, before=x_i, age=arrival.age)
             return Answer(Outcome.MERGED, reply={"x": x_i}, reply_age=t_i)
-        await node.merge(x_m, a, arrival.age)
         return Answer(Outcome.MERGED)
 
     def weight(self, own_age: int, other_age: int) -> float:

@@ -16,6 +16,8 @@ Weighting = Callable[[float], float]
 POLYNOMIAL_A = 0.5
 HINGE_A, HINGE_B = 10.0, 4.0
 EXPONENTIAL_A = 0.1
+# A weight stays above zero where the formula underflows, past δ ≈ 745/a for e^(−aδ).
+LEAST = 5e-324
 
 
 def staleness_function(name: str, a: float | None = None, b: float | None = None) -> Weighting:
@@ -32,14 +34,13 @@ def staleness_function(name: str, a: float | None = None, b: float | None = None
             return lambda _: 1.0
         case "polynomial":
             power = POLYNOMIAL_A if a is None else a
-            return lambda delta: (delta + 1.0) ** -power
+            return lambda delta: max((delta + 1.0) ** -power, LEAST)
         case "hinge":
             slope, free = HINGE_A if a is None else a, HINGE_B if b is None else b
             return lambda delta: 1.0 if delta <= free else 1.0 / (slope * (delta - free) + 1.0)
         case "exponential":
             rate = EXPONENTIAL_A if a is None else a
-            # A weight must stay above zero: past δ ≈ 745/a, e^(−aδ) would underflow.
-            return lambda delta: max(math.exp(-rate * delta), 5e-324)
+            return lambda delta: max(math.exp(-rate * delta), LEAST)
     raise AssertionError(f"no staleness function {name!r}")
 
 

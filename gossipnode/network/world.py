@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from gossipnode.config import Config
 from gossipnode.network.client import HttpClient
@@ -56,6 +57,19 @@ class DaemonWorld:
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """POST the frame."""
         return await self._client.push(address, frame, timeout_s)
+
+    async def is_listening(self, address: str, timeout_s: float) -> bool:
+        """Try to connect: a process that died leaves a port that refuses."""
+        parts = urlsplit(address)
+        try:
+            async with asyncio.timeout(timeout_s):
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        except ConnectionRefusedError:
+            return False
+        except (OSError, TimeoutError):
+            return True
+        writer.close()
+        return True
 
     async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
         """Run ``work`` in the trainer thread."""

@@ -42,6 +42,8 @@ class FileStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "lock").open("ab")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for unfinished in self.folder.glob(".*.new"):
+                unfinished.unlink()  # of a writer that was killed
         except BlockingIOError:
             self.close()
             raise StorageError(

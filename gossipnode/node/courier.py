@@ -38,6 +38,8 @@ LASTING = frozenset(
     }
 )
 
+PROBE_TIMEOUT_S = 5.0
+
 
 class Courier:
     """Delivers parcels to ``peers`` through ``world``.
@@ -63,7 +65,9 @@ class Courier:
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange = on_change, on_exchange
         self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
-        self._closing = asyncio.Event()
+        self._closing = False
+        self._pauses: dict[str, asyncio.Future[bool]] = {}
+        self._probed: set[str] = set()
 
     def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup) -> None:
         """Queue ``parcel``, unless the peer is suspect and not due for another try."""
@@ -72,6 +76,21 @@ class Courier:
         ):
             return
         self.outbox.put(peer, parcel, tasks)
+
+    def probe(self, peer_id: str, tasks: asyncio.TaskGroup) -> None:
+        """Ask whether a peer that was alive still listens, unless it is being asked already."""
+        if self.peers[peer_id].state == "alive" and peer_id not in self._probed:
+            self._probed.add(peer_id)
+            tasks.create_task(self._probe(self.peers[peer_id]))
+
+    async def _probe(self, peer: Peer) -> None:
+        try:
+            listening = await self.world.is_listening(peer.address, PROBE_TIMEOUT_S)
+        finally:
+            self._probed.discard(peer.id)
+        if not listening and peer.state == "alive":
+            self.peers.failed(peer, asyncio.get_running_loop().time(), self.rng.random())
+            self.suspect(peer.id, "connection refused")
 
     def suspect(self, peer_id: str, reason: str) -> None:
         """Give up on a peer until it is heard of again."""
@@ -87,24 +106,42 @@ class Courier:
         peer = self.peers[peer_id]
         while True:
             pause = await self._attempt(peer, parcel)
-            if pause is None or await self._is_closing_within(pause):
+            if pause is None:
                 return
+            # Heard of meanwhile: it is there now, and this model is of a round that it mixes.
+            if await self._woken_within(peer, pause):
+                continue
+            if self._closing and peer.state == "unknown":
+                return  # it may never start: no reason to stay for it
             if self.outbox.has_newer(peer_id):
                 self.counters.add("pushes_replaced")
                 return
 
     async def flush(self, seconds: float) -> bool:
-        """Let what is in flight arrive, and repeat nothing; False if that took too long."""
-        self._closing.set()
+        """Let everything leave, but insist on nobody; False if that took too long."""
+        self._closing = True
+        for peer_id in list(self._pauses):
+            if self.peers[peer_id].state == "unknown":
+                self.wake(peer_id, heard=False)
         return await self.outbox.flush(seconds)
 
-    async def _is_closing_within(self, seconds: float) -> bool:
+    def wake(self, peer_id: str, *, heard: bool = True) -> None:
+        """End the pause before the next try: the peer was ``heard`` of, or it is time to go."""
+        pause = self._pauses.get(peer_id)
+        if pause is not None and not pause.done():
+            pause.set_result(heard)
+
+    async def _woken_within(self, peer: Peer, seconds: float) -> bool:
+        """Pause; True when the peer was heard of in that time."""
+        loop = asyncio.get_running_loop()
+        pause: asyncio.Future[bool] = loop.create_future()
+        self._pauses[peer.id] = pause
+        timer = loop.call_later(seconds, _end_pause, pause)
         try:
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
-        except TimeoutError:
-            return False
-        return True
+            return await pause
+        finally:
+            timer.cancel()
+            del self._pauses[peer.id]
 
     async def _attempt(self, peer: Peer, parcel: Parcel) -> float | None:
         """Send once: None when done with the parcel, else the seconds until the next try."""
@@ -164,3 +201,8 @@ class Courier:
             return  # suspected for missing a deadline: a message from it must come first
         self.peers.heard(peer, now, self.world.wall_time())
         self.on_change(peer.id)
+
+
+def _end_pause(pause: asyncio.Future[bool]) -> None:
+    if not pause.done():
+        pause.set_result(False)

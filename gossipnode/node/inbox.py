@@ -41,6 +41,8 @@ class Ledger:
     epoch: int
     highest: int = -1
     seen: set[int] = field(default_factory=set)
+    # The life before, until something of this one is merged: a refused frame proves nothing.
+    before: Ledger | None = None
 
 
 @dataclass(slots=True)
@@ -72,10 +74,16 @@ class Inbox:
         self.draining = False
         self._ledgers: OrderedDict[str, Ledger] = OrderedDict()
 
-    def admit(self, message: Message) -> Admission:
-        """Let the body come, or raise ``PeerError``. Call ``release`` when done with it."""
+    def check(self, message: Message) -> None:
+        """Raise ``PeerError`` unless the message is of this swarm and fits the layout."""
         self._check_identity(message)
         self._check_parts(message)
+
+    def admit(self, message: Message) -> Admission:
+        """Let the body come, or raise ``PeerError``. Call ``release`` when done with it."""
+        if self.draining:
+            raise PeerError("draining", "this node is stopping")
+        self.check(message)
         duplicate = self._is_duplicate(message)
         size = message.body_bytes
         if self.inflight_bytes and self.inflight_bytes + size > self.inflight_bytes_max:
@@ -120,7 +128,8 @@ class Inbox:
             return False
         ledger = self._ledgers.get(message.sender)
         if ledger is None or message.epoch > ledger.epoch:
-            ledger = self._ledgers[message.sender] = Ledger(message.epoch)
+            before = ledger if ledger is None or ledger.seen else ledger.before
+            ledger = self._ledgers[message.sender] = Ledger(message.epoch, before=before)
             while len(self._ledgers) > SENDERS_MAX:
                 self._ledgers.popitem(last=False)
         self._ledgers.move_to_end(message.sender)
@@ -133,8 +142,15 @@ class Inbox:
     def unmark(self, message: Message) -> None:
         """Take it out again: it was refused, so the sender may try once more."""
         ledger = self._ledgers.get(message.sender)
-        if ledger is not None and ledger.epoch == message.epoch:
-            ledger.seen.discard(message.seq)
+        if ledger is None or ledger.epoch != message.epoch:
+            return
+        ledger.seen.discard(message.seq)
+        if ledger.seen:
+            ledger.highest = max(ledger.seen)
+        elif ledger.before is not None:
+            self._ledgers[message.sender] = ledger.before
+        else:
+            del self._ledgers[message.sender]
 
     def state(self) -> dict[str, list[Any]]:
         """Return the ledger for the checkpoint: sender -> [epoch, highest, recent numbers]."""
@@ -160,8 +176,6 @@ class Inbox:
         return message.seq in ledger.seen or message.seq <= ledger.highest - WINDOW
 
     def _check_identity(self, message: Message) -> None:
-        if self.draining:
-            raise PeerError("draining", "this node is stopping")
         if message.swarm != self.swarm:
             raise PeerError("wrong_swarm", f"this is swarm {self.swarm}")
         if message.sender == self.node_id:

@@ -97,11 +97,9 @@ class Memory:
                 "seq": node.seq,
                 "learner": learner,
                 "rng": node.rng.bit_generator.state,
+                "sampler_rng": node.sampler_rng.bit_generator.state,
                 "ledger": node.inbox.state(),
-                "peers": [
-                    {"id": p.id, "address": p.address, "known": p.state != "unknown"}
-                    for p in node.peers
-                ],
+                "peers": [{"id": peer.id, "address": peer.address} for peer in node.peers],
             },
         )
 
@@ -127,16 +125,15 @@ class Memory:
             facts["learner"],
         )
         node.rng.bit_generator.state = facts["rng"]
+        node.sampler_rng.bit_generator.state = facts["sampler_rng"]
         node.inbox.restore(facts["ledger"])
         self._restore_peers(facts["peers"])
         event(log, logging.INFO, "checkpoint.loaded", round=node.round, age=node.age)
 
     def _restore_peers(self, peers: list[dict[str, Any]]) -> None:
+        """Take in whom gossip has met. They stay unknown: after a power cut all start anew."""
         node = self.node
-        for row in peers:
-            peer = node.peers.get(row["id"])
-            if peer is None and not node.algorithm.needs_graph:
-                peer = node.peers.add(row["id"], row["address"])
-            if peer is not None and row["known"]:
-                # It was met in an earlier life: if it does not answer now, it is down, not late.
-                peer.state = "alive"
+        if not node.algorithm.needs_graph:
+            for row in peers:
+                if row["id"] not in node.peers:
+                    node.peers.add(row["id"], row["address"])

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gossipnode.algorithms import build_algorithm
-from gossipnode.algorithms.base import Purpose, Row, Vector
+from gossipnode.algorithms.base import Purpose, Row, Vector, Weight
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
@@ -71,7 +71,8 @@ class Node:
         self.place: Place = find_place(config, self.peer_entries)
         self.algorithm = build_algorithm(config)
         self.counters = Counters()
-        self.peers = PeerTable(config.network.peers_max)
+        # The peers of the list are neighbours: the limit is for strangers.
+        self.peers = PeerTable(max(config.network.peers_max, len(self.peer_entries)))
         self.measurements = Measurements(self)
         self.passive = PassiveSide(self)
         self.memory = Memory(self)
@@ -86,6 +87,7 @@ class Node:
         self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
         self._given_learner = learner
         self._stop = asyncio.Event()
+        self._enough = asyncio.Event()
         self._waiting: set[asyncio.Event] = set()
         self._round_began = 0.0
 
@@ -103,7 +105,8 @@ class Node:
         self.layout = self.learner.layout
         seed = [self.config.swarm.seed, self.place.index]
         self._rng = np.random.default_rng([*seed, STREAM_ALGORITHM])
-        self._sampler = PeerSampler(np.random.default_rng([*seed, STREAM_SAMPLER]))
+        self.sampler_rng = np.random.default_rng([*seed, STREAM_SAMPLER])
+        self._sampler = PeerSampler(self.sampler_rng)
         self.restore_params(self.learner.initial_params(self.config.swarm.seed), 0)
         self.inbox = Inbox(
             swarm=self.config.swarm.name,
@@ -148,6 +151,10 @@ class Node:
         """
         self.run_began = self._round_began = self.time()
         self._set_state("running")
+        timer = None
+        if self.config.run.duration_s:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(self.config.run.duration_s, self._end_active_side)
         try:
             async with asyncio.TaskGroup() as self.tasks:
                 await self.measure()
@@ -156,17 +163,26 @@ class Node:
                 if last is None or last["round"] != self.round:
                     await self.measure()
                 await self.courier.flush(self.config.run.drain_deadline_s)
-                if self.config.run.linger and not self.stopping:
+                if self.config.run.linger and not self._stop.is_set():
                     self._set_state("finished")
                     await self._stop.wait()
         except BaseExceptionGroup as group:
             error = _single(group)
+            if isinstance(error, PeerError):  # mixing overflowed: nobody's message is to blame
+                error = TrainingError(f"mixing diverged in round {self.round}: {error.reason}")
             self._set_state("failed", str(error))
             raise error from None
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def request_stop(self) -> None:
-        """Ask the active side to finish what it does; ``run`` returns soon."""
+        """Ask the node to finish what it does; ``run`` returns soon."""
         self._stop.set()
+        self._end_active_side()
+
+    def _end_active_side(self) -> None:
+        self._enough.set()
         for waiting in self._waiting:
             waiting.set()
 
@@ -224,17 +240,13 @@ class Node:
     @property
     def budget_left(self) -> bool:
         """Whether rounds and time remain and nobody asked to stop."""
-        run = self.config.run
-        return (
-            not self.stopping
-            and (not run.rounds or self.round < run.rounds)
-            and (not run.duration_s or self.time() - self.run_began < run.duration_s)
-        )
+        rounds = self.config.run.rounds
+        return not self.stopping and (not rounds or self.round < rounds)
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked to stop."""
-        return self._stop.is_set()
+        """Whether the active side is to end: somebody asked for it, or time is up."""
+        return self._enough.is_set()
 
     @property
     def rng(self) -> np.random.Generator:
@@ -268,12 +280,14 @@ class Node:
             return
         try:
             async with asyncio.timeout(seconds):
-                await self._stop.wait()
+                await self._enough.wait()
         except TimeoutError:
             return
 
     async def wait(self, event_: asyncio.Event, seconds: float) -> bool:
         """Wait for an event; False when time is up or the node stops."""
+        if self.stopping:
+            return False
         self._waiting.add(event_)
         try:
             async with asyncio.timeout(seconds):
@@ -315,7 +329,7 @@ class Node:
             return _quietly(work, *vectors)
         return await self.world.work(_quietly, work, *vectors)
 
-    async def merge(self, incoming: Vector, weight: float, age: int) -> None:
+    async def merge(self, incoming: Vector, weight: Weight, age: int) -> None:
         """Set params ← params + weight·(incoming − params)."""
         await self.replica.merge(incoming, weight, age)
 
@@ -352,6 +366,11 @@ class Node:
     def suspect(self, peer: str, reason: str) -> None:
         """Stop waiting for a peer until it is heard of again."""
         self.courier.suspect(peer, reason)
+
+    def probe(self, peers: Iterable[str]) -> None:
+        """Ask whether peers still listen; suspect who does not."""
+        for peer in peers:
+            self.courier.probe(peer, self.tasks)
 
     def skip_to(self, round_: int) -> None:
         """Go on in a later round."""

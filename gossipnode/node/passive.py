@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gossipnode.node")
 
 BUSY_RETRY_S = 0.1
+# Each answer that is kept holds the params of then: one model of memory.
+ANSWERS_KEPT = 1
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class PassiveSide:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self._answered: dict[tuple[str, int, int], Frame] = {}
 
     def admit(self, message: Message) -> Admission:
         """Let a body come after seeing its header, or raise ``PeerError``."""
@@ -59,7 +62,7 @@ class PassiveSide:
             if not node.inbox.mark(message):
                 outcome = Outcome.DUPLICATE
                 node.counters.add("pushes_merged", label=("outcome", outcome.value))
-                return Delivery(self.reply(outcome))
+                return Delivery(self.reply(outcome), self._answered.get(_identity(message)))
             try:
                 arrival = await node.inbox.open(message, body, node.compute)
                 self._heard(message, arrival.age)
@@ -74,7 +77,14 @@ class PassiveSide:
         if answer.reply is not None:
             frame = self.frame(answer.reply, Purpose.EXCHANGE_REPLY, answer.reply_age)
             node.counters.add("bytes_sent", frame.nbytes)
+            self._remember(message, frame)
         return Delivery(self.reply(answer.outcome), frame)
+
+    def _remember(self, message: Message, frame: Frame) -> None:
+        """Keep the answer for a repeat: else half of an exchange is lost with its answer."""
+        self._answered[_identity(message)] = frame
+        while len(self._answered) > ANSWERS_KEPT:
+            del self._answered[next(iter(self._answered))]
 
     async def exchanged(self, peer: Peer, parcel: Parcel, receipt: Receipt) -> None:
         """Merge what a peer answered to an exchange; checked like any other arrival."""
@@ -83,15 +93,13 @@ class PassiveSide:
         try:
             if message.sender != peer.id:
                 raise PeerError("not_a_neighbour", f"asked {peer.id}, another node answered")
-            admission = node.inbox.admit(message)
-            try:
-                if not node.inbox.mark(message):
-                    return
-                arrival = await node.inbox.opened(message, receipt.arrays, node.compute)
-                arrival.own, arrival.own_age = parcel.own, parcel.own_age
-                answer = await node.algorithm.receive(node, arrival)
-            finally:
-                node.inbox.release(admission)
+            # Neither a full inbox nor draining may refuse it: the other half is merged already.
+            node.inbox.check(message)
+            if not node.inbox.mark(message):
+                return
+            arrival = await node.inbox.opened(message, receipt.arrays, node.compute)
+            arrival.own, arrival.own_age = parcel.own, parcel.own_age
+            answer = await node.algorithm.receive(node, arrival)
         except PeerError as error:
             self.refuse(error, peer.id)
             return
@@ -155,9 +163,12 @@ class PassiveSide:
         if peer is None and not node.algorithm.needs_graph:
             peer = self._learn(message)
         if peer is not None:
+            if not node.algorithm.needs_graph and is_address(message.address or ""):
+                peer.address = message.address or ""  # it may have moved
             peer.round, peer.age = message.round, age
             peer.pushes_received += 1
             node.peers.heard(peer, node.time(), node.world.wall_time(), epoch=message.epoch)
+            node.courier.wake(peer.id)
 
     def _learn(self, message: Message) -> Peer | None:
         """A newcomer says where it can be reached: from now on it is pushed to as well."""
@@ -181,3 +192,7 @@ def is_address(text: str) -> bool:
         )
     except ValueError:
         return False
+
+
+def _identity(message: Message) -> tuple[str, int, int]:
+    return message.sender, message.epoch, message.seq

@@ -10,6 +10,8 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import xxhash
+
 from gossipnode.algorithms.base import Row
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
@@ -34,8 +36,9 @@ def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
     ids = [entry.id for entry in peers]
     node_id = config.node.id or host_id()
     if config.topology.graph == "random":
-        index = ids.index(node_id) if node_id in ids else len(ids)
-        return Place(node_id, index, max(len(ids), index + 1))
+        # One that joins later is in no list: its number, from its id, is unlike the others'.
+        index = ids.index(node_id) if node_id in ids else xxhash.xxh3_64_intdigest(node_id.encode())
+        return Place(node_id, index, max(len(ids), 1))
     if node_id not in ids:
         raise ConfigError(
             f"{node_id!r} is not in the peer list, and {config.algorithm.name} on a "
@@ -68,7 +71,7 @@ def share_of(config: Config, place: Place) -> tuple[int, int]:
     if share == "all":
         return 0, 1
     if share == "auto":
-        return place.index, place.nodes
+        return place.index % place.nodes, place.nodes
     index, count = (int(word) for word in share.split("/"))
     if index >= count:
         raise ConfigError(
@@ -88,6 +91,7 @@ def _graph(config: Config, ids: Sequence[str]) -> Graph:
     topology = config.topology
     edges = None
     if topology.graph == "explicit":
+        _numbers(tuple(topology.neighbours), "", ids)
         edges = [_numbers(topology.neighbours.get(i, ()), i, ids) for i in ids]
     return build_graph(
         topology.graph,
@@ -105,7 +109,7 @@ def _numbers(neighbours: Sequence[str], of: str, ids: Sequence[str]) -> list[int
         if j not in ids:
             raise ConfigError(
                 f"{j!r} is not in the peer list",
-                key=f"topology.neighbours.{of}",
+                key=f"topology.neighbours.{of}".rstrip("."),
                 nearest=nearest_spelling(j, ids),
             )
     return [ids.index(j) for j in neighbours]

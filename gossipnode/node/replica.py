@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gossipnode.algorithms.base import Vector
+from gossipnode.algorithms.base import Vector, Weight
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_difference_into, all_finite, merge_into
 
@@ -33,10 +33,14 @@ class Replica:
         # the loop for the worker thread.
         self._lock = asyncio.Lock()
 
-    async def merge(self, incoming: Vector, weight: float, age: int) -> None:
-        """Set params ← params + weight·(incoming − params), age ← max of both."""
+    async def merge(self, incoming: Vector, weight: Weight, age: int) -> None:
+        """Set params ← params + weight·(incoming − params), age ← max of both.
+
+        A ``weight`` that depends on the age is asked when the merge's turn has come.
+        """
         async with self._lock:
-            await self._compute(merge_into, incoming, self.params, weight)
+            w = weight(self.age) if callable(weight) else weight
+            await self._compute(merge_into, incoming, self.params, w)
             await self._swap(incoming, max(self.age, age))
 
     async def commit(self, after: Vector, before: Vector, age: int = 0, steps: int = 0) -> None:

@@ -67,6 +67,12 @@ class World(Protocol):
         Raises ``NetworkError`` when nobody answers, or ``PeerError`` when the answer is none.
         """
 
+    async def is_listening(self, address: str, timeout_s: float) -> bool:
+        """Return False where the machine at ``address`` says that nobody listens there.
+
+        No answer within ``timeout_s`` proves nothing: True.
+        """
+
     async def train(self, work: Callable[[], T], steps: int) -> T:
         """Run ``steps`` local steps off the loop, one call at a time."""
 

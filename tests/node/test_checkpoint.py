@@ -204,7 +204,6 @@ def test_a_process_killed_while_it_writes_leaves_the_old_one(
     assert loaded.facts["age"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="half-written files of a killed process stay for ever")
 def test_half_written_files_are_cleared_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

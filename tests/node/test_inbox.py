@@ -205,7 +205,6 @@ def test_the_budget_counts_bodies_exactly() -> None:
     assert gate.inflight_bytes == 0
 
 
-@pytest.mark.xfail(strict=True, reason="unmark leaves the epoch of the refused frame")
 def test_refused_frames_do_not_make_a_sender_stale() -> None:
     """A body that fails its checksum came with the header of a later life."""
     gate = inbox()
@@ -216,7 +215,6 @@ def test_refused_frames_do_not_make_a_sender_stale() -> None:
     assert gate.mark(message(epoch=7, seq=4))
 
 
-@pytest.mark.xfail(strict=True, reason="unmark leaves the highest number of the refused frame")
 def test_refused_frames_do_not_move_the_window() -> None:
     gate = inbox()
     gate.mark(message(seq=3))

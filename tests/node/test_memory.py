@@ -197,7 +197,6 @@ def test_a_failed_node_does_not_overwrite_its_last_sound_checkpoint() -> None:
     virtual_time.run(main())
 
 
-@pytest.mark.xfail(strict=True, reason="the checkpoint lacks the state of the peer sampler")
 def test_a_new_life_of_gossip_does_not_repeat_the_choices_of_the_last() -> None:
     async def main() -> None:
         names = [f"n{i:02d}" for i in range(30)]

@@ -201,13 +201,7 @@ def test_a_late_model_is_dropped_where_so_configured_and_counted() -> None:
     "step_s",
     [
         1.0,
-        pytest.param(
-            0.1,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="a first model that waits for its next try is replaced by the second one",
-            ),
-        ),
+        pytest.param(0.1),
     ],
 )
 def test_a_swarm_started_in_any_order_is_exact(step_s: float) -> None:
@@ -379,9 +373,6 @@ def test_a_node_stopped_while_it_waits_returns_at_once() -> None:
     in_virtual_time(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Node.wait begins to wait although the stop came while the node trained"
-)
 def test_a_node_stopped_while_it_trains_returns_when_the_step_is_done() -> None:
     async def scenario() -> None:
         async with swarm_of(ring(algorithm__deadline_s=3600.0), NAMES, steps()) as swarm:
@@ -462,9 +453,6 @@ def test_a_laggard_never_runs_past_its_budget() -> None:
     in_virtual_time(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the round under way, evicted while the node trains, is lost uncounted"
-)
 def test_every_buffered_model_is_mixed_or_counted_as_dropped() -> None:
     """What a node answered `buffered` for is in a mixed round, in an open one, or was counted."""
 
@@ -486,10 +474,6 @@ def test_every_buffered_model_is_mixed_or_counted_as_dropped() -> None:
     in_virtual_time(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a node restored from a checkpoint takes closed rounds for open until it runs",
-)
 def test_a_late_model_before_the_first_round_of_a_new_life_is_late(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = ring(run__rounds=5)
@@ -514,10 +498,6 @@ def test_a_late_model_before_the_first_round_of_a_new_life_is_late(tmp_path: Pat
     in_virtual_time(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="neighbours of the last life count as met: the first node up runs ahead alone",
-)
 def test_a_swarm_restarted_from_checkpoints_in_any_order_waits(tmp_path: Path) -> None:
     """After a power cut the nodes come back seconds apart, all within the deadlines."""
 
@@ -548,9 +528,6 @@ def test_a_swarm_restarted_from_checkpoints_in_any_order_waits(tmp_path: Path) -
     in_virtual_time(scenario())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a node that is done repeats nothing, not even a model refused as busy"
-)
 def test_the_last_model_reaches_a_neighbour_that_was_busy_for_a_moment() -> None:
     """Else the neighbour's last round goes without it, a whole deadline later."""
 
@@ -574,13 +551,7 @@ def test_the_last_model_reaches_a_neighbour_that_was_busy_for_a_moment() -> None
     "absurd",
     [
         False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="a round far ahead stays open for ever and evicts the round under way",
-            ),
-        ),
+        pytest.param(True),
     ],
 )
 def test_one_absurd_round_number_does_not_end_the_lockstep(absurd: bool) -> None:

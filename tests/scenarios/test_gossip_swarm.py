@@ -210,7 +210,6 @@ def test_an_address_that_cannot_be_dialled_is_not_learnt(address: str | None) ->
     virtual_time.run(main())
 
 
-@pytest.mark.xfail(strict=True, reason="a known peer's address is never updated from its messages")
 def test_a_peer_that_moved_is_found_at_its_new_address() -> None:
     async def main() -> None:
         swarm = MemorySwarm()
@@ -257,9 +256,6 @@ async def three(config: Config, ages: Sequence[int]) -> MemorySwarm:
     return swarm
 
 
-@pytest.mark.xfail(
-    strict=True, reason="under age, overlapping exchanges each apply an increment of up to 1"
-)
 def test_a_joiner_with_two_exchanges_under_way_does_not_overshoot() -> None:
     """Both peers hold 1 and the joiner 0: whatever the merge, nothing above 1 can come of it."""
 
@@ -274,9 +270,6 @@ def test_a_joiner_with_two_exchanges_under_way_does_not_overshoot() -> None:
     virtual_time.run(main())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an exchange's reply is refused for memory that it already holds"
-)
 def test_a_full_inbox_does_not_lose_half_an_exchange() -> None:
     async def main() -> None:
         config = half(algorithm__exchange="push_pull", network__inflight_bytes_max=0)
@@ -291,7 +284,6 @@ def test_a_full_inbox_does_not_lose_half_an_exchange() -> None:
     virtual_time.run(main())
 
 
-@pytest.mark.xfail(strict=True, reason="an exchange's reply is refused once the node drains")
 def test_draining_does_not_lose_half_an_exchange() -> None:
     async def main() -> None:
         swarm = await three(half(algorithm__exchange="push_pull"), (0, 0, 0))
@@ -304,7 +296,6 @@ def test_draining_does_not_lose_half_an_exchange() -> None:
     virtual_time.run(main())
 
 
-@pytest.mark.xfail(strict=True, reason="a repeated exchange is acknowledged without its reply")
 def test_a_reply_lost_on_its_way_does_not_lose_half_an_exchange() -> None:
     async def main() -> None:
         swarm = await three(half(algorithm__exchange="push_pull"), (0, 0, 0))
@@ -326,9 +317,6 @@ def decoded(node: Node) -> Any:
     return decode(bytearray(frame.tobytes()))[0]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the weight is computed from the age before the merge's turn has come"
-)
 def test_two_large_models_that_arrive_at_once_at_a_joiner_both_count() -> None:
     """Above 1 MB the merge leaves the loop. One model after the other gives (1 + 3)/2."""
 
