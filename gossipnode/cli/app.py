@@ -109,6 +109,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return the exit code; errors are told on standard error."""
     try:
         code: Any = root.main(list(arguments), prog_name="gossipnode", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.ClickException as error:
         _tell(_usage_text(error))
         return USAGE
@@ -143,8 +146,6 @@ def exit_code(error: GossipNodeError) -> int:
 
 
 def _usage_text(error: click.ClickException) -> str:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return error.format_message()
     text = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     where = context.command_path if context else "gossipnode"

@@ -19,7 +19,8 @@ from gossipnode.configfile import Option, options
 from gossipnode.errors import ConfigError, StorageError
 from gossipnode.node.place import host_id
 
-# What most people change first: written as plain lines, everything else commented out.
+# What most people change first: written as plain lines, everything else commented out. Not the
+# port: where nobody gives one, it is that of the node's entry in peers.toml.
 ACTIVE = {
     "swarm.name",
     "swarm.peers",
@@ -29,8 +30,6 @@ ACTIVE = {
     "training.batch_size",
     "training.learning_rate",
     "algorithm.name",
-    "network.bind",
-    "network.port",
 }
 LINE = 96
 

@@ -1,0 +1,25 @@
+"""``gossipnode peers``: whom a node knows, since when it has not heard of them, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import click
+
+from gossipnode.cli.app import NETWORK, OK, USAGE, notes
+from gossipnode.cli.status import DEFAULT_URL, fetch, peer_lines
+
+
+@click.command(
+    epilog=notes(
+        OK, USAGE, NETWORK,
+        examples=["gossipnode peers", "gossipnode peers http://10.0.0.5:7946 --json"],
+    )
+)  # fmt: skip
+@click.argument("url", default=DEFAULT_URL)
+@click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON array.")
+def command(url: str, as_json: bool) -> None:
+    """Show the peers of the node at URL (this machine's): state, last contact, staleness."""
+    peers = asyncio.run(fetch(url))["peers"]
+    click.echo(json.dumps(peers) if as_json else "\n".join(peer_lines(peers)))

@@ -1,0 +1,195 @@
+"""``gossipnode start``: one node, until it is done or stopped.
+
+Invariant: what is wrong with the options is told before anything listens; standard output gets
+two lines, that the node is ready and how another machine joins it; everything else is the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from gossipnode import logs
+from gossipnode.cli.app import (
+    DIVERGED,
+    INTERRUPTED,
+    NETWORK,
+    OK,
+    STORAGE,
+    UNEXPECTED,
+    USAGE,
+    notes,
+)  # fmt: skip
+from gossipnode.cli.flags import (
+    OptionsCommand,
+    config_options,
+    read_config,
+    split_flags,
+    with_options,
+)
+from gossipnode.cli.join import Joined, adopt, join
+from gossipnode.config import Config, PeerEntry
+from gossipnode.configfile import load_peers
+from gossipnode.network import HttpNode, serve
+from gossipnode.node.place import find_place, host_id
+
+log = logging.getLogger("gossipnode.cli.start")
+
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is settled before the node is made."""
+
+    config: Config
+    peers: tuple[PeerEntry, ...]
+    joined: Joined | None
+
+
+@click.command(
+    cls=OptionsCommand,
+    epilog=notes(
+        OK, UNEXPECTED, USAGE, NETWORK, STORAGE, DIVERGED, INTERRUPTED,
+        examples=[
+            "gossipnode start --peers peers.example.toml --id alpha",
+            "gossipnode start --config node.toml",
+            "gossipnode start --join http://10.0.0.5:7946 --insecure --bind 0.0.0.0",
+        ],
+    ),
+)  # fmt: skip
+@click.option(
+    "--join",
+    "url",
+    metavar="URL",
+    help="A node of a running gossip swarm: take over the swarm's options (yours override them), "
+    "its peers and its current model.",
+)
+@config_options()
+def command(
+    url: str | None,
+    config_path: Path | None,
+    settings: Sequence[str],
+    **flags: Any,
+) -> int:
+    """Run a node until its rounds are done or it is stopped.
+
+    SIGTERM and Ctrl-C stop it cleanly: it finishes its step and writes a checkpoint; a second
+    one ends it at once. The log goes to standard error. With --id and a peers.toml whose entry
+    for this node is on loopback, address and port come from that entry.
+    """
+    plan = _plan(url, config_path, settings, split_flags(flags))
+    config = plan.config
+    logs.configure(config.log.level, config.log.format)
+    find_place(config, plan.peers)  # raises what is wrong with the peer list or the graph
+
+    def ready(node: HttpNode) -> None:
+        if plan.joined is not None:
+            adopt(node, plan.joined)
+        click.echo(f"ready: {node.id} at {node.url} (dashboard: {node.url}/)")
+        click.echo(how_to_join(config, node.address or node.url))
+
+    return int(serve(config, peers=plan.peers, on_ready=ready))
+
+
+def _plan(
+    url: str | None, path: Path | None, settings: Sequence[str], flags: dict[str, Any]
+) -> Plan:
+    if url is None:
+        config = read_config(path, settings, flags)
+        peers = load_peers(config.swarm.peers) if config.swarm.peers else ()
+        return Plan(_placed(config, peers), peers, None)
+    joined = asyncio.run(join(url))
+    config = read_config(path, settings, flags, joined.options)
+    config, peers = joined.place(config)
+    logs.configure(config.log.level, config.log.format)
+    logs.event(
+        log, logging.INFO, "swarm.joined", url=url, peers=len(peers), share=config.data.share
+    )
+    return Plan(_placed(config, peers), peers, joined)
+
+
+def _placed(config: Config, peers: Sequence[PeerEntry]) -> Config:
+    """Fill in address and port where nobody gave them: from the own entry, or from the system."""
+    node_id = config.node.id or host_id()
+    given = config.network.model_fields_set
+    entry = next((peer for peer in peers if peer.id == node_id), None)
+    changes: dict[str, Any] = {}
+    if entry is not None and not {"bind", "port"} & given:
+        address = urlsplit(entry.address)
+        assert address.hostname is not None  # PeerEntry has seen to it
+        changes["network.port"] = address.port
+        if _is_loopback(address.hostname):
+            changes["network.bind"] = address.hostname
+    elif entry is not None and "port" not in given:
+        changes["network.port"] = urlsplit(entry.address).port
+    bind = config.network.bind
+    if entry is None and bind in WILDCARDS and not config.network.advertise and config.network.port:
+        host = asyncio.run(own_address(bind))
+        host = f"[{host}]" if ":" in host else host
+        changes["network.advertise"] = f"http://{host}:{config.network.port}"
+    config = with_options(config, changes)
+    _warn_if_out_of_reach(config, entry)
+    return config
+
+
+def _warn_if_out_of_reach(config: Config, entry: PeerEntry | None) -> None:
+    advertised = config.network.advertise or (entry.address if entry else "")
+    if not advertised or not _is_loopback(config.network.bind):
+        return
+    if not _is_loopback(urlsplit(advertised).hostname or ""):
+        click.echo(
+            f"warning: peers dial {advertised}, but this node listens on {config.network.bind} "
+            "alone; on a network where you trust everybody, add --insecure --bind 0.0.0.0",
+            err=True,
+        )
+
+
+def how_to_join(config: Config, address: str) -> str:
+    """Return what to do on another machine, as a command where one suffices."""
+    if config.topology.graph != "random":
+        return (
+            f"to add a node: this swarm's graph ({config.topology.graph}) is fixed; add the node "
+            "to peers.toml on every node and start all again"
+        )
+    host = urlsplit(address).hostname or ""
+    if _is_loopback(host):
+        return (
+            f"join from this machine: gossipnode start --join {address} --id NAME --port 0 "
+            "(from another one: start this node with --insecure --bind 0.0.0.0)"
+        )
+    return f"join from another machine: gossipnode start --join {address} --insecure --bind 0.0.0.0"
+
+
+async def own_address(bind: str) -> str:
+    """Return the address from which this machine reaches others; sends nothing."""
+    # Connecting a datagram socket only looks up the route. The addresses are of the blocks that
+    # are kept for documentation.
+    target = "2001:db8::1" if bind == "::" else "192.0.2.1"
+    try:
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=(target, 9)
+        )
+    except OSError:
+        return host_id()  # no route anywhere: the name is the best guess that is left
+    try:
+        return str(transport.get_extra_info("sockname")[0])
+    finally:
+        transport.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

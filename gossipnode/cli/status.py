@@ -1,0 +1,198 @@
+"""``gossipnode status``: how a node is, once or as it changes.
+
+Invariant: whatever a node tells about its peers is text of strangers: escaped and bounded, and
+never read as markup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
+from gossipnode.cli.columns import columns, decimal, quantity
+from gossipnode.config import DEFAULT_PORT
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.logs import bounded
+from gossipnode.network import HttpClient
+
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
+TIMEOUT_S = 10.0
+
+Status = dict[str, Any]
+
+
+@click.command(
+    epilog=notes(
+        OK, USAGE, NETWORK, INTERRUPTED,
+        examples=[
+            "gossipnode status",
+            "gossipnode status http://10.0.0.5:7946 --watch",
+            "gossipnode status --json | jq .accuracy",
+        ],
+    )
+)  # fmt: skip
+@click.argument("url", default=DEFAULT_URL)
+@click.option("--watch", is_flag=True, help="Go on until interrupted, showing what changes.")
+@click.option(
+    "--interval-s",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Time between two looks with --watch. [s]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the node answers as JSON.")
+def command(url: str, watch: bool, interval_s: float, as_json: bool) -> None:
+    """Show the state, progress and peers of the node at URL (this machine's)."""
+    if watch:
+        asyncio.run(_watch(url, interval_s, as_json=as_json))
+    else:
+        status = asyncio.run(fetch(url))
+        click.echo(json.dumps(status) if as_json else "\n".join(lines_of(status)))
+
+
+async def fetch(url: str) -> Status:
+    """Return the status of the node at ``url``; raises ``NetworkError``."""
+    async with HttpClient() as client:
+        return await ask(client, url)
+
+
+async def ask(client: HttpClient, url: str) -> Status:
+    """Return the status of the node at ``url``; raises ``NetworkError`` that says what to do."""
+    try:
+        status = await client.get_json(f"{url.rstrip('/')}/v1/status", TIMEOUT_S)
+    except (NetworkError, PeerError) as error:
+        raise NetworkError(
+            f"{error}; is a node running there? `gossipnode start` prints its address"
+        ) from None
+    if not isinstance(status, dict) or not {"node_id", "peers", "pushes"} <= status.keys():
+        raise NetworkError(f"{url}: the answer is no status; is this a gossipnode?")
+    return status
+
+
+def lines_of(status: Status) -> list[str]:
+    """Return the status for people; raises ``NetworkError`` where it is not whole."""
+    with _understood():
+        return [*_facts(status), "", *peer_lines(status["peers"])]
+
+
+def _facts(status: Status) -> list[str]:
+    pushes, sizes = status["pushes"], status["bytes"]
+    state = bounded(status["state"])
+    if status["reason"]:
+        state += f": {bounded(status['reason'])}"
+    rounds = f"{status['round']}" + (f" of {status['rounds']}" if status["rounds"] else "")
+    if status["round_s"] is not None:
+        rounds += f", {quantity(status['round_s'], 's')} each"
+    measured = "" if status["measured_round"] is None else f" (round {status['measured_round']})"
+    refused = sum(pushes["refused"].values()), sum(pushes["refused_by_peers"].values())
+    facts = {
+        "node": f"{bounded(status['node_id'])} in {bounded(status['swarm'])}, "
+        f"{bounded(status['algorithm'])}, {bounded(status['task'])} with {status['params']} params",
+        "state": f"{state}, up {quantity(status['uptime_s'], 's')}",
+        "round": rounds,
+        "loss": decimal(status["loss"]) + measured,
+        "accuracy": decimal(status["accuracy"]) + measured,
+        "age": f"{status['age']} steps, {status['durable_age']} of them safe on disk",
+        "pushes": f"{pushes['sent']} sent, {pushes['received']} received, "
+        f"{pushes['merged']} merged, {pushes['failed']} failed, "
+        f"{refused[0]} refused here, {refused[1]} refused by peers",
+        "bytes": f"{quantity(sizes['sent'], 'B')} sent, {quantity(sizes['received'], 'B')} "
+        f"received; {quantity(sizes['resident'], 'B')} resident",
+    }
+    if status["checkpoint_error"]:
+        facts["checkpoint"] = bounded(status["checkpoint_error"])
+    return [f"{name:<11}{text}" for name, text in facts.items()]
+
+
+def peer_lines(peers: list[dict[str, Any]]) -> list[str]:
+    """Return a table of peers, with the reason why one is suspected or refuses us."""
+    if not peers:
+        return ["no peers"]
+    with _understood():
+        rows = [_peer_cells(peer) for peer in peers]
+    head = ["peer", "address", "state", "last contact", "round", "behind", "sent", "got", "why"]
+    return columns(head, rows)
+
+
+def _peer_cells(peer: dict[str, Any]) -> list[str]:
+    contact = peer["last_contact_s"]
+    why = [text for text in (peer["reason"], peer["refusal"]) if text]
+    return [
+        bounded(peer["id"], 64),
+        bounded(peer["address"], 80),
+        bounded(peer["state"], 16),
+        "never" if contact is None else f"{quantity(contact, 's')} ago",
+        _or_dash(peer["round"]),
+        _or_dash(peer["staleness"]),
+        _or_dash(peer["pushes_sent"]),
+        _or_dash(peer["pushes_received"]),
+        bounded("; ".join(map(str, why)), 120),
+    ]
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """Turn what is missing from a stranger's answer, or of another type, into an error of it."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise NetworkError(
+            f"the answer is of another version, or no status: {type(error).__name__} {bounded(error)}"
+        ) from None
+
+
+async def _watch(url: str, interval_s: float, *, as_json: bool) -> None:
+    """Show the status again and again; a node that goes away is told and waited for."""
+    live = None
+    if sys.stdout.isatty() and not as_json:
+        from rich.live import Live
+
+        live = Live(auto_refresh=False)
+        live.start()
+    last = ""
+    try:
+        async with HttpClient() as client:
+            await ask(client, url)  # nobody there to begin with is an error
+            while True:
+                text = await _now(client, url, as_json=as_json, as_table=live is not None)
+                if live is not None:
+                    from rich.text import Text
+
+                    live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+                elif text != last:
+                    click.echo(text)
+                last = text
+                await asyncio.sleep(interval_s)
+    finally:
+        if live is not None:
+            live.stop()
+
+
+async def _now(client: HttpClient, url: str, *, as_json: bool, as_table: bool) -> str:
+    try:
+        status = await ask(client, url)
+    except NetworkError as error:
+        return json.dumps({"error": str(error)}) if as_json else f"unreachable: {error}"
+    if as_json:
+        return json.dumps(status)
+    if as_table:
+        return "\n".join(lines_of(status))
+    with _understood():
+        alive = sum(peer["state"] == "alive" for peer in status["peers"])
+        return (
+            f"{bounded(status['node_id'])} {bounded(status['state'])} "
+            f"round {_or_dash(status['round'])} loss {decimal(status['loss'])} "
+            f"accuracy {decimal(status['accuracy'])} age {_or_dash(status['age'])} "
+            f"peers {alive}/{len(status['peers'])} alive"
+        )
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else bounded(value, 20)
