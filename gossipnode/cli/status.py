@@ -79,22 +79,22 @@ async def ask(client: HttpClient, url: str) -> Status:
 def lines_of(status: Status) -> list[str]:
     """Return the status for people; raises ``NetworkError`` where it is not whole."""
     with _understood():
-        return [*_facts(status), "", *peer_lines(status["peers"])]
+        return [*_facts(escaped(status)), "", *peer_lines(status["peers"])]
 
 
 def _facts(status: Status) -> list[str]:
     pushes, sizes = status["pushes"], status["bytes"]
     state = bounded(status["state"])
     if status["reason"]:
-        state += f": {bounded(status['reason'])}"
+        state += f": {status['reason']}"
     rounds = f"{status['round']}" + (f" of {status['rounds']}" if status["rounds"] else "")
     if status["round_s"] is not None:
         rounds += f", {quantity(status['round_s'], 's')} each"
     measured = "" if status["measured_round"] is None else f" (round {status['measured_round']})"
     refused = sum(pushes["refused"].values()), sum(pushes["refused_by_peers"].values())
     facts = {
-        "node": f"{bounded(status['node_id'])} in {bounded(status['swarm'])}, "
-        f"{bounded(status['algorithm'])}, {bounded(status['task'])} with {status['params']} params",
+        "node": f"{status['node_id']} in {status['swarm']}, "
+        f"{status['algorithm']}, {status['task']} with {status['params']} params",
         "state": f"{state}, up {quantity(status['uptime_s'], 's')}",
         "round": rounds,
         "loss": decimal(status["loss"]) + measured,
@@ -107,7 +107,7 @@ def _facts(status: Status) -> list[str]:
         f"received; {quantity(sizes['resident'], 'B')} resident",
     }
     if status["checkpoint_error"]:
-        facts["checkpoint"] = bounded(status["checkpoint_error"])
+        facts["checkpoint"] = status["checkpoint_error"]
     return [f"{name:<11}{text}" for name, text in facts.items()]
 
 
@@ -116,7 +116,7 @@ def peer_lines(peers: list[dict[str, Any]]) -> list[str]:
     if not peers:
         return ["no peers"]
     with _understood():
-        rows = [_peer_cells(peer) for peer in peers]
+        rows = [_peer_cells(escaped(peer)) for peer in peers]
     head = ["peer", "address", "state", "last contact", "round", "behind", "sent", "got", "why"]
     return columns(head, rows)
 
@@ -125,16 +125,31 @@ def _peer_cells(peer: dict[str, Any]) -> list[str]:
     contact = peer["last_contact_s"]
     why = [text for text in (peer["reason"], peer["refusal"]) if text]
     return [
-        bounded(peer["id"], 64),
-        bounded(peer["address"], 80),
-        bounded(peer["state"], 16),
+        str(peer["id"]),
+        str(peer["address"]),
+        str(peer["state"]),
         "never" if contact is None else f"{quantity(contact, 's')} ago",
         _or_dash(peer["round"]),
         _or_dash(peer["staleness"]),
         _or_dash(peer["pushes_sent"]),
         _or_dash(peer["pushes_received"]),
-        bounded("; ".join(map(str, why)), 120),
+        "; ".join(map(str, why)),
     ]
+
+
+def escaped(value: Any) -> Any:
+    r"""Return a JSON value with every text in it escaped and bounded.
+
+    >>> escaped({"id": "a\x1b[31m", "round": 3})
+    {'id': 'a\\x1b[31m', 'round': 3}
+    """
+    if isinstance(value, str):
+        return bounded(value)
+    if isinstance(value, list):
+        return [escaped(entry) for entry in value]
+    if isinstance(value, dict):
+        return {bounded(key, 64): escaped(entry) for key, entry in value.items()}
+    return value
 
 
 @contextlib.contextmanager
@@ -144,7 +159,8 @@ def _understood() -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NetworkError(
-            f"the answer is of another version, or no status: {type(error).__name__} {bounded(error)}"
+            f"the answer is of another version, or no status: {type(error).__name__} "
+            f"{bounded(error)}"
         ) from None
 
 
@@ -185,14 +201,15 @@ async def _now(client: HttpClient, url: str, *, as_json: bool, as_table: bool) -
     if as_table:
         return "\n".join(lines_of(status))
     with _understood():
+        status = escaped(status)
         alive = sum(peer["state"] == "alive" for peer in status["peers"])
         return (
-            f"{bounded(status['node_id'])} {bounded(status['state'])} "
-            f"round {_or_dash(status['round'])} loss {decimal(status['loss'])} "
-            f"accuracy {decimal(status['accuracy'])} age {_or_dash(status['age'])} "
+            f"{status['node_id']} {status['state']} "
+            f"round {status['round']} loss {decimal(status['loss'])} "
+            f"accuracy {decimal(status['accuracy'])} age {status['age']} "
             f"peers {alive}/{len(status['peers'])} alive"
         )
 
 
 def _or_dash(value: object) -> str:
-    return "-" if value is None else bounded(value, 20)
+    return "-" if value is None else str(value)

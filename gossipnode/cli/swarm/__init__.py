@@ -124,9 +124,9 @@ def command(
         config = with_options(config, {"algorithm.period_s": GOSSIP_PERIOD_S})
     plan = Plan(config, nodes, _learner(config, nodes), _folder(out))
     summary.write(plan.out / "config.toml", summary.config_text(config, nodes))
-    code = _run(plan, as_json=as_json)
+    code, distances = _run(plan, as_json=as_json)
     if not no_plot and code != INTERRUPTED:
-        _draw(plan)
+        _draw(plan, distances)
     return code
 
 
@@ -149,7 +149,8 @@ def _folder(out: Path | None) -> Path:
     return path
 
 
-def _run(plan: Plan, *, as_json: bool) -> int:
+def _run(plan: Plan, *, as_json: bool) -> tuple[int, list[tuple[int, float]]]:
+    """Run the nodes and tell the result; return the exit code and the distances on the way."""
     listeners = listen(plan.nodes)
     configs = [
         with_options(
@@ -172,7 +173,9 @@ def _run(plan: Plan, *, as_json: bool) -> int:
         return asyncio.run(_oversee(plan, family, file, as_json=as_json))
 
 
-async def _oversee(plan: Plan, family: Family, history: IO[str], *, as_json: bool) -> int:
+async def _oversee(
+    plan: Plan, family: Family, history: IO[str], *, as_json: bool
+) -> tuple[int, list[tuple[int, float]]]:
     display = progress(plan.title, plan.config.run.rounds)
     overseer = Overseer(
         family, history, show=display.show, died=display.died, interval_s=display.interval_s
@@ -203,7 +206,9 @@ async def _oversee(plan: Plan, family: Family, history: IO[str], *, as_json: boo
     summary.write(plan.out / "summary.json", summary.to_json(result) + "\n")
     _keep_mean(plan, models)
     await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
-    return code
+    if models.spread.distance is not None:
+        overseer.distances.append((result["rounds"], models.spread.distance))
+    return code, overseer.distances
 
 
 async def _collected(plan: Plan, overseer: Overseer, client: HttpClient) -> Models:
@@ -241,8 +246,8 @@ def _exit_code(views: Sequence[View]) -> int:
     return next((code for code in codes if code), UNEXPECTED)
 
 
-def _draw(plan: Plan) -> None:
+def _draw(plan: Plan, distances: list[tuple[int, float]]) -> None:
     try:
-        plot.draw(plan.out / "history.jsonl", plan.title, plan.out / "plot.png")
+        plot.draw(plan.out / "history.jsonl", distances, plan.title, plan.out / "plot.png")
     except ImportError:
         click.echo("no plot: matplotlib is not installed (gossipnode[plot])", err=True)

@@ -46,7 +46,8 @@ class View:
 class Overseer:
     """Watches a family. ``show`` is called with it every ``interval_s``, ``died`` with the dead.
 
-    ``history`` gets every row as a JSON line, with the node's id.
+    ``history`` gets every row as a JSON line, with the node's id. ``distances`` holds (round,
+    consensus distance) as sampled on the way: all models of about the same moment.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Overseer:
     ) -> None:
         self.family = family
         self.views = [View(child) for child in family.children]
-        self.distance: float | None = None
+        self.distances: list[tuple[int, float]] = []
         self.all_ready_at: float | None = None
         self.interrupted = False
         self._history, self._show, self._died = history, show, died
@@ -68,6 +69,11 @@ class Overseer:
         self._rest = b""
         self._over = asyncio.Event()
         self._ended = asyncio.Event()
+
+    @property
+    def round(self) -> int:
+        """The round that every node has measured."""
+        return min((view.row["round"] for view in self.views if view.row), default=0)
 
     def attach(self) -> None:
         """Begin to listen, in the running loop."""
@@ -86,7 +92,9 @@ class Overseer:
         while not await self._over_within(self._interval_s):
             if affordable and time.monotonic() - measured_at >= DISTANCE_EVERY_S:
                 addresses = [v.child.address for v in self.views if v.was_ready and not v.over]
-                self.distance = await distance_now(client, addresses, layout)
+                distance = await distance_now(client, addresses, layout)
+                if distance is not None:
+                    self.distances.append((self.round, distance))
                 measured_at = time.monotonic()
             self._show(self)
 

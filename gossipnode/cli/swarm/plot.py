@@ -1,4 +1,4 @@
-"""plot.png of a run: loss and accuracy by round, as a line (mean) in a band (least to greatest).
+"""plot.png of a run: loss, accuracy and consensus distance by round.
 
 Invariant: matplotlib is imported in here and nowhere else, and draws to a file without a display.
 """
@@ -27,8 +27,11 @@ def curve(rows: Iterable[dict[str, Any]], key: str) -> Curve:
     return [(r, statistics.fmean(v), min(v), max(v)) for r, v in sorted(by_round.items())]
 
 
-def draw(history: Path, title: str, target: Path) -> None:
-    """Draw ``history`` (JSON lines) into ``target``; raises ImportError without matplotlib."""
+def draw(history: Path, distances: Iterable[tuple[int, float]], title: str, target: Path) -> None:
+    """Draw ``history`` (JSON lines) and (round, consensus distance) points into ``target``.
+
+    Raises ImportError without matplotlib.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -36,15 +39,16 @@ def draw(history: Path, title: str, target: Path) -> None:
 
     rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     curves = {key: curve(rows, key) for key in ("loss", "accuracy")}
-    shown = {key: points for key, points in curves.items() if points}
-    figure = Figure(figsize=(5.0 * max(len(shown), 1), 4.0), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    curves["consensus distance"] = [(round_, d, d, d) for round_, d in distances]
+    shown = {key: points for key, points in curves.items() if len(points) > 1}
+    figure = Figure(figsize=(4.5 * max(len(shown), 1), 4.0), layout="constrained")
+    figure.suptitle(f"{title} (line: mean; band: least to greatest node)", fontsize=10)
     for place, (key, points) in enumerate(shown.items(), 1):
         rounds, mean, low, high = zip(*points, strict=True)
         axes = figure.add_subplot(1, len(shown), place)
         axes.fill_between(rounds, low, high, alpha=0.3, linewidth=0)
-        axes.plot(rounds, mean)
+        axes.plot(rounds, mean, marker="." if len(points) < 30 else None)
         axes.set_xlabel("round")
-        axes.set_ylabel(f"{key} (mean; band: least to greatest node)")
+        axes.set_ylabel(key)
         axes.grid(alpha=0.3)
     figure.savefig(target, dpi=110)

@@ -95,13 +95,13 @@ def _summary_line(overseer: Overseer, rounds: int) -> str:
     if not rows:
         ready = sum(view.was_ready for view in views)
         return f"starting: {ready} of {len(views)} nodes ready"
-    words = [f"round {min(row['round'] for row in rows)}" + (f"/{rounds}" if rounds else "")]
+    words = [f"round {overseer.round}" + (f"/{rounds}" if rounds else "")]
     for name in ("loss", "accuracy"):
         values = _values(rows, name)
         if values:
             words.append(f"{name} {decimal(statistics.fmean(values))}")
-    if overseer.distance is not None:
-        words.append(f"distance {overseer.distance:.3g}")
+    if overseer.distances:
+        words.append(f"distance {overseer.distances[-1][1]:.3g}")
     words.append(f"{alive} of {len(views)} nodes" if alive < len(views) else f"{alive} nodes")
     return "  ".join(words)
 
