@@ -168,7 +168,8 @@ def _run(plan: Plan, *, as_json: bool) -> tuple[int, list[tuple[int, float]]]:
         for i, listener in enumerate(listeners)
     ]
     history = plan.out / "history.jsonl"
-    with Family() as family, history.open("w", encoding="utf-8") as file:
+    # By lines, so that it can be followed.
+    with Family() as family, history.open("w", buffering=1, encoding="utf-8") as file:
         family.launch(configs, listeners, plan.out)
         return asyncio.run(_oversee(plan, family, file, as_json=as_json))
 

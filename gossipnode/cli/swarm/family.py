@@ -19,6 +19,7 @@ from pathlib import Path
 from gossipnode.cli.app import EXIT_CODES
 from gossipnode.cli.swarm.child import be_node
 from gossipnode.config import Config, PeerEntry
+from gossipnode.errors import ConfigError
 
 # All peers may dial before a child accepts for the first time.
 BACKLOG = 512
@@ -102,20 +103,24 @@ class Family:
         gc.collect()
         gc.freeze()
         digits = max(2, len(str(len(configs) - 1)))
-        for index, (config, listener) in enumerate(zip(configs, listeners, strict=True)):
-            log = out / f"node-{index:0{digits}}.log"
-            pid = os.fork()
-            if pid == 0:
-                for other in listeners[index + 1 :]:
-                    other.close()
-                os.close(self.reports)
-                os.close(self._lifeline)
-                be_node(index, config, peers, listener, log, write_report, hold)
-            # At once: a listener that the parent kept would answer for a child that died.
-            listener.close()
-            self.children.append(Child(config.node.id, pid, peers[index].address, log))
-        os.close(write_report)
-        os.close(hold)
+        try:
+            for index, config in enumerate(configs):
+                log = out / f"node-{index:0{digits}}.log"
+                pid = _fork(index)
+                if pid == 0:
+                    for other in listeners[index + 1 :]:
+                        other.close()
+                    os.close(self.reports)
+                    os.close(self._lifeline)
+                    be_node(index, config, peers, listeners[index], log, write_report, hold)
+                # At once: a listener that the parent kept would answer for a child that died.
+                listeners[index].close()
+                self.children.append(Child(config.node.id, pid, peers[index].address, log))
+        finally:
+            for listener in listeners:
+                listener.close()
+            os.close(write_report)
+            os.close(hold)
 
     def reap(self) -> list[Child]:
         """Collect the children that have ended since the last time, and return them."""
@@ -147,5 +152,27 @@ class Family:
 
 
 def listen(nodes: int) -> list[socket.socket]:
-    """Return a listening socket a node, on a free port of loopback each."""
-    return [socket.create_server(("127.0.0.1", 0), backlog=BACKLOG) for _ in range(nodes)]
+    """Return a listening socket a node, on a free port of loopback each; raises ``ConfigError``."""
+    listeners: list[socket.socket] = []
+    try:
+        for _ in range(nodes):
+            listeners.append(socket.create_server(("127.0.0.1", 0), backlog=BACKLOG))  # noqa: PERF401
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        raise _too_many(len(listeners), error) from None
+    return listeners
+
+
+def _fork(index: int) -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        raise _too_many(index, error) from None
+
+
+def _too_many(possible: int, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the system lets us have {possible} nodes only: {error.strerror}; see ulimit -n and -u",
+        key="--nodes",
+    )

@@ -1,0 +1,222 @@
+"""``start``, ``status``, ``peers``, ``model pull`` and joining, against living nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+
+import pytest
+from cli_processes import Command, wait_for
+
+from gossipnode.cli import app, join
+from gossipnode.cli.start import _placed, how_to_join, own_address
+from gossipnode.cli.status import lines_of, peer_lines
+from gossipnode.config import Config, NetworkOptions, NodeOptions, PeerEntry
+from gossipnode.errors import ConfigError, NetworkError
+
+GOSSIP = ["start", "--algorithm", "gossip", "--period-s", "0.02", "--port", "0"]
+
+
+def url_of(command: Command) -> str:
+    """Wait for the ready line and return the address in it."""
+
+    def ready() -> str | None:
+        assert command.process.poll() is None, command.err.read_text()
+        found = re.search(r"^ready: \S+ at (http://\S+) ", command.out.read_text(), re.MULTILINE)
+        return found[1] if found else None
+
+    return str(wait_for(ready, "the ready line"))
+
+
+def status_of(url: str, capsys: pytest.CaptureFixture[str]) -> dict:
+    assert app.run(["status", url, "--json"]) == app.OK
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def donor(tmp_path_factory):
+    """A gossip node called ``donor``, running."""
+    folder = tmp_path_factory.mktemp("donor")
+    with Command(folder, *GOSSIP, "--id", "donor", "--data-dir", "data") as command:
+        url_of(command)
+        yield command
+
+
+def test_status_peers_and_watch_tell_of_a_living_node(donor, tmp_path, capsys):
+    url = url_of(donor)
+    assert status_of(url, capsys)["node_id"] == "donor"
+    assert app.run(["status", url]) == app.OK
+    text = capsys.readouterr().out
+    assert text.startswith("node       donor in swarm, gossip, softmax with 650 params\n")
+    assert app.run(["peers", url, "--json"]) == app.OK
+    assert isinstance(json.loads(capsys.readouterr().out), list)
+    with Command(tmp_path, "status", url, "--watch", "--interval-s", "0.1") as watch:
+        wait_for(lambda: watch.out.read_text().count("donor running") >= 2, "two changes")
+        watch.signal(signal.SIGINT)
+        assert watch.end() == app.INTERRUPTED
+    assert watch.err.read_text().strip() == ""
+
+
+def test_a_node_joins_with_the_swarms_options_and_model_and_both_learn_of_it(
+    donor, tmp_path, capsys
+):
+    url = url_of(donor)
+    assert "gossipnode start --join " + url in donor.out.read_text()
+    age = wait_for(lambda: status_of(url, capsys)["age"], "the donor to have learnt")
+    line = ["start", "--join", url, "--id", "guest", "--port", "0", "--data-dir", "data"]
+    with Command(tmp_path, *line) as guest:
+        told = status_of(url_of(guest), capsys)
+        assert told["algorithm"] == "gossip"
+        assert told["age"] >= age  # began with the donor's model, not anew
+        assert [peer["id"] for peer in told["peers"]] == ["donor"]
+        assert "model.adopted donor=donor" in guest.err.read_text()
+
+        def known() -> bool:
+            peers = {peer["id"]: peer["state"] for peer in status_of(url, capsys)["peers"]}
+            return peers.get("guest") == "alive"
+
+        wait_for(known, "the donor to hear of the guest")
+        guest.signal(signal.SIGTERM)
+        assert guest.end() == app.OK
+
+
+def test_a_joining_node_needs_a_name_of_its_own(donor, capsys):
+    line = ["start", "--join", url_of(donor), "--id", "donor", "--port", "0"]
+    assert app.run(line) == app.USAGE
+    assert "'donor' is in the swarm already" in capsys.readouterr().err
+
+
+def test_model_pull_and_eval(donor, tmp_path, capsys):
+    file = tmp_path / "m.safetensors"
+    assert app.run(["model", "pull", url_of(donor), str(file), "--json"]) == app.OK
+    told = json.loads(capsys.readouterr().out)
+    assert (told["params"], told["node"]) == (650, "donor")
+    assert app.run(["model", "eval", str(file), "--json"]) == app.OK
+    assert json.loads(capsys.readouterr().out)["samples"] == 1797
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_fixed_graph_tells_how_to_add_a_node_and_refuses_to_be_joined(tmp_path, capsys):
+    peers = tmp_path / "peers.toml"
+    # Alone on its ring, so nobody dials the address here, and any free port will do.
+    peers.write_text('[[peer]]\nid = "a"\naddress = "http://127.0.0.1:7946"\n')
+    line = ["start", "--id", "a", "--peers", str(peers), "--port", "0", "--data-dir", "data"]
+    with Command(tmp_path, *line) as node:
+        url = url_of(node)
+        assert "add the node to peers.toml on every node" in node.out.read_text()
+        assert app.run(["start", "--join", url, "--id", "b", "--port", "0"]) == app.USAGE
+        assert "graph (ring) is fixed" in capsys.readouterr().err
+        node.signal(signal.SIGTERM)
+        assert node.end() == app.OK
+
+
+@pytest.mark.parametrize(
+    "line", ["status URL", "peers URL", "model pull URL m", "start --join URL"]
+)
+def test_a_node_that_is_not_there_is_a_network_error(line, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    # Port 1 of loopback: nobody listens there without privileges.
+    assert app.run(line.replace("URL", "http://127.0.0.1:1").split()) == app.NETWORK
+    assert re.fullmatch(r"error: http://127\.0\.0\.1:1/\S+ connection refused.*\n",
+                        capsys.readouterr().err)  # fmt: skip
+
+
+# -- where a node listens --------------------------------------------------------------------------
+
+
+def config(**network: object) -> Config:
+    return Config(node=NodeOptions(id="b"), network=NetworkOptions(**network))
+
+
+def entries(*addresses: str) -> list[PeerEntry]:
+    return [PeerEntry(id=i, address=a) for i, a in zip("ab", addresses, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "bind", "port"),
+    [
+        ({}, "http://127.0.0.1:7947", "127.0.0.1", 7947),
+        ({}, "http://localhost:7947", "localhost", 7947),
+        ({}, "http://10.0.0.6:7000", "127.0.0.1", 7000),
+        ({"port": 9}, "http://127.0.0.1:7947", "127.0.0.1", 9),
+        ({"bind": "0.0.0.0"}, "http://10.0.0.6:7000", "0.0.0.0", 7000),
+    ],
+)
+def test_address_and_port_come_from_the_own_entry_unless_given(network, address, bind, port):
+    placed = _placed(config(**network), entries("http://127.0.0.1:1", address)).network
+    assert (placed.bind, placed.port) == (bind, port)
+
+
+def test_a_node_out_of_reach_is_warned(capsys):
+    _placed(config(), entries("http://127.0.0.1:1", "http://10.0.0.6:7000"))
+    assert "warning: peers dial http://10.0.0.6:7000" in capsys.readouterr().err
+
+
+def test_a_node_on_all_addresses_advertises_one_that_can_be_dialled():
+    placed = _placed(config(bind="0.0.0.0", port=7000), []).network
+    host = asyncio.run(own_address("0.0.0.0"))
+    assert placed.advertise == f"http://{host}:7000"
+    assert host not in ("0.0.0.0", "")
+
+
+def test_the_join_line_can_be_copied_to_another_machine():
+    gossip = Config.model_validate(
+        {"algorithm": {"name": "gossip"}, "topology": {"graph": "random"}}
+    )
+    line = how_to_join(gossip, "http://10.0.0.5:7946")
+    command = line.removeprefix("join from another machine: ")
+    assert command == "gossipnode start --join http://10.0.0.5:7946 --insecure --bind 0.0.0.0"
+
+
+# -- joining, without a network --------------------------------------------------------------------
+
+
+def joined(*ids: str) -> join.Joined:
+    peers = tuple(PeerEntry(id=i, address=f"http://10.0.0.1:{n + 1}") for n, i in enumerate(ids))
+    return join.Joined("http://10.0.0.1:1", ids[0], {}, peers, None, 0, "")  # type: ignore[arg-type]
+
+
+def gossiping(id_: str, share: str = "auto") -> Config:
+    return Config.model_validate(
+        {
+            "node": {"id": id_},
+            "data": {"share": share},
+            "algorithm": {"name": "gossip"},
+            "topology": {"graph": "random"},
+        }
+    )
+
+
+def test_a_newcomer_takes_one_of_the_shares_that_there_are():
+    shares = {joined("a", "b", "c").place(gossiping(f"n{i}"))[0].data.share for i in range(40)}
+    assert shares == {"0/3", "1/3", "2/3"}
+    assert joined("a").place(gossiping("x", "all"))[0].data.share == "all"
+
+
+def test_a_node_that_comes_back_is_not_its_own_peer():
+    _, peers = joined("a", "b").place(gossiping("b"))
+    assert [peer.id for peer in peers] == ["a"]
+    with pytest.raises(ConfigError, match="'a' is in the swarm already"):
+        joined("a", "b").place(gossiping("a"))
+
+
+# -- strangers' text -------------------------------------------------------------------------------
+
+
+def test_what_a_peer_calls_itself_cannot_alter_the_screen():
+    evil = "x\x1b[2J\n[red]" + "y" * 1000
+    peer = dict.fromkeys(
+        ("id", "address", "state", "reason", "refusal", "round", "staleness", "pushes_sent"), evil
+    )
+    lines = peer_lines([{**peer, "pushes_received": evil, "last_contact_s": 1.0}])
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    assert len(lines[1]) < 3000
+
+
+@pytest.mark.parametrize("answer", [{}, {"node_id": 1, "peers": 3, "pushes": [], "bytes": None}])
+def test_an_answer_that_is_no_status_is_a_network_error(answer):
+    with pytest.raises(NetworkError, match="another version"):
+        lines_of(answer)
