@@ -38,6 +38,7 @@ from gossipnode.cli.flags import (
 from gossipnode.cli.join import Joined, adopt, join
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
+from gossipnode.learning.prepare import forget_loaded_data
 from gossipnode.network import HttpNode, serve
 from gossipnode.node.place import find_place, host_id
 
@@ -92,6 +93,7 @@ def command(
     find_place(config, plan.peers)  # raises what is wrong with the peer list or the graph
 
     def ready(node: HttpNode) -> None:
+        forget_loaded_data()  # the node has its own share of it
         if plan.joined is not None:
             adopt(node, plan.joined)
         click.echo(f"ready: {node.id} at {node.url} (dashboard: {node.url}/)")

@@ -42,7 +42,6 @@ def be_node(
         _redirect(output)
         logs.configure(config.log.level, config.log.format)
         threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-
         tasks: list[asyncio.Task[None]] = []  # the loop itself holds them weakly
 
         def tell(**facts: Any) -> None:
@@ -51,14 +50,14 @@ def be_node(
 
         def ready(node: HttpNode) -> None:
             tell(state="ready")
-            tasks.append(asyncio.create_task(_tell_states(node, tell)))
+            # Here, not in the task: what happens before the task first runs counts as well.
+            tasks.append(asyncio.create_task(_tell_states(node.subscribe(), tell)))
+
+        def measured(row: dict[str, Any]) -> None:
+            tell(row=row)
 
         code = serve(
-            config,
-            peers=peers,
-            listener=listener,
-            on_ready=ready,
-            on_measurement=lambda row: tell(row=row),
+            config, peers=peers, listener=listener, on_ready=ready, on_measurement=measured
         )
     except Exception:
         log.exception("node.bug")
@@ -68,8 +67,7 @@ def be_node(
         os._exit(code)
 
 
-async def _tell_states(node: HttpNode, tell: Callable[..., None]) -> None:
-    events = node.subscribe()
+async def _tell_states(events: asyncio.Queue[dict[str, Any]], tell: Callable[..., None]) -> None:
     while True:
         event = await events.get()
         if event["event"] == "state":
