@@ -36,6 +36,7 @@ from gossipnode.cli.flags import (
     with_options,
 )
 from gossipnode.cli.join import Joined, adopt, join
+from gossipnode.cli.resident import release_startup_pages
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
 from gossipnode.learning.prepare import forget_loaded_data
@@ -96,8 +97,11 @@ def command(
         forget_loaded_data()  # the node has its own share of it
         if plan.joined is not None:
             adopt(node, plan.joined)
-        click.echo(f"ready: {node.id} at {node.url} (dashboard: {node.url}/)")
-        click.echo(how_to_join(config, node.address or node.url))
+        address = node.address or node.url
+        click.echo(f"ready: {node.id} at {node.url} (dashboard: {address}/)")
+        click.echo(how_to_join(config, address))
+        forget_loaded_data()  # a lone node keeps its own share only
+        release_startup_pages()
 
     return int(serve(config, peers=plan.peers, on_ready=ready))
 

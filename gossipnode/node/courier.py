@@ -66,7 +66,7 @@ class Courier:
         self.on_change, self.on_exchange = on_change, on_exchange
         self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
         self._closing = False
-        self._pauses: dict[str, asyncio.Future[bool]] = {}
+        self._pauses: dict[str, asyncio.Event] = {}
         self._probed: set[str] = set()
 
     def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup) -> None:
@@ -105,12 +105,14 @@ class Courier:
         """Send one parcel; repeat while that makes sense and nothing newer waits."""
         peer = self.peers[peer_id]
         while True:
+            heard = peer.pushes_received
             pause = await self._attempt(peer, parcel)
             if pause is None:
                 return
-            # Heard of meanwhile: it is there now, and this model is of a round that it mixes.
-            if await self._woken_within(peer, pause):
-                continue
+            if peer.pushes_received == heard:
+                await self._pause(peer, pause)
+            if peer.pushes_received > heard:
+                continue  # it is there now, and this model is of a round that it still mixes
             if self._closing and peer.state == "unknown":
                 return  # it may never start: no reason to stay for it
             if self.outbox.has_newer(peer_id):
@@ -122,25 +124,22 @@ class Courier:
         self._closing = True
         for peer_id in list(self._pauses):
             if self.peers[peer_id].state == "unknown":
-                self.wake(peer_id, heard=False)
+                self.wake(peer_id)
         return await self.outbox.flush(seconds)
 
-    def wake(self, peer_id: str, *, heard: bool = True) -> None:
-        """End the pause before the next try: the peer was ``heard`` of, or it is time to go."""
-        pause = self._pauses.get(peer_id)
-        if pause is not None and not pause.done():
-            pause.set_result(heard)
+    def wake(self, peer_id: str) -> None:
+        """End the pause before the next try: the peer was heard of, or it is time to go."""
+        if peer_id in self._pauses:
+            self._pauses[peer_id].set()
 
-    async def _woken_within(self, peer: Peer, seconds: float) -> bool:
-        """Pause; True when the peer was heard of in that time."""
-        loop = asyncio.get_running_loop()
-        pause: asyncio.Future[bool] = loop.create_future()
-        self._pauses[peer.id] = pause
-        timer = loop.call_later(seconds, _end_pause, pause)
+    async def _pause(self, peer: Peer, seconds: float) -> None:
+        woken = self._pauses[peer.id] = asyncio.Event()
         try:
-            return await pause
+            async with asyncio.timeout(seconds):
+                await woken.wait()
+        except TimeoutError:
+            return
         finally:
-            timer.cancel()
             del self._pauses[peer.id]
 
     async def _attempt(self, peer: Peer, parcel: Parcel) -> float | None:
@@ -201,8 +200,3 @@ class Courier:
             return  # suspected for missing a deadline: a message from it must come first
         self.peers.heard(peer, now, self.world.wall_time())
         self.on_change(peer.id)
-
-
-def _end_pause(pause: asyncio.Future[bool]) -> None:
-    if not pause.done():
-        pause.set_result(False)

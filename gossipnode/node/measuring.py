@@ -80,7 +80,7 @@ class Measurements:
 
 def median(values: Collection[float]) -> float | None:
     """Return the median, None of nothing; the statistics module would cost 0.5 MB to import."""
-    return float(np.median(list(values))) if values else None
+    return round(float(np.median(list(values))), 6) if values else None
 
 
 def finite_or_none(value: float) -> float | None:

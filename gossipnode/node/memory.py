@@ -57,12 +57,16 @@ class Memory:
             self._kept_at = self.node.time()
             self._writing = self.node.tasks.create_task(self._keep(self._snapshot()))
 
-    async def settle(self, *, keep: bool) -> None:
-        """Wait for the write under way; then write a last checkpoint if ``keep``."""
+    async def keep(self) -> None:
+        """Wait for the write under way, then write a checkpoint of this moment."""
+        await self.settle()
+        if self.node.world.store is not None:
+            await self._keep(self._snapshot())
+
+    async def settle(self) -> None:
+        """Wait for the write under way, if there is one."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
-        if keep and self.node.world.store is not None:
-            await self._keep(self._snapshot())
 
     async def _keep(self, snapshot: Snapshot) -> None:
         node = self.node

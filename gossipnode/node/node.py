@@ -164,6 +164,7 @@ class Node:
                     await self.measure()
                 await self.courier.flush(self.config.run.drain_deadline_s)
                 if self.config.run.linger and not self._stop.is_set():
+                    await self.memory.keep()
                     self._set_state("finished")
                     await self._stop.wait()
         except BaseExceptionGroup as group:
@@ -199,7 +200,8 @@ class Node:
         if self.state == "stopped":
             return
         if self.has_started:
-            await self.memory.settle(keep=self.state != "failed")
+            # What failed may be wrong: then the last good checkpoint stays the newest.
+            await (self.memory.settle() if self.state == "failed" else self.memory.keep())
         if self.state != "failed":
             self._set_state("stopped")
 

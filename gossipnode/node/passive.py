@@ -31,6 +31,8 @@ log = logging.getLogger("gossipnode.node")
 BUSY_RETRY_S = 0.1
 # Each answer that is kept holds the params of then: one model of memory.
 ANSWERS_KEPT = 1
+# Senders whose last refusal is remembered, so that repeating it fills no log.
+REFUSED_KEPT = 1024
 
 
 @dataclass(slots=True)
@@ -47,6 +49,7 @@ class PassiveSide:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._answered: dict[tuple[str, int, int], Frame] = {}
+        self._refused: dict[str, str] = {}  # sender -> code of its last refusal
 
     def admit(self, message: Message) -> Admission:
         """Let a body come after seeing its header, or raise ``PeerError``."""
@@ -110,10 +113,10 @@ class PassiveSide:
         """Count and log a refusal, and return what to answer."""
         node = self.node
         node.counters.add("pushes_refused", label=("code", error.code))
-        expected = error.code in ("busy", "draining")
+        is_new = self._note_refusal(error, sender or "")
         event(
             log,
-            logging.DEBUG if expected else logging.WARNING,
+            logging.WARNING if is_new else logging.DEBUG,
             "push.refused_here",
             sender=bounded(sender or "unknown", 128),
             code=error.code,
@@ -123,6 +126,20 @@ class PassiveSide:
         reply.status, reply.code, reply.reason = "refused", error.code, error.reason
         reply.retry_after_s = BUSY_RETRY_S if error.code == "busy" else None
         return reply
+
+    def _note_refusal(self, error: PeerError, sender: str) -> bool:
+        """Keep the refusal with the peer; False if it is a repetition, which no log needs."""
+        if error.code in ("busy", "draining"):
+            return False
+        peer = self.node.peers.get(sender)
+        if peer is not None:
+            peer.refused_here = str(error)
+        if self._refused.get(sender) == error.code:
+            return False
+        self._refused[sender] = error.code
+        while len(self._refused) > REFUSED_KEPT:
+            del self._refused[next(iter(self._refused))]
+        return True
 
     def reply(self, outcome: Outcome) -> Reply:
         """Return the answer for an outcome, with this node's clock."""
@@ -165,7 +182,8 @@ class PassiveSide:
         if peer is not None:
             if not node.algorithm.needs_graph and is_address(message.address or ""):
                 peer.address = message.address or ""  # it may have moved
-            peer.round, peer.age = message.round, age
+            peer.round, peer.age, peer.refused_here = message.round, age, ""
+            self._refused.pop(peer.id, None)
             peer.pushes_received += 1
             node.peers.heard(peer, node.time(), node.world.wall_time(), epoch=message.epoch)
             node.courier.wake(peer.id)

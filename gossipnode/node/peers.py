@@ -35,6 +35,7 @@ class Peer:
     pushes_sent: int = 0
     pushes_received: int = 0
     refusal: str = ""
+    refused_here: str = ""
 
 
 class PeerTable:

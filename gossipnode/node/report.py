@@ -131,6 +131,7 @@ def _peer_status(node: Node, peer: Peer) -> PeerStatus:
         pushes_sent=peer.pushes_sent,
         pushes_received=peer.pushes_received,
         refusal=peer.refusal,
+        refused_here=peer.refused_here,
     )
 
 

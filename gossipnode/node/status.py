@@ -16,7 +16,8 @@ class PeerStatus:
     """One peer as this node sees it.
 
     ``staleness`` is how many rounds it is behind this node (negative: ahead), null if never
-    heard of. ``reason`` says why it is suspected, ``refusal`` why it last refused a push.
+    heard of. ``reason`` says why it is suspected or not reached yet, ``refusal`` why it last
+    refused a push from here, ``refused_here`` why its last push was refused here.
     """
 
     id: str
@@ -32,6 +33,7 @@ class PeerStatus:
     pushes_sent: int
     pushes_received: int
     refusal: str
+    refused_here: str
 
 
 @dataclass(slots=True)

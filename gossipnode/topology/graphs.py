@@ -6,14 +6,20 @@ would serve. Weights may not enter: see ``weights``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isqrt
-from typing import Final
+from typing import Final, NoReturn
 
 from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.topology.graph import Graph
-from gossipnode.topology.random_graphs import erdos_renyi_edges, random_regular_edges
+from gossipnode.topology.random_graphs import (
+    Edges,
+    erdos_renyi_edges,
+    random_geometric_edges,
+    random_regular_edges,
+    small_world_edges,
+)
 
 __all__ = ["GRAPHS", "Graph", "GraphKind", "GraphOptions", "build_graph"]
 
@@ -31,6 +37,8 @@ class GraphOptions:
     rows: int | None = None
     edges: NeighbourLists | None = None
     directed: bool = False
+    radius: float | None = None
+    rewiring: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +60,15 @@ def build_graph(
     rows: int | None = None,
     edges: NeighbourLists | None = None,
     directed: bool = False,
+    radius: float | None = None,
+    rewiring: float | None = None,
 ) -> Graph:
     """Return the graph ``name`` of ``GRAPHS`` on ``nodes`` >= 1 nodes.
 
-    ``seed``: erdos_renyi and random_regular; ``probability``: erdos_renyi, 2 ln n / n if None;
-    ``degree``: random_regular, 4 if None; ``rows``: grid and torus, near-square if None;
-    ``edges`` (neighbour lists) and ``directed``: explicit. Options of other graphs are ignored.
+    ``seed``: the random ones; ``probability``: erdos_renyi, 2 ln n / n if None;
+    ``degree``: random_regular and small_world, 4 if None; ``rows``: grid and torus, near-square if
+    None; ``radius``: random_geometric, √(2 ln n / n) if None; ``rewiring``: small_world, 0.1 if
+    None; ``edges`` (neighbour lists) and ``directed``: explicit. Other graphs' are ignored.
     Raises ``ConfigError`` naming the option where no such graph exists.
     """
     kind = GRAPHS.get(name)
@@ -70,7 +81,9 @@ def build_graph(
         )
     if nodes < 1:
         raise ConfigError(f"a graph of {nodes} nodes", key="topology.graph", allowed="1 or more")
-    return kind.build(GraphOptions(nodes, seed, probability, degree, rows, edges, directed))
+    return kind.build(
+        GraphOptions(nodes, seed, probability, degree, rows, edges, directed, radius, rewiring)
+    )
 
 
 def _ring(options: GraphOptions) -> Graph:
@@ -139,11 +152,8 @@ def _exponential(options: GraphOptions) -> Graph:
 def _erdos_renyi(options: GraphOptions) -> Graph:
     """Draw every edge with the same probability, again until connected."""
     n = options.nodes
-    for edges in erdos_renyi_edges(n, options.seed, options.probability):
-        graph = Graph.from_edges("erdos_renyi", n, edges)
-        if graph.is_connected():
-            return graph
-    raise ConfigError(
+    draws = erdos_renyi_edges(n, options.seed, options.probability)
+    return _first_connected("erdos_renyi", n, draws) or _refuse(
         f"no connected graph of {n} nodes came up at this probability",
         key="topology.probability",
         allowed="at least 2 ln n / n, which is what leaving it out gives",
@@ -154,15 +164,46 @@ def _random_regular(options: GraphOptions) -> Graph:
     """Draw a graph in which every node has ``degree`` neighbours, again until connected."""
     n = options.nodes
     degree = 4 if options.degree is None else options.degree
-    for edges in random_regular_edges(n, options.seed, degree):
-        graph = Graph.from_edges("random_regular", n, edges)
-        if graph.is_connected():
-            return graph
-    raise ConfigError(
+    draws = random_regular_edges(n, options.seed, degree)
+    return _first_connected("random_regular", n, draws) or _refuse(
         f"no connected graph of {n} nodes of degree {degree} came up",
         key="topology.degree",
         allowed="2 or more (3 or more for a well-connected graph)",
     )
+
+
+def _random_geometric(options: GraphOptions) -> Graph:
+    """Drop the nodes on the unit square, join those within a radius, again until connected."""
+    n = options.nodes
+    draws = random_geometric_edges(n, options.seed, options.radius)
+    return _first_connected("random_geometric", n, draws) or _refuse(
+        f"no connected graph of {n} nodes came up with this radius",
+        key="topology.radius",
+        allowed="at least √(2 ln n / n), which is what leaving it out gives",
+    )
+
+
+def _small_world(options: GraphOptions) -> Graph:
+    """Join each node to its nearest on a ring, move some ends, again until connected."""
+    n = options.nodes
+    degree = 4 if options.degree is None else options.degree
+    rewiring = 0.1 if options.rewiring is None else options.rewiring
+    draws = small_world_edges(n, options.seed, degree, rewiring)
+    return _first_connected("small_world", n, draws) or _refuse(
+        f"no connected small world of {n} nodes of degree {degree} came up",
+        key="topology.degree",
+        allowed="4 or more, or less rewiring",
+    )
+
+
+def _first_connected(name: str, n: int, draws: Iterable[Edges]) -> Graph | None:
+    """Return the first draw that is connected, or None where none is."""
+    graphs = (Graph.from_edges(name, n, edges) for edges in draws)
+    return next((graph for graph in graphs if graph.is_connected()), None)
+
+
+def _refuse(problem: str, *, key: str, allowed: str) -> NoReturn:
+    raise ConfigError(problem, key=key, allowed=allowed)
 
 
 def _explicit(options: GraphOptions) -> Graph:
@@ -251,6 +292,12 @@ GRAPHS: Final[dict[str, GraphKind]] = {
         _random_regular,
         "random edges, the same degree everywhere",
         "more than the degree, and nodes times degree even",
+    ),
+    "random_geometric": GraphKind(
+        _random_geometric, "points on a square; those close to each other talk"
+    ),
+    "small_world": GraphKind(
+        _small_world, "a ring of near neighbours with some far ones", "more than the degree"
     ),
     "explicit": GraphKind(_explicit, "neighbours listed by hand"),
 }

@@ -97,10 +97,11 @@ def test_one_and_two_nodes(name, n):
     st.integers(0, 2**32),
 )
 def test_every_graph_is_connected_sorted_and_without_loops(name, n, seed):
+    degree = 4 if name == "small_world" else 3
     try:
-        graph = build_graph(name, n, seed=seed, degree=3)
+        graph = build_graph(name, n, seed=seed, degree=degree)
     except ConfigError:
-        assert name in {"grid", "torus", "hypercube", "random_regular"}
+        assert name in {"grid", "torus", "hypercube", "random_regular", "small_world"}
         return
     oracle = as_networkx(graph)
     connected = nx.is_strongly_connected if graph.directed else nx.is_connected
@@ -110,7 +111,7 @@ def test_every_graph_is_connected_sorted_and_without_loops(name, n, seed):
         assert list(row) == sorted(set(row) - {i})
         assert all(i in graph.in_neighbours[j] for j in row)
         assert graph.directed or all(i in graph.out_neighbours[j] for j in row)
-    assert build_graph(name, n, seed=seed, degree=3) == graph
+    assert build_graph(name, n, seed=seed, degree=degree) == graph
 
 
 @settings(max_examples=60, deadline=None)
