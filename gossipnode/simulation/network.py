@@ -1,0 +1,118 @@
+"""A modelled network: latency, jitter, shared up- and downlinks, loss, duplicates, cut wires.
+
+A push of B bytes from i to j leaves when i's uplink is free and takes B/bandwidth on it, crosses
+the wire in latency + jitter, and takes B/bandwidth on j's downlink when that is free. Pushes
+between the same two nodes may overtake one another by their jitter.
+
+Invariant: each kind of chance has a random stream of its own, so that switching one fault on
+changes nothing about the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gossipnode.errors import NetworkError
+
+STREAMS = ("latency", "loss", "duplicate")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the wires are like. Times in seconds, bandwidth in bytes a second, chances in [0, 1].
+
+    ``jitter_s`` is the largest extra delay, drawn uniformly. ``up_bytes_s`` and ``down_bytes_s``
+    are of a node's whole line; 0 means without limit. ``loss`` loses a push on its way there,
+    ``reply_loss`` its answer, after it was merged; ``duplicate`` delivers it a second time.
+    """
+
+    latency_s: float = 0.0
+    jitter_s: float = 0.0
+    up_bytes_s: float = 0.0
+    down_bytes_s: float = 0.0
+    loss: float = 0.0
+    reply_loss: float = 0.0
+    duplicate: float = 0.0
+
+
+class ModelledNetwork:
+    """All wires of one swarm. Nodes are known by name."""
+
+    def __init__(self, link: Link, seed: int) -> None:
+        self.link = link
+        self.fired: Counter[str] = Counter()  # faults that happened, by kind
+        self._own: dict[tuple[str, str], Link] = {}
+        self._cut: set[tuple[str, str]] = set()
+        self._up_free: dict[str, float] = {}
+        self._down_free: dict[str, float] = {}
+        self._rng = {
+            name: np.random.default_rng([seed, number]) for number, name in enumerate(STREAMS)
+        }
+
+    def set_link(self, sender: str, receiver: str, link: Link) -> None:
+        """Give one direction of one wire a nature of its own."""
+        self._own[sender, receiver] = link
+
+    def cut(self, senders: Iterable[str], receivers: Iterable[str]) -> None:
+        """Let everything from ``senders`` to ``receivers`` vanish, in that direction."""
+        receivers = tuple(receivers)
+        self._cut |= {(i, j) for i in senders for j in receivers}
+
+    def heal(self) -> None:
+        """Mend every wire."""
+        self._cut.clear()
+
+    def is_cut(self, sender: str, receiver: str) -> bool:
+        """Whether nothing gets through in that direction."""
+        return (sender, receiver) in self._cut
+
+    async def carry(self, sender: str, receiver: str, nbytes: int) -> None:
+        """Take as long as ``nbytes`` need from ``sender`` to ``receiver``.
+
+        Raises ``NetworkError`` where they are lost; never returns where the wire is cut, for
+        whoever waits to give up.
+        """
+        link = self._own.get((sender, receiver), self.link)
+        delay = self._delay(link, sender, receiver, nbytes)
+        if self.is_cut(sender, receiver):
+            self.fired["cut"] += 1
+            await asyncio.Event().wait()
+        if link.loss and self._rng["loss"].random() < link.loss:
+            self.fired["loss"] += 1
+            await asyncio.sleep(delay)
+            raise NetworkError("connection reset by peer")
+        await asyncio.sleep(delay)
+
+    def loses_reply(self, sender: str, receiver: str) -> bool:
+        """Draw whether the answer to a delivered push is lost."""
+        link = self._own.get((sender, receiver), self.link)
+        lost = bool(link.reply_loss) and self._rng["loss"].random() < link.reply_loss
+        self.fired["reply_loss"] += lost
+        return lost
+
+    def duplicates(self, sender: str, receiver: str) -> bool:
+        """Draw whether a delivered push comes a second time."""
+        link = self._own.get((sender, receiver), self.link)
+        again = bool(link.duplicate) and self._rng["duplicate"].random() < link.duplicate
+        self.fired["duplicate"] += again
+        return again
+
+    def _delay(self, link: Link, sender: str, receiver: str, nbytes: int) -> float:
+        now = asyncio.get_running_loop().time()
+        arrival = now
+        if link.up_bytes_s:
+            arrival = max(arrival, self._up_free.get(sender, 0.0)) + nbytes / link.up_bytes_s
+            self._up_free[sender] = arrival
+        arrival += link.latency_s
+        if link.jitter_s:
+            arrival += link.jitter_s * self._rng["latency"].random()
+        if link.down_bytes_s:
+            free = self._down_free.get(receiver, 0.0)
+            arrival = max(arrival, free) + nbytes / link.down_bytes_s
+            self._down_free[receiver] = arrival
+        return arrival - now

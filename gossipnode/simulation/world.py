@@ -1,0 +1,120 @@
+"""One simulated node's surroundings: modelled wires, modelled computing, a disk that can lose.
+
+Invariant: this is all that differs between the simulator and the daemon; the node above is the
+same object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gossipnode.errors import NetworkError
+from gossipnode.node.world import Receipt, Snapshot, Store
+from gossipnode.wire.frame import Frame
+
+if TYPE_CHECKING:
+    from gossipnode.simulation.swarm import SimulatedSwarm
+
+T = TypeVar("T")
+
+# Where virtual clocks on the wall begin: some morning in 2023, so that times look like times.
+WALL_START_S = 1.7e9
+
+
+class SimulatedWorld:
+    """The ``World`` of one node in virtual time.
+
+    ``step_s`` is what a local step takes; ``clock_skew_s`` what the wall clock is off by.
+    """
+
+    def __init__(self, swarm: SimulatedSwarm, name: str, store: Store | None) -> None:
+        self.swarm, self.name, self.store = swarm, name, store
+        self.step_s = 0.0
+        self.clock_skew_s = 0.0
+        self.running = asyncio.Event()
+        self.running.set()
+
+    async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
+        """Carry the frame over the modelled wire, and the answer back."""
+        receiver = name_of(address)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.swarm.carry(self.name, receiver, frame)
+        except TimeoutError:
+            raise NetworkError(f"timed out after {timeout_s:g} s") from None
+
+    async def is_listening(self, address: str, timeout_s: float) -> bool:
+        """Ask over the wire; a cut wire answers nothing."""
+        receiver = name_of(address)
+        if self.swarm.network.is_cut(self.name, receiver):
+            await asyncio.sleep(timeout_s)
+            return True
+        return receiver not in self.swarm.down
+
+    async def train(self, work: Callable[[], T], steps: int) -> T:
+        """Compute now, and let it have taken ``steps`` local steps of virtual time."""
+        result = work()
+        await asyncio.sleep(self.step_s * steps)
+        await self.running.wait()
+        return result
+
+    async def work(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Compute now, in no time; a write is safe only when the disk has had its time."""
+        result = work(*arguments)
+        if isinstance(self.store, SimulatedStore) and self.store.unsynced is not None:
+            await asyncio.sleep(self.store.sync_s)
+            self.store.sync()
+        return result
+
+    def wall_time(self) -> float:
+        """Virtual seconds since 1970, off by the skew."""
+        return WALL_START_S + asyncio.get_running_loop().time() + self.clock_skew_s
+
+
+class SimulatedStore:
+    """A disk in memory. What was written is lost in a crash until ``sync`` was called."""
+
+    def __init__(self, keep: int, sync_s: float = 0.0) -> None:
+        self.keep, self.sync_s = keep, sync_s
+        self.unsynced: Snapshot | None = None
+        self.durable: list[Snapshot] = []
+        self._epoch = 0
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write; the memory of arrays that go on changing is copied."""
+        self.unsynced = Snapshot(
+            {name: array.copy() for name, array in snapshot.arrays.items()},
+            copy.deepcopy(snapshot.facts),
+        )
+
+    def sync(self) -> None:
+        """Make what was written survive."""
+        if self.unsynced is not None:
+            self.durable = [*self.durable, self.unsynced][-self.keep :]
+            self.unsynced = None
+
+    def crash(self) -> None:
+        """Lose what was not synced."""
+        self.unsynced = None
+
+    def load(self) -> Snapshot | None:
+        """Return a copy of the newest durable snapshot."""
+        return copy.deepcopy(self.durable[-1]) if self.durable else None
+
+    def next_epoch(self) -> int:
+        """Return the next life's number."""
+        self._epoch += 1
+        return self._epoch
+
+
+def name_of(address: str) -> str:
+    """Return the node behind a simulated address, ``http://NAME:1``."""
+    return address.removeprefix("http://").rpartition(":")[0]
+
+
+def address_of(name: str) -> str:
+    """Return the address of a simulated node."""
+    return f"http://{name}:1"
