@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import NetworkError, PeerError
+from gossipnode.errors import NetworkError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import consensus_distance
 from gossipnode.node.node import Node
 from gossipnode.node.world import Receipt, Store
-from gossipnode.wire.frame import Frame, decode, decode_header, decode_prefix
+from gossipnode.simulation.delivery import deliver, read_head
+from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
 
 
@@ -98,19 +99,10 @@ class MemorySwarm:
             raise NetworkError("connection refused")
         node = self.nodes[receiver]
         await self.worlds[receiver].running.wait()
-        prefix = decode_prefix(data[:8])
-        message = decode_header(prefix, data[8 : 8 + prefix.header_bytes])
+        message, body_at = read_head(data)
         self.frames.append((sender, receiver, message))
-        try:
-            admission = node.admit(message)
-            body = bytearray(data[8 + prefix.header_bytes :])
-            delivery = await node.deliver(admission, memoryview(body))
-        except PeerError as error:
-            return Receipt(reply=node.refuse(error, message.sender))
-        if delivery.frame is not None:
-            answer, arrays = decode(bytearray(delivery.frame.tobytes()))
-            return Receipt(message=answer, arrays=arrays)
-        return Receipt(reply=delivery.reply)
+        receipt, _ = await deliver(node, message, data, body_at)
+        return receipt
 
     def cut(self, one: str, other: str) -> None:
         """Let frames between the two vanish, both ways."""

@@ -29,22 +29,16 @@ import xxhash
 from numpy.typing import NDArray
 
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import GossipNodeError, NetworkError, PeerError
+from gossipnode.errors import GossipNodeError, NetworkError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import all_finite, consensus_distance
 from gossipnode.node.node import Node
 from gossipnode.node.world import Receipt
+from gossipnode.simulation.delivery import deliver, read_head
 from gossipnode.simulation.loop import VirtualLoop
 from gossipnode.simulation.network import Link, ModelledNetwork
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld, address_of
-from gossipnode.wire.frame import (
-    PREFIX_BYTES,
-    Frame,
-    arrays,
-    decode_header,
-    decode_prefix,
-    verify_checksum,
-)
+from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
 
 T = TypeVar("T")
@@ -287,20 +281,10 @@ class SimulatedSwarm:
         await self.worlds[receiver].running.wait()
         if receiver in self.down:
             raise NetworkError("connection refused")
-        node = self.nodes[receiver]
-        prefix = decode_prefix(data[:PREFIX_BYTES])
-        end = PREFIX_BYTES + prefix.header_bytes
-        message = decode_header(prefix, data[PREFIX_BYTES:end])
-        try:
-            admission = node.admit(message)
-            delivery = await node.deliver(admission, memoryview(bytearray(data[end:])))
-        except PeerError as error:
-            self._note(sender, receiver, message, error.code)
-            return Receipt(reply=node.refuse(error, message.sender))
-        self._note(sender, receiver, message, delivery.reply.status)
-        if delivery.frame is None:
-            return Receipt(reply=delivery.reply)
-        return _answer(delivery.frame)
+        message, body_at = read_head(data)
+        receipt, outcome = await deliver(self.nodes[receiver], message, data, body_at)
+        self._note(sender, receiver, message, outcome)
+        return receipt
 
     def _note(self, sender: str, receiver: str, message: Message, outcome: str) -> None:
         """Enter a delivery into the trace, and check that nothing was merged twice."""
@@ -364,14 +348,3 @@ class SimulatedSwarm:
         if tasks:
             self._complete(asyncio.wait(tasks))
         self._loop.close()
-
-
-def _answer(frame: Frame) -> Receipt:
-    """Return what the client makes of an exchange's frame: decoded, in memory of its own."""
-    data = bytearray(frame.tobytes())
-    prefix = decode_prefix(data[:PREFIX_BYTES])
-    end = PREFIX_BYTES + prefix.header_bytes
-    message = decode_header(prefix, data[PREFIX_BYTES:end])
-    body = memoryview(data)[end:]
-    verify_checksum(message, body)
-    return Receipt(message=message, arrays=arrays(message, body))
