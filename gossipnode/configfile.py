@@ -82,7 +82,8 @@ def load_config(
     """Build the ``Config`` from ``base``, then ``path``, then ``environment``, then ``flags``.
 
     ``flags`` maps dotted keys to values (text is read as TOML where the option is no text);
-    ``base`` holds options that a swarm hands to a joining node. Raises ``ConfigError``.
+    ``base`` holds options that a swarm hands to a joining node. A relative ``swarm.peers`` in the
+    file is relative to the file. Raises ``ConfigError``.
     """
     tree: Tree = {}
     origin: dict[str, str] = {}
@@ -93,6 +94,7 @@ def load_config(
             if not isinstance(entries, Mapping):
                 raise _unknown_section(str(path), section, is_table=False)
             _put_table(tree, origin, str(path), section, entries)
+        _anchor_peers(tree, origin, Path(path))
     known = {option.env: option for option in options()}
     for name, text in _name_first(environment or {}, "GOSSIPNODE_ALGORITHM_NAME"):
         if not name.startswith(ENV_PREFIX):
@@ -177,6 +179,12 @@ def _put_table(
     for name, value in entries.items():
         table[name] = value
         origin[f"{section}.{name}"] = where
+
+
+def _anchor_peers(tree: Tree, origin: Mapping[str, str], path: Path) -> None:
+    peers = tree.get("swarm", {}).get("peers")
+    if isinstance(peers, str) and peers and origin["swarm.peers"] == str(path):
+        tree["swarm"]["peers"] = str(path.parent / Path(peers).expanduser())
 
 
 def _name_first(layer: Mapping[str, T], name: str) -> list[tuple[str, T]]:

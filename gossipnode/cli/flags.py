@@ -101,19 +101,9 @@ def read_config(
     flags: Mapping[str, Any],
     base: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Config:
-    """Build the config from all layers; ``swarm.peers`` of a file is relative to that file.
-
-    Raises ``ConfigError``.
-    """
+    """Build the config from all layers; raises ``ConfigError``."""
     given = {**flags, **dict(_split_setting(setting) for setting in settings)}
-    # The algorithm's name first: another name voids what was said of the old one's options.
-    ordered = sorted(given.items(), key=lambda item: item[0] != "algorithm.name")
-    config = load_config(path, environment=os.environ, flags=dict(ordered), base=base)
-    elsewhere = "swarm.peers" in given or "GOSSIPNODE_SWARM_PEERS" in os.environ
-    if path is not None and config.swarm.peers and not elsewhere:
-        peers = path.parent / Path(config.swarm.peers).expanduser()
-        config = with_options(config, {"swarm.peers": str(peers)})
-    return config
+    return load_config(path, environment=os.environ, flags=given, base=base)
 
 
 def with_options(config: Config, changes: Mapping[str, Any]) -> Config:
