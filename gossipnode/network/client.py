@@ -188,6 +188,9 @@ async def _in_time(call: Coroutine[Any, Any, T], timeout_s: float) -> T:
         raise NetworkError("the name does not resolve") from None
     except aiohttp.InvalidURL:
         raise NetworkError("the address is no http://host:port") from None
+    except ValueError:
+        # yarl's, and the idna codec's, about a host name that no resolver is ever asked for.
+        raise NetworkError("the address cannot be dialled") from None
     except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
         raise PeerError("malformed_frame", f"the answer is broken: {_kind(error)}") from None
     except (aiohttp.ClientError, OSError) as error:

@@ -38,6 +38,8 @@ log = logging.getLogger("gossipnode.network.daemon")
 
 # What closing connections and threads may take after the deadline.
 CLOSE_S = 2.0
+# What the last checkpoint may take: 1 GB at 100 MB/s.
+CHECKPOINT_S = 10.0
 
 
 class ExitCode(IntEnum):
@@ -127,8 +129,12 @@ class HttpNode(Node):
         except TimeoutError:
             event(log, logging.WARNING, "drain.cut", deadline_s=self.config.run.drain_deadline_s)
         try:
-            # Outside the deadline: a checkpoint takes a moment, and losing it costs the most.
-            await self.stop()
+            # Beyond the deadline: a checkpoint takes a moment, and losing it costs the most.
+            async with asyncio.timeout(CHECKPOINT_S):
+                await self.stop()
+        except TimeoutError:
+            self.counters.add("checkpoint_failures")
+            event(log, logging.ERROR, "checkpoint.cut", deadline_s=CHECKPOINT_S)
         finally:
             await self._close()
 
@@ -155,9 +161,9 @@ class HttpNode(Node):
         super().request_stop()
 
     @property
-    def training(self) -> bool:
-        """Whether the trainer thread is at work, perhaps on a step that nobody awaits."""
-        return self._daemon.training
+    def working(self) -> bool:
+        """Whether a thread is at work, perhaps on something that nobody awaits any more."""
+        return self._daemon.working
 
     async def _close(self) -> None:
         """Close the server, the client and the threads; harmless twice."""
@@ -210,9 +216,9 @@ def serve(
         event(log, logging.ERROR, "node.error", reason=error, exit_code=int(code))
         if code is ExitCode.UNEXPECTED:
             log.exception("node.bug")
-    if node is not None and node.training:
-        # Python would wait at exit for a step that the deadline has given up on.
-        event(log, logging.WARNING, "train.abandoned", id=node.id)
+    if node is not None and node.working:
+        # Python would wait at exit for a thread that the deadline has given up on.
+        event(log, logging.WARNING, "work.abandoned", id=node.id)
         _exit(code)
     return code
 

@@ -7,6 +7,7 @@ work has one thread of its own, made when first needed.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ class DaemonWorld:
 
     def __init__(self) -> None:
         self.store: Store | None = None
-        self.training = False
+        self._at_work: set[int] = set()  # threads; adding and discarding are atomic
         self._files: FileStore | None = None
         self._client = HttpClient()
         # An executor starts its thread at the first call, not here.
@@ -66,29 +67,37 @@ class DaemonWorld:
                 _, writer = await asyncio.open_connection(parts.hostname, parts.port)
         except ConnectionRefusedError:
             return False
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):
             return True
         writer.close()
         return True
 
     async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
         """Run ``work`` in the trainer thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._trainer, self._train, work)
+        return await asyncio.get_running_loop().run_in_executor(self._trainer, self._busily, work)
 
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run ``work`` in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._worker, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._worker, self._busily, work, *arguments
+        )
+
+    @property
+    def working(self) -> bool:
+        """Whether a thread is at work."""
+        return bool(self._at_work)
 
     def wall_time(self) -> float:
         """Seconds since 1970."""
         return time.time()
 
-    def _train(self, work: Callable[[], T]) -> T:
-        self.training = True
+    def _busily(self, work: Callable[..., T], *arguments: Any) -> T:
+        thread = threading.get_ident()
+        self._at_work.add(thread)
         try:
-            return work()
+            return work(*arguments)
         finally:
-            self.training = False
+            self._at_work.discard(thread)
 
 
 def data_folder(config: Config, node_id: str) -> Path:

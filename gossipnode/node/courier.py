@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import numpy as np
 
@@ -60,22 +60,29 @@ class Courier:
         insist: bool,
         on_change: Callable[[str], None],
         on_exchange: Callable[[Peer, Parcel, Receipt], Awaitable[None]],
+        room: Mapping[str, int] | None = None,
     ) -> None:
         self.world, self.peers, self.counters, self.rng = world, peers, counters, rng
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange = on_change, on_exchange
         self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
+        self._room = room or {}
         self._closing = False
         self._pauses: dict[str, asyncio.Event] = {}
         self._probed: set[str] = set()
+        self._trial: str | None = None  # the suspect that is being tried
 
     def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup) -> None:
-        """Queue ``parcel``, unless the peer is suspect and not due for another try."""
-        if self.peers[peer].retry_at > asyncio.get_running_loop().time() and (
-            self.peers[peer].state == "suspect"
-        ):
-            return
-        self.outbox.put(peer, parcel, tasks)
+        """Queue ``parcel``. Suspects are tried when they are due, and one at a time.
+
+        A hung peer holds what is on its way to it: that many old models, were all of them tried.
+        """
+        if self.peers[peer].state == "suspect":
+            due = self.peers[peer].retry_at <= asyncio.get_running_loop().time()
+            if not due or self._trial not in (None, peer):
+                return
+            self._trial = peer
+        self.outbox.put(peer, parcel, tasks, self._room_for(peer))
 
     def probe(self, peer_id: str, tasks: asyncio.TaskGroup) -> None:
         """Ask whether a peer that was alive still listens, unless it is being asked already."""
@@ -92,6 +99,9 @@ class Courier:
             self.peers.failed(peer, asyncio.get_running_loop().time(), self.rng.random())
             self.suspect(peer.id, "connection refused")
 
+    def _room_for(self, peer_id: str) -> int:
+        return 1 if self.peers[peer_id].state == "suspect" else self._room.get(peer_id, 1)
+
     def suspect(self, peer_id: str, reason: str) -> None:
         """Give up on a peer until it is heard of again."""
         peer = self.peers[peer_id]
@@ -99,11 +109,18 @@ class Courier:
             self.counters.add("peers_suspected")
             event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
         peer.state, peer.reason = "suspect", reason
+        self.outbox.drop(peer.id)
         self.on_change(peer.id)
 
     async def _deliver(self, peer_id: str, parcel: Parcel) -> None:
         """Send one parcel; repeat while that makes sense and nothing newer waits."""
-        peer = self.peers[peer_id]
+        try:
+            await self._insist(self.peers[peer_id], parcel)
+        finally:
+            if self._trial == peer_id:
+                self._trial = None
+
+    async def _insist(self, peer: Peer, parcel: Parcel) -> None:
         while True:
             heard = peer.pushes_received
             pause = await self._attempt(peer, parcel)
@@ -115,7 +132,7 @@ class Courier:
                 continue  # it is there now, and this model is of a round that it still mixes
             if self._closing and peer.state == "unknown":
                 return  # it may never start: no reason to stay for it
-            if self.outbox.has_newer(peer_id):
+            if self.outbox.is_full(peer.id, self._room_for(peer.id)):
                 self.counters.add("pushes_replaced")
                 return
 

@@ -9,8 +9,8 @@ at most once, and a refusal changes nothing but a counter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from gossipnode.algorithms.base import Algorithm, Arrival, Purpose, Vector
@@ -27,10 +27,11 @@ PURPOSES = {
 }
 KINDS = {purpose: kind for kind, purpose in PURPOSES.items()}
 
-# Sequence numbers remembered per sender. One frame is in flight per pair, so a repeat is at most
-# a few numbers old; 1,024 numbers of 28 bytes in a set cost below 64 KiB a sender.
+# Sequence numbers remembered per sender, a bit each. One frame is in flight per pair, so a repeat
+# is at most a few numbers old.
 WINDOW = 1024
-# Senders remembered; the one silent longest makes room. Bounds what strangers can fill.
+# Senders remembered; the one silent longest makes room. With some 500 bytes a sender, what
+# strangers can fill stays below 2 MB.
 SENDERS_MAX = 4096
 
 
@@ -40,9 +41,34 @@ class Ledger:
 
     epoch: int
     highest: int = -1
-    seen: set[int] = field(default_factory=set)
+    seen: int = 0  # bit i stands for the number highest − i
     # The life before, until something of this one is merged: a refused frame proves nothing.
     before: Ledger | None = None
+
+    def holds(self, seq: int) -> bool:
+        """Whether ``seq`` was entered; below the window nothing can be told apart, so yes."""
+        back = self.highest - seq
+        return back >= 0 and (back >= WINDOW or bool(self.seen >> back & 1))
+
+    def enter(self, seq: int) -> None:
+        """Enter ``seq``, which is not held."""
+        ahead = seq - self.highest
+        if ahead <= 0:
+            self.seen |= 1 << -ahead
+            return
+        # Shifted by the window at most: a number far ahead must not make a huge integer.
+        self.seen = (self.seen << min(ahead, WINDOW) | 1) & ((1 << WINDOW) - 1)
+        self.highest = seq
+
+    def take_out(self, seq: int) -> None:
+        """Take ``seq`` out again; ``highest`` goes back to the highest that is left."""
+        back = self.highest - seq
+        if 0 <= back < WINDOW:
+            self.seen &= ~(1 << back)
+        if self.seen:
+            lowest = (self.seen & -self.seen).bit_length() - 1
+            self.seen >>= lowest
+            self.highest -= lowest
 
 
 @dataclass(slots=True)
@@ -65,10 +91,11 @@ class Inbox:
         layout: Layout,
         algorithm: Algorithm,
         graph: str | None,
+        senders: Collection[str] | None = None,
         inflight_bytes_max: int,
     ) -> None:
         self.swarm, self.node_id, self.layout = swarm, node_id, layout
-        self.algorithm, self.graph = algorithm, graph
+        self.algorithm, self.graph, self.senders = algorithm, graph, senders
         self.inflight_bytes_max = inflight_bytes_max
         self.inflight_bytes = 0
         self.draining = False
@@ -133,10 +160,7 @@ class Inbox:
             while len(self._ledgers) > SENDERS_MAX:
                 self._ledgers.popitem(last=False)
         self._ledgers.move_to_end(message.sender)
-        ledger.seen.add(message.seq)
-        ledger.highest = max(ledger.highest, message.seq)
-        if len(ledger.seen) > 2 * WINDOW:
-            ledger.seen = {seq for seq in ledger.seen if seq > ledger.highest - WINDOW}
+        ledger.enter(message.seq)
         return True
 
     def unmark(self, message: Message) -> None:
@@ -144,25 +168,25 @@ class Inbox:
         ledger = self._ledgers.get(message.sender)
         if ledger is None or ledger.epoch != message.epoch:
             return
-        ledger.seen.discard(message.seq)
+        ledger.take_out(message.seq)
         if ledger.seen:
-            ledger.highest = max(ledger.seen)
-        elif ledger.before is not None:
+            return
+        if ledger.before is not None:
             self._ledgers[message.sender] = ledger.before
         else:
             del self._ledgers[message.sender]
 
     def state(self) -> dict[str, list[Any]]:
-        """Return the ledger for the checkpoint: sender -> [epoch, highest, recent numbers]."""
+        """Return the ledger for the checkpoint: sender -> [epoch, highest, seen in hex]."""
         return {
-            sender: [ledger.epoch, ledger.highest, sorted(ledger.seen)[-WINDOW:]]
+            sender: [ledger.epoch, ledger.highest, f"{ledger.seen:x}"]
             for sender, ledger in self._ledgers.items()
         }
 
     def restore(self, state: dict[str, list[Any]]) -> None:
         """Take the ledger from a checkpoint: what that life merged is not merged again."""
         for sender, (epoch, highest, seen) in state.items():
-            self._ledgers[sender] = Ledger(epoch, highest, set(seen))
+            self._ledgers[sender] = Ledger(epoch, highest, int(seen, 16))
 
     def _is_duplicate(self, message: Message) -> bool:
         ledger = self._ledgers.get(message.sender)
@@ -172,8 +196,7 @@ class Inbox:
             raise PeerError(
                 "stale_epoch", f"a later life of the sender is known: epoch {ledger.epoch}"
             )
-        # Below the window nothing is remembered, so nothing can be told apart: never merge it.
-        return message.seq in ledger.seen or message.seq <= ledger.highest - WINDOW
+        return ledger.holds(message.seq)
 
     def _check_identity(self, message: Message) -> None:
         if message.swarm != self.swarm:
@@ -184,6 +207,8 @@ class Inbox:
                 f"the sender calls itself {self.node_id}, which is this node's own id; "
                 "give each node an id of its own",
             )
+        if self.senders is not None and message.sender not in self.senders:
+            raise PeerError("not_a_neighbour", "the graph has no edge between us")
         if message.algorithm != self.algorithm.name:
             raise PeerError(
                 "wrong_algorithm",

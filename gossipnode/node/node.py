@@ -82,7 +82,7 @@ class Node:
         self.epoch = self.seq = self.durable_age = 0
         self.checkpoint_error = ""
         self.started_at = self.since = self.run_began = 0.0
-        self.has_started = False
+        self.has_started = self.in_step = False
         self.last_training: TrainResult | None = None
         self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
         self._given_learner = learner
@@ -97,6 +97,27 @@ class Node:
         """Load data and checkpoint, then be ready. Raises ``ConfigError``, ``DataError``, …"""
         self.started_at = self.world.wall_time()
         self._set_state("starting")
+        try:
+            await self._prepare()
+        except Exception as error:
+            self._set_state("failed", str(error))
+            raise
+        self.has_started = True
+        self._set_state("ready")
+        event(
+            log,
+            logging.INFO,
+            "node.ready",
+            id=self.id,
+            address=self.address,
+            round=self.round,
+            age=self.age,
+            params=self.layout.size,
+            peers=len(self.peers),
+        )
+
+    async def _prepare(self) -> None:
+        """Build what needs the data: learner, inbox, courier; then recall the checkpoint."""
         self.learner: Learner = (
             self._given_learner
             if self._given_learner is not None
@@ -114,6 +135,9 @@ class Node:
             layout=self.layout,
             algorithm=self.algorithm,
             graph=self.place.graph,
+            senders=self.place.row.weights
+            if self.algorithm.needs_graph and self.place.row
+            else None,
             inflight_bytes_max=self.config.network.inflight_bytes_max,
         )
         self.courier = Courier(
@@ -125,24 +149,14 @@ class Node:
             insist=self.algorithm.needs_graph,
             on_change=lambda peer: self.algorithm.peer_changed(self, peer),
             on_exchange=self.passive.exchanged,
+            room=self.place.room,
         )
         for entry in self.peer_entries:
             if entry.id != self.id:
-                self.peers.add(entry.id, entry.address)
+                peer = self.peers.add(entry.id, entry.address)
+                assert peer is not None, "the table is as long as the list"
+                peer.listed = True
         await self.memory.recall()
-        self.has_started = True
-        self._set_state("ready")
-        event(
-            log,
-            logging.INFO,
-            "node.ready",
-            id=self.id,
-            address=self.address,
-            round=self.round,
-            age=self.age,
-            params=self.layout.size,
-            peers=len(self.peers),
-        )
 
     async def run(self) -> None:
         """Be active until the budget is used up (then linger, if so configured) or stopped.
@@ -200,8 +214,12 @@ class Node:
         if self.state == "stopped":
             return
         if self.has_started:
-            # What failed may be wrong: then the last good checkpoint stays the newest.
-            await (self.memory.settle() if self.state == "failed" else self.memory.keep())
+            # What failed or was cut in a step is not consistent: the last checkpoint that is
+            # stays the newest.
+            torn = self.state == "failed" or self.in_step
+            if torn:
+                event(log, logging.WARNING, "checkpoint.skipped", id=self.id, age=self.durable_age)
+            await (self.memory.settle() if torn else self.memory.keep())
         if self.state != "failed":
             self._set_state("stopped")
 
@@ -310,9 +328,12 @@ class Node:
             after = before.copy()
             return after, self.learner.train(after, steps)
 
+        # Should this be cancelled, the learner has moved on and the params have not.
+        self.in_step = True
         after, result = await self.world.train(work, steps)
         try:
             await self.replica.commit(after, before, steps=steps)
+            self.in_step = False
         except PeerError:
             raise TrainingError(
                 f"training diverged in round {self.round}: the params are no longer finite; "

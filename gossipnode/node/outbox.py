@@ -1,14 +1,16 @@
-"""The active side's queue: one frame in flight a peer, and one that waits.
+"""The active side's queue: one frame in flight a peer, and few that wait.
 
-Invariant: a slow peer costs the others nothing and this node one frame: what waits is replaced
-by what is newer. Frames to one peer leave in order.
+Invariant: a slow peer costs the others nothing and this node a few frames: what waits is
+replaced by what is newer, once there is more than lockstep can want. Frames to one peer leave
+in order.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gossipnode.algorithms.base import Purpose, Vector
 from gossipnode.wire.frame import Frame
@@ -28,7 +30,7 @@ class Parcel:
 class Slot:
     """What waits for one peer, and the task that sends to it while there is something."""
 
-    waiting: Parcel | None = None
+    waiting: deque[Parcel] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
 
 
@@ -46,21 +48,30 @@ class Outbox:
         self._idle.set()
         self._sending = 0
 
-    def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup) -> None:
-        """Queue ``parcel`` for ``peer``; its sending task belongs to ``tasks``."""
+    def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup, room: int = 1) -> None:
+        """Queue ``parcel``; at most ``room`` wait, the oldest goes. ``tasks`` owns the sending."""
         slot = self._slots.setdefault(peer, Slot())
-        if slot.waiting is not None:
+        while len(slot.waiting) >= room:
+            slot.waiting.popleft()
             self._replaced(peer)
-        slot.waiting = parcel
+        slot.waiting.append(parcel)
         if slot.task is None:
             self._sending += 1
             self._idle.clear()
             slot.task = tasks.create_task(self._run(peer, slot))
 
-    def has_newer(self, peer: str) -> bool:
-        """Whether something waits behind the parcel in flight: no use in repeating that one."""
+    def is_full(self, peer: str, room: int = 1) -> bool:
+        """Whether ``room`` parcels wait behind the one in flight: no use in repeating that one."""
         slot = self._slots.get(peer)
-        return slot is not None and slot.waiting is not None
+        return slot is not None and len(slot.waiting) >= room
+
+    def drop(self, peer: str) -> None:
+        """Give up what waits for a peer and what is on its way: it holds a model of memory."""
+        slot = self._slots.pop(peer, None)
+        if slot is not None:
+            slot.waiting.clear()
+            if slot.task is not None and slot.task is not asyncio.current_task():
+                slot.task.cancel()
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything has left; False, and the rest given up, after ``seconds``."""
@@ -69,7 +80,7 @@ class Outbox:
                 await self._idle.wait()
         except TimeoutError:
             for slot in self._slots.values():
-                slot.waiting = None
+                slot.waiting.clear()
                 if slot.task is not None:
                     slot.task.cancel()
             return False
@@ -77,9 +88,8 @@ class Outbox:
 
     async def _run(self, peer: str, slot: Slot) -> None:
         try:
-            while slot.waiting is not None:
-                parcel, slot.waiting = slot.waiting, None
-                await self._send(peer, parcel)
+            while slot.waiting:
+                await self._send(peer, slot.waiting.popleft())
         finally:
             slot.task = None
             self._sending -= 1

@@ -180,8 +180,8 @@ class PassiveSide:
         if peer is None and not node.algorithm.needs_graph:
             peer = self._learn(message)
         if peer is not None:
-            if not node.algorithm.needs_graph and is_address(message.address or ""):
-                peer.address = message.address or ""  # it may have moved
+            if not peer.listed and is_address(message.address or ""):
+                peer.address = message.address or ""  # it may have moved; peers.toml may not
             peer.round, peer.age, peer.refused_here = message.round, age, ""
             self._refused.pop(peer.id, None)
             peer.pushes_received += 1

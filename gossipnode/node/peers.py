@@ -19,7 +19,10 @@ BACKOFF_MAX_S = 2.0
 
 @dataclass(slots=True)
 class Peer:
-    """One peer. ``heard_at`` and ``retry_at`` are loop times in seconds, ``seen_at`` wall time."""
+    """One peer. ``heard_at`` and ``retry_at`` are loop times in seconds, ``seen_at`` wall time.
+
+    ``listed`` peers are in the peer list: no message changes where they are dialled.
+    """
 
     id: str
     address: str
@@ -36,6 +39,7 @@ class Peer:
     pushes_received: int = 0
     refusal: str = ""
     refused_here: str = ""
+    listed: bool = False
 
 
 class PeerTable:

@@ -7,8 +7,8 @@ fingerprint, which travels with each message, shows where two nodes did not.
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import xxhash
 
@@ -20,7 +20,11 @@ from gossipnode.topology import Graph, build_graph, weight_row
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """This node's place. ``row`` is None where peers are random."""
+    """This node's place. ``row`` is None where peers are random.
+
+    ``lead_max`` is by how many rounds a sender can be ahead in lockstep, ``room`` how many
+    models may wait for each that it sends to, since all of them are wanted.
+    """
 
     id: str
     index: int
@@ -29,6 +33,7 @@ class Place:
     row: Row | None = None
     graph: str | None = None
     lead_max: int = 1
+    room: Mapping[str, int] = field(default_factory=dict)
 
 
 def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
@@ -62,6 +67,7 @@ def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
         row=Row(self_weight, {ids[j]: w for j, w in weights.items()}),
         graph=graph.fingerprint(ids, rule),
         lead_max=_lead_max(graph, i),
+        room={ids[j]: room for j, room in _room(graph, i).items()},
     )
 
 
@@ -116,14 +122,28 @@ def _numbers(neighbours: Sequence[str], of: str, ids: Sequence[str]) -> list[int
 
 
 def _lead_max(graph: Graph, i: int) -> int:
-    """Return the longest way from ``i`` back to one that sends to it.
+    """Return the longest way from ``i`` to one that sends to it.
 
     A sender j at round k has heard, over that way, of round k − distance at ``i``.
     """
-    distance = {i: 0}
-    frontier = [i]
-    while frontier:
-        reached = [j for node in frontier for j in graph.out_neighbours[node] if j not in distance]
-        distance.update((j, distance[frontier[0]] + 1) for j in reached)
-        frontier = list(dict.fromkeys(reached))
+    distance = _distances(graph.out_neighbours, i)
     return max((distance.get(j, 1) for j in graph.in_neighbours[i]), default=1)
+
+
+def _room(graph: Graph, i: int) -> dict[int, int]:
+    """Return for each that ``i`` sends to one more than its distance back to ``i``.
+
+    By as many rounds ``i`` can run ahead of it in lockstep, and all their models are wanted.
+    """
+    distance = _distances(graph.in_neighbours, i)
+    return {j: 1 + distance.get(j, 1) for j in graph.out_neighbours[i]}
+
+
+def _distances(rows: Sequence[Sequence[int]], i: int) -> dict[int, int]:
+    """Return how many steps along ``rows`` each node is from ``i``, by breadth-first search."""
+    distance, frontier, steps = {i: 0}, [i], 0
+    while frontier:
+        steps += 1
+        frontier = sorted({j for node in frontier for j in rows[node]} - distance.keys())
+        distance.update(dict.fromkeys(frontier, steps))
+    return distance

@@ -19,6 +19,7 @@ from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_difference_into, all_finite, merge_into
 
 Compute = Callable[..., Any]
+AGE_MAX = 2**63 - 1
 
 
 class Replica:
@@ -57,4 +58,5 @@ class Replica:
         if not await self._compute(all_finite, params):
             raise PeerError("not_finite", "the merged model would have a value that is not finite")
         params.flags.writeable = False
-        self.params, self.age = params, age
+        # What a peer claims is adopted: past the wire's range nobody could read us again.
+        self.params, self.age = params, min(age, AGE_MAX)

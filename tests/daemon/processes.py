@@ -24,9 +24,7 @@ PATIENCE_S = 60.0
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on; all are held until all are found."""
     with contextlib.ExitStack() as stack:
-        held = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in held]
 
 

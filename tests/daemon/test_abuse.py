@@ -29,6 +29,7 @@ from plain_learner import PlainLearner
 from gossipnode.learning.learner import TrainResult
 from gossipnode.learning.tasks import Evaluation
 from gossipnode.network import HttpNode
+from gossipnode.network.daemon import CHECKPOINT_S, CLOSE_S
 from gossipnode.node.checkpoint import FileStore
 
 QUICK = {"name": "gossip", "period_s": 0.02}
@@ -51,9 +52,9 @@ async def running(folder: Path, learner: Any = None, **sections: Any) -> AsyncIt
     "address",
     [
         "http://127.0.0.1:9",
-        pytest.param("http://a..b:80", marks=pytest.mark.xfail(strict=True)),
-        pytest.param("http://" + 64 * "a" + ":80", marks=pytest.mark.xfail(strict=True)),
-        pytest.param("http://a\\b:80", marks=pytest.mark.xfail(strict=True)),
+        pytest.param("http://a..b:80"),
+        pytest.param("http://" + 64 * "a" + ":80"),
+        pytest.param("http://a\\b:80"),
     ],
 )
 async def test_no_address_that_a_stranger_gives_ends_the_node(tmp_path: Path, address: str) -> None:
@@ -65,7 +66,6 @@ async def test_no_address_that_a_stranger_gives_ends_the_node(tmp_path: Path, ad
         assert node.state == "running"
 
 
-@pytest.mark.xfail(strict=True, reason="the sender is compared with the graph after the body only")
 async def test_a_stranger_to_the_graph_cannot_reserve_the_inbox(tmp_path: Path) -> None:
     """Nodes of a chain know whom they hear; all but the last byte of a frame keeps its memory."""
     size = 4096
@@ -82,7 +82,11 @@ async def test_a_stranger_to_the_graph_cannot_reserve_the_inbox(tmp_path: Path) 
         assert node.inbox.inflight_bytes == 0
 
 
-@pytest.mark.xfail(strict=True, reason="aiohttp parses on after an error and keeps each piece")
+@pytest.mark.xfail(
+    strict=True,
+    reason="aiohttp parses on after an error and keeps each piece in a cycle of exceptions, until "
+    "the collector runs; its parser has no setting against it",
+)
 async def test_junk_leaves_little_behind(tmp_path: Path) -> None:
     """Each of ten connections sends 4 MB that are no HTTP."""
     from aiohttp.http_exceptions import HttpProcessingError
@@ -117,8 +121,8 @@ class SlowToTrain(PlainLearner):
         return result
 
 
-@pytest.mark.xfail(strict=True, reason="the checkpoint queues behind the measurement, unbounded")
-async def test_a_measurement_does_not_outlast_the_deadline_of_a_stop(tmp_path: Path) -> None:
+async def test_the_last_checkpoint_waits_for_a_measurement_under_way(tmp_path: Path) -> None:
+    """Losing it would cost more than the few seconds, which are bounded too."""
     run = {"drain_deadline_s": 0.2}
     async with HttpNode(config_of(tmp_path, run=run), learner=SlowToMeasure([0.0])) as node:
         task = asyncio.create_task(node.run())
@@ -126,10 +130,10 @@ async def test_a_measurement_does_not_outlast_the_deadline_of_a_stop(tmp_path: P
         began = time.monotonic()
         node.request_stop()
         await task
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 0.2 + CHECKPOINT_S + CLOSE_S
+    assert FileStore(tmp_path, 3, time.time).load() is not None
 
 
-@pytest.mark.xfail(strict=True, reason="the last checkpoint is taken in the middle of a step")
 async def test_the_checkpoint_of_a_stop_that_gave_up_on_a_step_is_consistent(
     tmp_path: Path,
 ) -> None:

@@ -33,10 +33,10 @@ def test_the_newest_replaces_what_waits_but_not_what_is_in_flight() -> None:
         async with asyncio.TaskGroup() as tasks:
             wire.put("a", 0, tasks)
             await asyncio.sleep(0.5)
-            assert not wire.outbox.has_newer("a")
+            assert not wire.outbox.is_full("a")
             for number in (1, 2, 3):
                 wire.put("a", number, tasks)
-            assert wire.outbox.has_newer("a")
+            assert wire.outbox.is_full("a")
             assert await wire.outbox.flush(10.0)
         assert wire.sent == [("a", 0, 0.0), ("a", 3, 1.0)]
         assert wire.replaced == ["a", "a"]
