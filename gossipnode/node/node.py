@@ -1,4 +1,4 @@
-"""The node: its life, its active side and its passive side.
+"""The node: its life, with an active side (``active``) and a passive side (``passive``).
 
 created → starting → ready → running (→ finished) → draining → stopped, or failed.
 
@@ -13,24 +13,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from gossipnode.algorithms import build_algorithm
-from gossipnode.algorithms.base import Purpose, Row, Vector, Weight
+from gossipnode.algorithms.base import Vector
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
 from gossipnode.logs import event
+from gossipnode.node.active import ActiveSide
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
 from gossipnode.node.inbox import Admission, Inbox
 from gossipnode.node.measuring import Measurements
 from gossipnode.node.memory import Memory
-from gossipnode.node.outbox import Parcel
 from gossipnode.node.passive import Delivery, PassiveSide
 from gossipnode.node.peers import PeerTable
 from gossipnode.node.place import Place, find_place, share_of
@@ -44,14 +44,12 @@ from gossipnode.wire.reply import Reply
 
 log = logging.getLogger("gossipnode.node")
 
-# Vector work above this leaves the loop: 1 MB takes some 0.1 ms, as long as handing it over does.
-INLINE_BYTES_MAX = 2**20
 # Streams of random numbers, apart so that one more draw here changes nothing there.
 STREAM_ALGORITHM, STREAM_SAMPLER, STREAM_BACKOFF = 1, 2, 3
 ROUND_TIMES_KEPT = 512
 
 
-class Node:
+class Node(ActiveSide):
     """One node of the swarm. See the module's text for its life.
 
     ``peers`` lists all nodes, this one included where it has a fixed place. ``learner`` defaults
@@ -240,183 +238,6 @@ class Node:
             event(log, level, f"node.{state}", id=self.id, **({"reason": reason} if reason else {}))
         self.measurements.publish({"event": "state", "state": state, "round": self.round})
 
-    # -- what algorithms may ask (NodeInterface) ------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """This node's name."""
-        return self.place.id
-
-    @property
-    def params(self) -> Vector:
-        """The current params: read-only, and never changed under who holds them."""
-        return self.replica.params
-
-    @property
-    def age(self) -> int:
-        """Local steps that have gone into the params."""
-        return self.replica.age
-
-    @property
-    def budget_left(self) -> bool:
-        """Whether rounds and time remain and nobody asked to stop."""
-        rounds = self.config.run.rounds
-        return not self.stopping and (not rounds or self.round < rounds)
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the active side is to end: somebody asked for it, or time is up."""
-        return self._enough.is_set()
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """The algorithm's stream of random numbers."""
-        return self._rng
-
-    @property
-    def out_neighbours(self) -> tuple[str, ...]:
-        """Whom this node sends to in the fixed graph."""
-        return self.place.out_neighbours
-
-    @property
-    def row(self) -> Row:
-        """This node's row of W."""
-        assert self.place.row is not None, "the graph is not fixed"
-        return self.place.row
-
-    @property
-    def lead_max(self) -> int:
-        """Rounds by which a sender can be ahead in lockstep."""
-        return self.place.lead_max
-
-    def time(self) -> float:
-        """Monotonic seconds of the running loop."""
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, or until the node stops; gives way to other tasks even for no time."""
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._enough.wait()
-        except TimeoutError:
-            return
-
-    async def wait(self, event_: asyncio.Event, seconds: float) -> bool:
-        """Wait for an event; False when time is up or the node stops."""
-        if self.stopping:
-            return False
-        self._waiting.add(event_)
-        try:
-            async with asyncio.timeout(seconds):
-                await event_.wait()
-        except TimeoutError:
-            return False
-        finally:
-            self._waiting.discard(event_)
-        return not self.stopping
-
-    async def train(self, steps: int) -> None:
-        """Train a private copy, then apply the difference."""
-        if not steps:
-            return
-        before = self.params
-
-        def work() -> tuple[Vector, TrainResult]:
-            after = before.copy()
-            return after, self.learner.train(after, steps)
-
-        # Should this be cancelled, the learner has moved on and the params have not.
-        self.in_step = True
-        after, result = await self.world.train(work, steps)
-        try:
-            await self.replica.commit(after, before, steps=steps)
-            self.in_step = False
-        except PeerError:
-            raise TrainingError(
-                f"training diverged in round {self.round}: the params are no longer finite; "
-                "lower training.learning_rate"
-            ) from None
-        self.last_training = result
-        self.counters.add("local_steps", steps)
-
-    async def compute(self, work: Callable[..., Any], *vectors: Any, size: int = 0) -> Any:
-        """Run a vector operation here, or in the worker when it is large.
-
-        ``size`` is its bytes; by default those of the largest array among ``vectors``.
-        """
-        size = size or max((v.nbytes for v in vectors if isinstance(v, np.ndarray)), default=0)
-        if size <= INLINE_BYTES_MAX:
-            return _quietly(work, *vectors)
-        return await self.world.work(_quietly, work, *vectors)
-
-    async def merge(self, incoming: Vector, weight: Weight, age: int) -> None:
-        """Set params ← params + weight·(incoming − params)."""
-        await self.replica.merge(incoming, weight, age)
-
-    async def commit(self, after: Vector, before: Vector, age: int = 0) -> None:
-        """Apply the change before → after to the params."""
-        await self.replica.commit(after, before, age)
-
-    def sample_peer(self) -> str | None:
-        """Choose a peer uniformly among those that seem alive."""
-        among = self.out_neighbours if self.place.row is not None else None
-        return self._sampler.sample(self.peers.candidates(among, self.time()))
-
-    def push(
-        self, peers: Iterable[str], parts: Mapping[str, Vector], purpose: Purpose = Purpose.MODEL
-    ) -> None:
-        """Queue one message for ``peers``: encoded once, whatever their number."""
-        frame = self.passive.frame(parts, purpose, self.age)
-        parcel = Parcel(frame, purpose, self.params, self.age)
-        for peer in peers:
-            self.courier.put(peer, parcel, self.tasks)
-
-    def peer_round(self, peer: str) -> int:
-        """The round that a peer last said it was in."""
-        return self.peers[peer].round
-
-    def is_expected(self, peer: str) -> bool:
-        """Whether it is worth waiting for a peer."""
-        return self.peers[peer].state != "suspect"
-
-    def is_unknown(self, peer: str) -> bool:
-        """Whether a peer was never heard of."""
-        return self.peers[peer].state == "unknown"
-
-    def suspect(self, peer: str, reason: str) -> None:
-        """Stop waiting for a peer until it is heard of again."""
-        self.courier.suspect(peer, reason)
-
-    def probe(self, peers: Iterable[str]) -> None:
-        """Ask whether peers still listen; suspect who does not."""
-        for peer in peers:
-            self.courier.probe(peer, self.tasks)
-
-    def skip_to(self, round_: int) -> None:
-        """Go on in a later round."""
-        event(log, logging.INFO, "round.skipped", id=self.id, start=self.round, to=round_)
-        self.counters.add("rounds_skipped", round_ - self.round)
-        self.round = round_
-
-    async def end_round(self) -> None:
-        """Close the round; measure and checkpoint where that is due."""
-        self.round += 1
-        self.counters.add("rounds")
-        now = self.time()
-        self.round_times.append(now - self._round_began)
-        self._round_began = now
-        every = self.config.run.evaluate_every
-        if every and self.round % every == 0:
-            await self.measure()
-        self.memory.keep_if_due()
-
-    def count(self, what: str, amount: int = 1) -> None:
-        """Add to a counter."""
-        self.counters.add(what, amount)
-
     # -- passive side (what the network calls) ----------------------------------------------------
 
     def admit(self, message: Message) -> Admission:
@@ -436,10 +257,6 @@ class Node:
         return self.passive.refuse(error, sender)
 
     # -- what others see --------------------------------------------------------------------------
-
-    async def measure(self) -> None:
-        """Measure loss and accuracy on the test samples, and add a row to the history."""
-        await self.measurements.measure()
 
     def history(self, since: int = 0) -> list[dict[str, Any]]:
         """Return the measurements of rounds ≥ ``since``."""
@@ -501,12 +318,6 @@ def learner_for(config: Config, place: Place) -> Learner:
         schedule_factor=training.schedule_factor,
         seed=config.swarm.seed,
     )
-
-
-def _quietly(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run without numpy's warnings: what is not finite is found by ``all_finite`` and refused."""
-    with np.errstate(all="ignore"):
-        return work(*arguments)
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:
