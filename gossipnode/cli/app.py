@@ -49,6 +49,8 @@ VERBS = {
     "peers": "Show a node's peers.",
     "swarm": "Run a whole swarm on this machine, and sum up how it learnt.",
     "model": "Fetch a node's model, or measure one on data.",
+    "topology": "Show how fast a graph averages, what a round costs, and draw it.",
+    "plan": "Tell what a training run costs before it runs.",
     "completion": "Print a script that completes commands in your shell.",
     "version": "Print the versions.",
 }

@@ -42,11 +42,12 @@ class Ends:
     @property
     def are_exact(self) -> bool:
         """Whether both errors are below ``ACCURACY`` of what is left to −1 and 1."""
-        return self._low_is_exact and self.high_error <= ACCURACY * max(1.0 - self.high, 1e-12)
+        return self.low_error <= ACCURACY * max(1.0 + self.low, 1e-3) and self.high_is_exact
 
     @property
-    def _low_is_exact(self) -> bool:
-        return self.low_error <= ACCURACY * max(1.0 + self.low, 1e-3)
+    def high_is_exact(self) -> bool:
+        """Whether the largest is."""
+        return self.high_error <= ACCURACY * max(1.0 - self.high, 1e-12)
 
 
 def rho(mixing: Mixing) -> float:
@@ -152,7 +153,7 @@ def _gram_norm(mixing: Mixing) -> float:
     """Return ‖W − J‖₂² = λ_max of (W − J)ᵀ(W − J) for W that is not symmetric."""
     back = mixing.transposed()
     ends = lanczos(lambda x: back.apply(mixing.apply(x)), mixing.nodes)
-    if not ends.are_exact:
+    if not ends.high_is_exact:
         raise ConfigError(
             f"ρ of this directed graph of {mixing.nodes} nodes cannot be told: it mixes too slowly",
             key="topology.graph",

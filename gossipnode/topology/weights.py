@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 
 from gossipnode.errors import ConfigError, nearest_spelling
-from gossipnode.topology.eigen import laplacian_extremes
 from gossipnode.topology.graph import Graph
 from gossipnode.topology.mixing import Floats, Mixing, Row
 
@@ -125,6 +124,9 @@ def _best_constant(graph: Graph) -> EdgeWeight:
 
     Self weights can be negative (the star's hub). Source: Xiao, Boyd, SCL 53, 2004, section 4.1.
     """
+    # Imported here, since no other rule looks at a spectrum.
+    from gossipnode.topology.eigen import laplacian_extremes
+
     _must_be_undirected(graph, "best_constant")
     if graph.nodes == 1:
         return _constant(1.0)
