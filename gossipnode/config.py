@@ -328,7 +328,7 @@ class NetworkOptions(Section):
     )
     peers_max: int = option(
         1024,
-        "Peers kept in the peer table; further ones are not learnt.",
+        "Peers learnt besides those of the peer list.",
         unit="peers",
         ge=1,
         le=10**6,

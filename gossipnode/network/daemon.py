@@ -179,7 +179,7 @@ class HttpNode(Node):
 
     def _advertised(self, host: str) -> str:
         """Return where peers dial this node; raises ``ConfigError`` where nobody said it."""
-        listed = {entry.id: entry.address for entry in self.peer_entries}
+        listed = {entry.id: entry.address for entry in self.directory}
         address = self.config.network.advertise.rstrip("/") or listed.get(self.id)
         if address is None and host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
             raise ConfigError(

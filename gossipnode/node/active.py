@@ -29,7 +29,6 @@ from gossipnode.node.peers import PeerTable
 from gossipnode.node.place import Place
 from gossipnode.node.replica import Replica
 from gossipnode.node.world import World
-from gossipnode.topology import PeerSampler
 
 log = logging.getLogger("gossipnode.node")
 
@@ -59,7 +58,7 @@ class ActiveSide:
     round_times: deque[float]
     _round_began: float
     _rng: np.random.Generator
-    _sampler: PeerSampler
+    sampler_rng: np.random.Generator
     _enough: asyncio.Event
     _waiting: set[asyncio.Event]
 
@@ -183,8 +182,7 @@ class ActiveSide:
 
     def sample_peer(self) -> str | None:
         """Choose a peer uniformly among those that seem alive."""
-        among = self.out_neighbours if self.place.row is not None else None
-        return self._sampler.sample(self.peers.candidates(among, self.time()))
+        return self.peers.choose(self.sampler_rng, self.out_neighbours, self.time())
 
     def push(
         self, peers: Iterable[str], parts: Mapping[str, Vector], purpose: Purpose = Purpose.MODEL

@@ -44,7 +44,7 @@ class Measurements:
             "train_loss": finite_or_none(training.loss) if training else None,
             "bytes_sent": node.counters.get("bytes_sent"),
             "bytes_received": node.counters.get("bytes_received"),
-            "peers": sum(peer.state == "alive" for peer in node.peers),
+            "peers": node.peers.alive,
             "round_s": median(node.round_times),
         }
         self._history.add(row)

@@ -103,7 +103,7 @@ class Memory:
                 "rng": node.rng.bit_generator.state,
                 "sampler_rng": node.sampler_rng.bit_generator.state,
                 "ledger": node.inbox.state(),
-                "peers": [{"id": peer.id, "address": peer.address} for peer in node.peers],
+                "peers": [{"id": p.id, "address": p.address} for p in node.peers.learnt],
             },
         )
 

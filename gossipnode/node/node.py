@@ -28,6 +28,7 @@ from gossipnode.logs import event
 from gossipnode.node.active import ActiveSide
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
+from gossipnode.node.directory import Directory
 from gossipnode.node.inbox import Admission, Inbox
 from gossipnode.node.measuring import Measurements
 from gossipnode.node.memory import Memory
@@ -38,7 +39,6 @@ from gossipnode.node.replica import Replica
 from gossipnode.node.report import build_shared_config, build_status, model_facts
 from gossipnode.node.status import Status
 from gossipnode.node.world import World
-from gossipnode.topology import PeerSampler
 from gossipnode.wire.message import Message
 from gossipnode.wire.reply import Reply
 
@@ -65,12 +65,11 @@ class Node(ActiveSide):
         peers: Sequence[PeerEntry] = (),
         learner: Learner | None = None,
     ) -> None:
-        self.config, self.world, self.peer_entries = config, world, tuple(peers)
-        self.place: Place = find_place(config, self.peer_entries)
+        self.config, self.world, self.directory = config, world, Directory.of(peers)
+        self.place: Place = find_place(config, self.directory)
         self.algorithm = build_algorithm(config)
         self.counters = Counters()
-        # The peers of the list are neighbours: the limit is for strangers.
-        self.peers = PeerTable(max(config.network.peers_max, len(self.peer_entries)))
+        self.peers = PeerTable(config.network.peers_max, self.directory, self.place.id)
         self.measurements = Measurements(self)
         self.passive = PassiveSide(self)
         self.memory = Memory(self)
@@ -125,7 +124,6 @@ class Node(ActiveSide):
         seed = [self.config.swarm.seed, self.place.index]
         self._rng = np.random.default_rng([*seed, STREAM_ALGORITHM])
         self.sampler_rng = np.random.default_rng([*seed, STREAM_SAMPLER])
-        self._sampler = PeerSampler(self.sampler_rng)
         self.restore_params(self.learner.initial_params(self.config.swarm.seed), 0)
         self.inbox = Inbox(
             swarm=self.config.swarm.name,
@@ -149,11 +147,6 @@ class Node(ActiveSide):
             on_exchange=self.passive.exchanged,
             room=self.place.room,
         )
-        for entry in self.peer_entries:
-            if entry.id != self.id:
-                peer = self.peers.add(entry.id, entry.address)
-                assert peer is not None, "the table is as long as the list"
-                peer.listed = True
         await self.memory.recall()
 
     async def run(self) -> None:

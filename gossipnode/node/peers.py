@@ -7,14 +7,20 @@ the loop's, handed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+
+from gossipnode.node.directory import Directory
+from gossipnode.topology import PeerSampler
 
 PeerState = Literal["unknown", "alive", "suspect"]
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
+DRAWS_MAX = 16
 
 
 @dataclass(slots=True)
@@ -43,37 +49,69 @@ class Peer:
 
 
 class PeerTable:
-    """All peers of this node, by id, without the node itself."""
+    """All peers of this node, without the node itself.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._peers: dict[str, Peer] = {}
+    Those of ``directory`` are there from the beginning, and cost memory only once something is
+    known about them; ``limit`` bounds those that are learnt besides.
+    """
+
+    def __init__(self, limit: int, directory: Directory | None = None, own_id: str = "") -> None:
+        self.limit, self.own_id = limit, own_id
+        self.directory = directory or Directory()
+        self._known: dict[str, Peer] = {}
+        self._learnt: list[str] = []
 
     def __getitem__(self, peer_id: str) -> Peer:
-        return self._peers[peer_id]
+        peer = self.get(peer_id)
+        if peer is None:
+            raise KeyError(peer_id)
+        return peer
 
     def __contains__(self, peer_id: str) -> bool:
-        return peer_id in self._peers
+        return peer_id in self._known or (peer_id in self.directory.number and peer_id != self.own_id)
 
     def __iter__(self) -> Iterator[Peer]:
-        return iter(self._peers.values())
+        for peer_id in self._ids():
+            yield self[peer_id]
 
     def __len__(self) -> int:
-        return len(self._peers)
+        return len(self.directory) - (self.own_id in self.directory.number) + len(self._learnt)
 
     def get(self, peer_id: str) -> Peer | None:
         """Return the peer, or None."""
-        return self._peers.get(peer_id)
+        peer = self._known.get(peer_id)
+        if peer is None and peer_id in self.directory.number and peer_id != self.own_id:
+            entry = self.directory[self.directory.number[peer_id]]
+            peer = self._known[peer_id] = Peer(peer_id, entry.address, listed=True)
+        return peer
 
     def add(self, peer_id: str, address: str) -> Peer | None:
-        """Add a peer or update its address; None where the table is full."""
-        peer = self._peers.get(peer_id)
+        """Add a peer or, unless it is listed, update its address; None where the table is full."""
+        peer = self.get(peer_id)
         if peer is None:
-            if len(self._peers) >= self.limit:
+            if len(self._learnt) >= self.limit:
                 return None
-            peer = self._peers[peer_id] = Peer(peer_id, address)
-        peer.address = address
+            self._learnt.append(peer_id)
+            peer = self._known[peer_id] = Peer(peer_id, address)
+        elif not peer.listed:
+            peer.address = address
         return peer
+
+    @property
+    def learnt(self) -> list[Peer]:
+        """The peers that are not in the directory."""
+        return [self._known[peer_id] for peer_id in self._learnt]
+
+    @property
+    def alive(self) -> int:
+        """How many peers were heard of and are not suspected."""
+        return sum(peer.state == "alive" for peer in self._known.values())
+
+    def _ids(self) -> Iterator[str]:
+        for peer_id in self.directory.ids:
+            if peer_id != self.own_id:
+                yield peer_id
+        yield from self._learnt
 
     def heard(self, peer: Peer, now: float, wall: float, *, epoch: int | None = None) -> None:
         """A message or an answer came from ``peer``."""
@@ -99,5 +137,27 @@ class PeerTable:
 
         ``among`` restricts the choice; None means everybody.
         """
-        pool = self if among is None else [self._peers[peer_id] for peer_id in among]
-        return [peer.id for peer in pool if peer.state != "suspect" or peer.retry_at <= now]
+        return [peer_id for peer_id in among or self._ids() if self._may_try(peer_id, now)]
+
+    def choose(self, rng: np.random.Generator, among: Sequence[str], now: float) -> str | None:
+        """Choose one of the candidates uniformly; of everybody where ``among`` is empty.
+
+        Draws until it meets a candidate: with few suspects that is one draw, whatever the number
+        of peers. Only where it keeps missing does it look at all of them.
+        """
+        everybody = len(self.directory) + len(self._learnt)
+        for _ in range(DRAWS_MAX if everybody else 0):
+            if among:
+                peer_id = among[int(rng.integers(len(among)))]
+            else:
+                number = int(rng.integers(everybody))
+                listed = number < len(self.directory)
+                ids = self.directory.ids if listed else self._learnt
+                peer_id = ids[number if listed else number - len(self.directory)]
+            if peer_id != self.own_id and self._may_try(peer_id, now):
+                return peer_id
+        return PeerSampler(rng).sample(self.candidates(among or None, now))
+
+    def _may_try(self, peer_id: str, now: float) -> bool:
+        peer = self._known.get(peer_id)
+        return peer is None or peer.state != "suspect" or peer.retry_at <= now

@@ -15,7 +15,8 @@ import xxhash
 from gossipnode.algorithms.base import Row
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
-from gossipnode.topology import Graph, build_graph, weight_row
+from gossipnode.node.directory import Directory
+from gossipnode.topology import Graph, weight_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,14 @@ class Place:
 
 def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
     """Return this node's place; raises ``ConfigError`` where the peer list has none for it."""
-    ids = [entry.id for entry in peers]
-    node_id = config.node.id or host_id()
+    directory = Directory.of(peers)
+    ids, node_id = directory.ids, config.node.id or host_id()
+    i = directory.number.get(node_id)
     if config.topology.graph == "random":
         # One that joins later is in no list: its number, from its id, is unlike the others'.
-        index = ids.index(node_id) if node_id in ids else xxhash.xxh3_64_intdigest(node_id.encode())
+        index = xxhash.xxh3_64_intdigest(node_id.encode()) if i is None else i
         return Place(node_id, index, max(len(ids), 1))
-    if node_id not in ids:
+    if i is None:
         raise ConfigError(
             f"{node_id!r} is not in the peer list, and {config.algorithm.name} on a "
             f"{config.topology.graph} needs to know its place",
@@ -53,11 +55,7 @@ def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
             allowed=", ".join(ids) or "none: set swarm.peers (--peers) to a peers.toml",
             nearest=nearest_spelling(node_id, ids),
         )
-    i = ids.index(node_id)
-    graph = _graph(config, ids)
-    rule = config.topology.weights
-    if rule == "auto":
-        rule = "uniform" if graph.directed else "metropolis"
+    graph, rule, fingerprint = directory.graph(config)
     self_weight, weights = weight_row(graph, i, rule)
     return Place(
         id=node_id,
@@ -65,7 +63,7 @@ def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
         nodes=len(ids),
         out_neighbours=tuple(ids[j] for j in graph.out_neighbours[i]),
         row=Row(self_weight, {ids[j]: w for j, w in weights.items()}),
-        graph=graph.fingerprint(ids, rule),
+        graph=fingerprint,
         lead_max=_lead_max(graph, i),
         room={ids[j]: room for j, room in _room(graph, i).items()},
     )
@@ -93,39 +91,13 @@ def host_id() -> str:
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in platform.node()) or "node"
 
 
-def _graph(config: Config, ids: Sequence[str]) -> Graph:
-    topology = config.topology
-    edges = None
-    if topology.graph == "explicit":
-        _numbers(tuple(topology.neighbours), "", ids)
-        edges = [_numbers(topology.neighbours.get(i, ()), i, ids) for i in ids]
-    return build_graph(
-        topology.graph,
-        len(ids),
-        seed=config.swarm.seed,
-        probability=topology.probability,
-        degree=topology.degree,
-        rows=topology.rows,
-        edges=edges,
-    )
-
-
-def _numbers(neighbours: Sequence[str], of: str, ids: Sequence[str]) -> list[int]:
-    for j in neighbours:
-        if j not in ids:
-            raise ConfigError(
-                f"{j!r} is not in the peer list",
-                key=f"topology.neighbours.{of}".rstrip("."),
-                nearest=nearest_spelling(j, ids),
-            )
-    return [ids.index(j) for j in neighbours]
-
-
 def _lead_max(graph: Graph, i: int) -> int:
     """Return the longest way from ``i`` to one that sends to it.
 
     A sender j at round k has heard, over that way, of round k − distance at ``i``.
     """
+    if not graph.directed:
+        return 1
     distance = _distances(graph.out_neighbours, i)
     return max((distance.get(j, 1) for j in graph.in_neighbours[i]), default=1)
 
@@ -135,6 +107,8 @@ def _room(graph: Graph, i: int) -> dict[int, int]:
 
     By as many rounds ``i`` can run ahead of it in lockstep, and all their models are wanted.
     """
+    if not graph.directed:
+        return dict.fromkeys(graph.out_neighbours[i], 2)
     distance = _distances(graph.in_neighbours, i)
     return {j: 1 + distance.get(j, 1) for j in graph.out_neighbours[i]}
 

@@ -32,6 +32,7 @@ from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import GossipNodeError, NetworkError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import all_finite, consensus_distance
+from gossipnode.node.directory import Directory
 from gossipnode.node.node import Node
 from gossipnode.node.world import Receipt
 from gossipnode.simulation.delivery import deliver, read_head
@@ -86,7 +87,9 @@ class SimulatedSwarm:
         )
         self._learners = dict(zip(self.names, learners, strict=True)) if learners else {}
         self._number = {name: i for i, name in enumerate(self.names)}
-        self._peers = tuple(PeerEntry(id=name, address=address_of(name)) for name in self.names)
+        self._peers = Directory(
+            [PeerEntry(id=name, address=address_of(name)) for name in self.names]
+        )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._echoes: set[asyncio.Task[None]] = set()
         self._merged: dict[str, set[tuple[str, int, int]]] = {name: set() for name in self.names}

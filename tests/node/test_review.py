@@ -116,7 +116,7 @@ def test_what_all_strangers_together_leave_in_the_ledger_is_bounded() -> None:
 def test_the_status_before_the_start_has_no_uptime() -> None:
     async def scenario() -> None:
         async with swarm_of(plain_config(), NAMES) as swarm:
-            node = swarm.add(plain_config(), "d", [*swarm.nodes["a"].peer_entries, *_one("d")])
+            node = swarm.add(plain_config(), "d", [*swarm.nodes["a"].directory, *_one("d")])
             try:
                 assert node.status().state == "created"
                 assert node.status().uptime_s == 0
