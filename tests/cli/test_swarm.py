@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossipnode.cli import app
-from gossipnode.cli.swarm.models import Spread
-from gossipnode.cli.swarm.plot import draw
+from gossipnode.cli.results.plot import draw
+from gossipnode.cli.results.spread import Spread
 from gossipnode.configfile import load_config
 from gossipnode.learning.modelfile import learner_for_model, load_model
 
@@ -247,5 +247,5 @@ def test_spread_of_nearly_equal_vectors_keeps_its_digits():
 def test_a_plot_without_accuracy_or_distance_is_drawn(tmp_path):
     rows = [{"round": r, "loss": 1.0 / (r + 1), "accuracy": None} for r in range(3)]
     (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draw(tmp_path / "h.jsonl", [], "title", tmp_path / "plot.png")
+    draw([tmp_path / "h.jsonl"], [], "title", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

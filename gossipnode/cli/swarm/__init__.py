@@ -10,7 +10,6 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,18 +33,24 @@ from gossipnode.cli.flags import (
     split_flags,
     with_options,
 )
-from gossipnode.cli.swarm import plot, summary
+from gossipnode.cli.results import (
+    config_text,
+    draw,
+    first_learner,
+    keep_mean,
+    new_folder,
+    run_options,
+    to_json,
+    write,
+)
+from gossipnode.cli.swarm import summary
 from gossipnode.cli.swarm.family import Family, listen
 from gossipnode.cli.swarm.models import Models, collect
 from gossipnode.cli.swarm.oversee import Overseer, View
 from gossipnode.cli.swarm.progress import progress
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import ConfigError, StorageError
 from gossipnode.learning.learner import Learner
-from gossipnode.learning.modelfile import save_model
 from gossipnode.network import HttpClient
-from gossipnode.node.node import learner_for
-from gossipnode.node.place import find_place
 
 # Each node gets its own of these; --linger is how the nodes wait for the summary.
 OWN = {
@@ -95,13 +100,7 @@ class Plan:
     show_default=True,
     help="Nodes to run.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the results; must not hold a run. Default: runs/<time in UTC>.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-@click.option("--no-plot", is_flag=True, help="Do not draw plot.png.")
+@run_options
 @config_options(without=OWN)
 def command(
     nodes: int,
@@ -122,31 +121,14 @@ def command(
     config = read_config(config_path, settings, split_flags(flags), DEFAULTS)
     if config.algorithm.name == "gossip" and "period_s" not in config.algorithm.model_fields_set:
         config = with_options(config, {"algorithm.period_s": GOSSIP_PERIOD_S})
-    plan = Plan(config, nodes, _learner(config, nodes), _folder(out))
-    summary.write(plan.out / "config.toml", summary.config_text(config, nodes))
+    entries = [PeerEntry(id=f"node-{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(nodes)]
+    plan = Plan(config, nodes, first_learner(config, entries), new_folder(out))
+    again = f"gossipnode swarm --nodes {nodes} --config config.toml"
+    write(plan.out / "config.toml", config_text(config, again))
     code, distances = _run(plan, as_json=as_json)
     if not no_plot and code != INTERRUPTED:
-        _draw(plan, distances)
+        draw(plan.out, [plan.out / "history.jsonl"], distances, plan.title)
     return code
-
-
-def _learner(config: Config, nodes: int) -> Learner:
-    """Load the data, which the nodes then share; whatever is wrong is found here, once."""
-    entries = [PeerEntry(id=f"node-{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(nodes)]
-    first = with_options(config, {"node.id": entries[0].id})
-    return learner_for(first, find_place(first, entries))
-
-
-def _folder(out: Path | None) -> Path:
-    """Make the run's folder; raises ``ConfigError`` where another run is kept."""
-    path = out or Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    if (path / "config.toml").exists():
-        raise ConfigError("holds another run; choose another folder", file=str(path), key="--out")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be made: {error.strerror}") from None
-    return path
 
 
 def _run(plan: Plan, *, as_json: bool) -> tuple[int, list[tuple[int, float]]]:
@@ -202,10 +184,10 @@ async def _oversee(
     )
     code = INTERRUPTED if overseer.interrupted else _exit_code(overseer.views)
     family.ask_to_stop()
-    click.echo(summary.to_json(result) if as_json else summary.text_of(result))
+    click.echo(to_json(result) if as_json else summary.text_of(result))
     sys.stdout.flush()
-    summary.write(plan.out / "summary.json", summary.to_json(result) + "\n")
-    _keep_mean(plan, models)
+    write(plan.out / "summary.json", to_json(result) + "\n")
+    keep_mean(plan.out, models.spread, plan.learner.layout, models.facts)
     await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
     if models.spread.distance is not None:
         overseer.distances.append((result["rounds"], models.spread.distance))
@@ -224,18 +206,6 @@ async def _collected(plan: Plan, overseer: Overseer, client: HttpClient) -> Mode
     return models
 
 
-def _keep_mean(plan: Plan, models: Models) -> None:
-    """Write the mean of the final models, with what using it needs."""
-    if not models.spread.count:
-        return
-    facts = {k: v for k, v in models.facts.items() if k not in ("node", "layout", "schema")}
-    facts["nodes"] = str(models.spread.count)
-    layout = plan.learner.layout
-    save_model(
-        plan.out / "model.safetensors", models.spread.mean.astype(layout.dtype), layout, facts
-    )
-
-
 def _exit_code(views: Sequence[View]) -> int:
     """0 if no node failed, 6 if some did; if all did, the first one's own code."""
     failed = [view.child for view in views if view.child.failure or view.state == "failed"]
@@ -245,10 +215,3 @@ def _exit_code(views: Sequence[View]) -> int:
         return SOME_FAILED
     codes = (child.exit_code for child in failed)
     return next((code for code in codes if code), UNEXPECTED)
-
-
-def _draw(plan: Plan, distances: list[tuple[int, float]]) -> None:
-    try:
-        plot.draw(plan.out / "history.jsonl", distances, plan.title, plan.out / "plot.png")
-    except ImportError:
-        click.echo("no plot: matplotlib is not installed (gossipnode[plot])", err=True)

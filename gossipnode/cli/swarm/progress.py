@@ -16,6 +16,7 @@ import click
 
 from gossipnode.cli import LAUNCHED
 from gossipnode.cli.columns import columns, decimal, quantity
+from gossipnode.cli.results import progress_words
 from gossipnode.cli.swarm.family import Child
 from gossipnode.cli.swarm.oversee import Overseer, View
 
@@ -95,13 +96,8 @@ def _summary_line(overseer: Overseer, rounds: int) -> str:
     if not rows:
         ready = sum(view.was_ready for view in views)
         return f"starting: {ready} of {len(views)} nodes ready"
-    words = [f"round {overseer.round}" + (f"/{rounds}" if rounds else "")]
-    for name in ("loss", "accuracy"):
-        values = _values(rows, name)
-        if values:
-            words.append(f"{name} {decimal(statistics.fmean(values))}")
-    if overseer.distances:
-        words.append(f"distance {overseer.distances[-1][1]:.3g}")
+    distance = overseer.distances[-1][1] if overseer.distances else None
+    words = progress_words(overseer.round, rounds, rows, distance)
     words.append(f"{alive} of {len(views)} nodes" if alive < len(views) else f"{alive} nodes")
     return "  ".join(words)
 

@@ -1,27 +1,23 @@
-"""The result of a swarm: as JSON for programs, in a few lines for people, as files to keep.
+"""The result of a swarm: as JSON for programs, in a few lines for people.
 
-Invariant: ``summary.json`` holds exactly what ``--json`` prints, and loss and accuracy are those
-of the very models whose mean is kept and whose distance is told.
+Invariant: loss and accuracy are those of the very models whose mean is kept and whose distance
+is told.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gossipnode.cli import LAUNCHED, describe
-from gossipnode.cli.columns import decimal, quantity
+from gossipnode.cli import LAUNCHED
+from gossipnode.cli.columns import quantity
+from gossipnode.cli.results import Summary, fact, learnt, least_to_greatest
 from gossipnode.cli.swarm.models import Models
 from gossipnode.cli.swarm.oversee import View
 from gossipnode.config import Config
-from gossipnode.errors import StorageError
-
-Summary = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +58,8 @@ def summarize(
         "topology": config.topology.graph,
         "algorithm": config.algorithm.name,
         "seed": config.swarm.seed,
-        "accuracy": _spread(accuracies),
-        "loss": _spread([e.loss for e in evaluations]),
+        "accuracy": least_to_greatest(accuracies),
+        "loss": least_to_greatest([e.loss for e in evaluations]),
         "consensus_distance": models.spread.distance,
         "rounds": min((s["round"] for s in statuses), default=0),
         "bytes_sent": sum(s["bytes"]["sent"] for s in statuses),
@@ -87,45 +83,11 @@ def text_of(summary: Summary) -> str:
         f"{summary['rounds']} rounds in {summary['wall_s']:.1f} s "
         f"(all ready after {quantity(summary['start_s'], 's')})"
     ]
-    for name in ("accuracy", "loss"):
-        spread = summary[name]
-        if spread is not None:
-            low, high = decimal(spread["min"]), decimal(spread["max"])
-            lines.append(f"{name:<20}{decimal(spread['mean'])} ({low} to {high})")
-    if summary["consensus_distance"] is not None:
-        lines.append(f"{'consensus distance':<20}{summary['consensus_distance']:.4g}")
-    lines.append(f"{'a round':<20}{quantity(summary['round_s'], 's')}")
-    lines.append(f"{'sent':<20}{quantity(summary['bytes_sent'], 'B')}")
+    lines += learnt(summary)
+    lines.append(fact("a round", quantity(summary["round_s"], "s")))
+    lines.append(fact("sent", quantity(summary["bytes_sent"], "B")))
     rss, pss = (quantity(summary[key], "B") for key in ("rss_bytes_max", "pss_bytes_mean"))
-    lines.append(f"{'memory of a node':<20}{rss} at most; {pss} where shared pages count once")
-    lines += [f"{'failed':<20}{node['id']}: {node['how']}" for node in failed]
-    lines.append(f"{'kept in':<20}{summary['out']}")
+    lines.append(fact("memory of a node", f"{rss} at most; {pss} where shared pages count once"))
+    lines += [fact("failed", f"{node['id']}: {node['how']}") for node in failed]
+    lines.append(fact("kept in", summary["out"]))
     return "\n".join(lines)
-
-
-def config_text(config: Config, nodes: int) -> str:
-    """Return the swarm's options as TOML that ``gossipnode swarm --config`` reads again."""
-    lines = [f"# gossipnode swarm --nodes {nodes} --config config.toml"]
-    for section, entries in config.model_dump(mode="json").items():
-        lines += ["", f"[{section}]"]
-        lines += [f"{k} = {describe.toml(v)}" for k, v in entries.items() if v is not None]
-    return "\n".join(lines) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file; raises ``StorageError``."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def to_json(summary: Summary) -> str:
-    """Return the summary as one line of JSON."""
-    return json.dumps(summary, ensure_ascii=False)
-
-
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"mean": statistics.fmean(values), "min": min(values), "max": max(values)}

@@ -27,8 +27,13 @@ def curve(rows: Iterable[dict[str, Any]], key: str) -> Curve:
     return [(r, statistics.fmean(v), min(v), max(v)) for r, v in sorted(by_round.items())]
 
 
-def draw(history: Path, distances: Iterable[tuple[int, float]], title: str, target: Path) -> None:
-    """Draw ``history`` (JSON lines) and (round, consensus distance) points into ``target``.
+def draw(
+    histories: Iterable[Path],
+    distances: Iterable[tuple[int, float]],
+    title: str,
+    target: Path,
+) -> None:
+    """Draw ``histories`` (JSON lines) and (round, consensus distance) points into ``target``.
 
     Raises ImportError without matplotlib.
     """
@@ -37,9 +42,14 @@ def draw(history: Path, distances: Iterable[tuple[int, float]], title: str, targ
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    rows = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for history in histories
+        for line in history.read_text(encoding="utf-8").splitlines()
+    ]
     curves = {key: curve(rows, key) for key in ("loss", "accuracy")}
-    curves["consensus distance"] = [(round_, d, d, d) for round_, d in distances]
+    apart = [{"round": round_, "distance": distance} for round_, distance in distances]
+    curves["consensus distance"] = curve(apart, "distance")
     shown = {key: points for key, points in curves.items() if len(points) > 1}
     figure = Figure(figsize=(4.5 * max(len(shown), 1), 4.0), layout="constrained")
     figure.suptitle(f"{title} (line: mean; band: least to greatest node)", fontsize=10)
