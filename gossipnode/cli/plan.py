@@ -49,7 +49,7 @@ def bandwidth(_context: click.Context, _option: click.Parameter, text: str | Non
     )
 )  # fmt: skip
 @click.option(
-    "-n", "--nodes", type=click.IntRange(2, 100_000), default=16, show_default=True,
+    "-n", "--nodes", type=click.IntRange(2, 20_000), default=16, show_default=True,
     help="Number of nodes.",
 )  # fmt: skip
 @click.option(

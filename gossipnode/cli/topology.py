@@ -22,7 +22,7 @@ HOW = {
     "norm": "ρ = ‖W − J‖₂",
     "product": "ρ = ‖W_T ⋯ W_1 − J‖₂^(1/T), of the T rounds of a period",
     "mean_square": "ρ = √λ_max(E[Wᵀ(I − J)W]), of a random round",
-    "sampled": "ρ = √λ_max of the mean of Wᵀ(I − J)W over 100 rounds",
+    "sampled": "ρ = √(E‖(I − J)W‖²_F/(n − 1)), of some random rounds",
 }
 
 
@@ -41,7 +41,7 @@ HOW = {
     )
 )  # fmt: skip
 @click.argument("names", nargs=-1)
-@click.option("-n", "nodes", type=click.IntRange(1, 100_000), help="Number of nodes; unset: 16.")
+@click.option("-n", "nodes", type=click.IntRange(1, 20_000), help="Number of nodes; unset: 16.")
 @click.option(
     "--params", type=click.IntRange(1), default=650, show_default=True, help="Size of the model."
 )

@@ -18,8 +18,6 @@ from gossipnode.topology.sequences import GraphSequence
 
 GIB: Final = 2**30
 BITS: Final = 8
-# Random rounds that stand for the long run.
-SAMPLES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ def dpsgd(sequence: GraphSequence) -> Load:
 
     The busiest machine is the one with the most neighbours in a round, since all wait for it.
     """
-    rounds = [sequence.at(k) for k in range(sequence.period or SAMPLES)]
+    rounds = sequence.sample()
     messages = sum(W.messages for W in rounds) / len(rounds)
     sent = sum(int(W.out_degrees.max()) for W in rounds) / len(rounds)
     received = sum(int(W.in_degrees.max()) for W in rounds) / len(rounds)
@@ -119,7 +117,7 @@ def gossip(nodes: int, sequence: GraphSequence | None = None) -> Load:
     if sequence is None:
         once = float(nodes > 1)
         return Load("gossip, random peers", nodes, nodes * once, nodes * once, once, once)
-    rounds = [sequence.at(k) for k in range(sequence.period or SAMPLES)]
+    rounds = sequence.sample()
     heard, sent, pushed = np.zeros(nodes), np.zeros(nodes), 0
     for W in rounds:
         chance = 1.0 / W.out_degrees[W.senders]

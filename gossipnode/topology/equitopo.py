@@ -7,7 +7,7 @@ u ~ U{1..n−1}. Source: Song et al., NeurIPS 2022.
 
 from __future__ import annotations
 
-from math import ceil, log, pi, sqrt
+from math import ceil, log, sqrt
 from typing import Final
 
 import numpy as np
@@ -100,9 +100,9 @@ def ou_rho_ms(nodes: int, step: float) -> float:
     if nodes == 1:
         return 0.0
     b = step * (1.0 - 1.0 / nodes)
-    counts = [len(_pairs(nodes, u)) for u in range(1, nodes)]
-    angles = 2 * pi * np.outer(np.arange(1, nodes // 2 + 1), np.arange(1, nodes)) / nodes
-    values = (1.0 - np.cos(angles)) @ np.array(counts) * 2 / (nodes * (nodes - 1))
+    counts = np.array([0, *(len(_pairs(nodes, u)) for u in range(1, nodes))])
+    waves = np.fft.fft(counts).real[1:]
+    values = (counts.sum() - waves) * 2 / (nodes * (nodes - 1))
     return sqrt(max(0.0, 1.0 - (2 * b - 2 * b * b) * float(values.min())))
 
 

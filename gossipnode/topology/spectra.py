@@ -23,8 +23,6 @@ FACTOR: Final = 1e-3
 EXACT: Final = 1e-12
 # At 1,024 nodes a round takes some 30 µs.
 STEPS_MAX: Final = 20_000
-# Random rounds that stand for their expectation where no formula is known.
-SAMPLES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Contraction:
     """By how much a round shrinks disagreement, and how that was found.
 
     ``kind``: norm (‖W − J‖₂), product (‖W_T ⋯ W_1 − J‖₂^(1/T) over a period), mean_square
-    (√λ_max(E[Wᵀ(I − J)W]), by formula) or sampled (the same, of ``SAMPLES`` rounds).
+    (√λ_max(E[Wᵀ(I − J)W]), by formula) or sampled (its mean over directions, of some rounds).
     ``exact_after``: the rounds after which all agree exactly, where there is such a number.
     """
 
@@ -73,8 +71,8 @@ class Spectrum:
 
 
 def spectrum(sequence: GraphSequence, *, seed: int = 0, measure: bool = True) -> Spectrum:
-    """Return all of it; random sequences count messages and degree over ``SAMPLES`` rounds."""
-    rounds = [sequence.at(k) for k in range(sequence.period or SAMPLES)]
+    """Return all of it; random sequences count messages and degree over a sample of rounds."""
+    rounds = sequence.sample()
     contraction = contract(sequence)
     return Spectrum(
         name=sequence.name,
@@ -120,7 +118,7 @@ def contract(sequence: GraphSequence) -> Contraction:
     if sequence.rho_ms is not None:
         rho = sequence.rho_ms()
         return Contraction(rho, "mean_square", 1 if rho < EXACT else None)
-    return Contraction(sampled_rho_ms(sequence), "sampled")
+    return Contraction(sampled_rho(sequence), "sampled")
 
 
 def product_norm(rounds: Sequence[Mixing]) -> float:
@@ -144,21 +142,19 @@ def product_norm(rounds: Sequence[Mixing]) -> float:
     return sqrt(max(0.0, _largest(gram, n)))
 
 
-def sampled_rho_ms(sequence: GraphSequence, rounds: int = SAMPLES) -> float:
-    """Return √λ_max of the mean of Wᵀ(I − J)W over the first ``rounds`` rounds.
+def sampled_rho(sequence: GraphSequence) -> float:
+    """Return √(E‖(I − J)W‖²_F / (n − 1)) over a sample of rounds.
 
-    A little above the expectation's: noise has a largest direction too.
+    That is the mean over directions, and a little below ρ_ms where some shrink less than others. A
+    sample's own slowest direction would say nothing: with few rounds and many nodes it is noise.
     """
-    pairs = [(W, W.transposed()) for W in map(sequence.at, range(rounds))]
-
-    def mean(x: Floats) -> Floats:
-        total = np.zeros_like(x)
-        for W, back in pairs:
-            y = W.apply(x)
-            total += back.apply(y - y.mean())
-        return total / rounds
-
-    return sqrt(max(0.0, _largest(mean, sequence.nodes)))
+    total = 0.0
+    rounds = sequence.sample()
+    for W in rounds:
+        squares = float(W.self_weights @ W.self_weights + W.weights @ W.weights)
+        columns = W.transposed().apply(np.ones(W.nodes))
+        total += squares - float(columns @ columns) / W.nodes
+    return sqrt(max(0.0, total / len(rounds) / (sequence.nodes - 1)))
 
 
 def measured_rounds(

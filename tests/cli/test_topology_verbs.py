@@ -124,6 +124,7 @@ def test_drawing_that_cannot_be(capsys, monkeypatch):
         ("topology explicit", "--edges"),
         ("topology --law rings", "'ring'"),
         ("topology ring -n 0", "1<=x"),
+        ("topology complete -n 5000", "up to 4000"),
         ("plan --up 10furlongs", "100Mbit"),
         ("plan --up 0Mbit", "100Mbit"),
         ("plan --within 60", "--up"),
