@@ -13,6 +13,7 @@ import click
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import columns, quantity
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
+from gossipnode.topology.sequences import kinds
 
 if TYPE_CHECKING:
     from gossipnode.topology.laws import Law
@@ -24,6 +25,11 @@ HOW = {
     "mean_square": "ρ = √λ_max(E[Wᵀ(I − J)W]), of a random round",
     "sampled": "ρ = √(E‖(I − J)W‖²_F/(n − 1)), of some random rounds",
 }
+
+
+GRAPH_LIST = "\n\n\b\nGraphs:\n" + "\n".join(
+    f"  {name:<22}{kind.help}" for name, kind in kinds().items()
+)
 
 
 @click.command(
@@ -39,6 +45,7 @@ HOW = {
             "gossipnode topology --law",
         ],
     )
+    + GRAPH_LIST
 )  # fmt: skip
 @click.argument("names", nargs=-1)
 @click.option("-n", "nodes", type=click.IntRange(1, 20_000), help="Number of nodes; unset: 16.")
@@ -65,8 +72,6 @@ def command(names: tuple[str, ...], as_json: bool, **given: Any) -> None:
         click.echo(_laws(names, as_json))
         return
     if not names and not given["compare"]:
-        from gossipnode.topology.sequences import kinds
-
         raise click.UsageError(f"name a graph, or --compare: {', '.join(kinds())}")
     from gossipnode.topology.spectra import spectrum
 

@@ -168,7 +168,6 @@ def _shift_invert(mixing: Mixing, rough: Ends) -> Ends:
     Slow graphs are long and thin, so their factors stay sparse.
     """
     try:
-        sparse: Any = importlib.import_module("scipy.sparse")
         linalg: Any = importlib.import_module("scipy.sparse.linalg")
     except ImportError:
         raise ConfigError(
@@ -176,10 +175,7 @@ def _shift_invert(mixing: Mixing, rough: Ends) -> Ends:
             key="topology.graph",
             allowed=f"up to {DENSE_MAX} nodes, or pip install 'gossipnode[topology]'",
         ) from None
-    n = mixing.nodes
-    places = (mixing.receivers, mixing.senders)
-    W = sparse.csc_matrix((mixing.weights, places), shape=(n, n))
-    W = W + sparse.diags(mixing.self_weights, format="csc")
+    n, W = mixing.nodes, mixing.csr().tocsc()
     options = {
         "v0": np.random.default_rng(0).random(n), "return_eigenvectors": False, "tol": 1e-12,
     }  # fmt: skip

@@ -1,5 +1,7 @@
 """The sparse W against dense matrix arithmetic; the weight rules against their definitions."""
 
+import sys
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ def test_sparse_is_dense(made):
     x = np.random.default_rng(0).standard_normal((n, 3))
     assert W.apply(x) == pytest.approx(dense @ x, abs=1e-12)
     assert W.apply(x[:, 0]) == pytest.approx(dense @ x[:, 0], abs=1e-12)
+    assert W.csr().toarray() == pytest.approx(dense, abs=1e-12)
     assert W.transposed().dense() == pytest.approx(dense.T, abs=1e-12)
     assert W.lazy().dense() == pytest.approx((np.eye(n) + dense) / 2, abs=1e-12)
     assert W.is_symmetric() == (W.is_two_way and bool(np.abs(dense - dense.T).max() <= 1e-12))
@@ -47,6 +50,16 @@ def test_sparse_is_dense(made):
     assert sum(map(len, graph.out_neighbours)) == W.messages
     assert [len(row) for row in graph.out_neighbours] == W.out_degrees.tolist()
     assert [len(row) for row in graph.in_neighbours] == W.in_degrees.tolist()
+
+
+def test_wide_models_are_mixed_in_pieces(monkeypatch):
+    W = mixing_matrix(build_graph("erdos_renyi", 20))
+    X = np.random.default_rng(0).standard_normal((20, 37))
+    whole = W.apply(X)
+    for numbers in (1, W.messages * 5, W.messages * 36):
+        monkeypatch.setattr("gossipnode.topology.mixing.ARRIVING_MAX", numbers)
+        assert np.array_equal(W.apply(X), whole)
+    assert whole == pytest.approx(W.dense() @ X, abs=1e-13)
 
 
 def test_circulants_are_seen():
@@ -160,3 +173,9 @@ def test_rules_refuse_what_they_cannot_serve():
     for rule in ("uniform", "max_degree"):
         with pytest.raises(ConfigError, match="mean would drift"):
             mixing_matrix(lopsided, rule)
+
+
+def test_csr_without_scipy_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+    with pytest.raises(ConfigError, match=r"gossipnode\[topology\]"):
+        mixing_matrix(build_graph("ring", 4)).csr()
