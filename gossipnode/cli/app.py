@@ -48,6 +48,7 @@ VERBS = {
     "status": "Show how a node is.",
     "peers": "Show a node's peers.",
     "swarm": "Run a whole swarm on this machine, and sum up how it learnt.",
+    "simulate": "Run a swarm in virtual time, with any network and any faults.",
     "model": "Fetch a node's model, or measure one on data.",
     "topology": "Show how fast a graph averages, what a round costs, and draw it.",
     "plan": "Tell what a training run costs before it runs.",

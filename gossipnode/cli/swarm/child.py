@@ -13,12 +13,12 @@ import logging
 import os
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gossipnode import logs
+from gossipnode.cli.lifeline import end_with_parent
 from gossipnode.config import Config, PeerEntry
 from gossipnode.network import HttpNode, serve
 
@@ -41,7 +41,7 @@ def be_node(
         os.setpgid(0, 0)
         _redirect(output)
         logs.configure(config.log.level, config.log.format)
-        threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+        end_with_parent(lifeline)
         tasks: list[asyncio.Task[None]] = []  # the loop itself holds them weakly
 
         def tell(**facts: Any) -> None:
@@ -82,8 +82,3 @@ def _redirect(output: Path) -> None:
         os.dup2(descriptor, target)
     os.close(nothing)
     os.close(file)
-
-
-def _end_with_parent(lifeline: int) -> None:
-    os.read(lifeline, 1)
-    os._exit(1)

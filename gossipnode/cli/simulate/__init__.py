@@ -1,0 +1,222 @@
+"""``gossipnode simulate``: the config that deploys, in virtual time, and what comes of it.
+
+Invariant: the same options give the same results but for ``wall_s``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gossipnode import logs
+from gossipnode.cli import LAUNCHED
+from gossipnode.cli.app import (
+    DIVERGED,
+    INTERRUPTED,
+    OK,
+    SOME_FAILED,
+    STORAGE,
+    UNEXPECTED,
+    USAGE,
+    notes,
+)
+from gossipnode.cli.flags import (
+    OptionsCommand,
+    config_options,
+    read_config,
+    split_flags,
+    with_options,
+)
+from gossipnode.cli.results import (
+    Summary,
+    config_text,
+    draw,
+    first_learner,
+    new_folder,
+    run_options,
+    to_json,
+    write,
+)
+from gossipnode.cli.simulate.conditions import Conditions, conditions_options
+from gossipnode.cli.simulate.drive import Plan, Simulation
+from gossipnode.cli.simulate.outcome import over_seeds, text_of, text_over_seeds
+from gossipnode.cli.simulate.progress import Progress
+from gossipnode.cli.simulate.seeds import cores, side_by_side
+from gossipnode.config import Config, PeerEntry
+from gossipnode.configfile import load_peers
+from gossipnode.errors import ConfigError
+
+# What a simulated node has no use for, or the simulator gives it; --seed is the network's here.
+OWN = {
+    "node.id", "node.data_dir", "swarm.seed", "network.bind", "network.port",
+    "network.advertise", "network.insecure", "run.linger", "checkpoint.fresh",
+}  # fmt: skip
+DEFAULTS: dict[str, dict[str, Any]] = {"run": {"rounds": 200}}
+NODES = 8
+
+
+@click.command(
+    cls=OptionsCommand,
+    epilog=notes(
+        OK, UNEXPECTED, USAGE, STORAGE, DIVERGED, SOME_FAILED, INTERRUPTED,
+        examples=[
+            "gossipnode simulate node.toml --latency 0.05 --bandwidth 10Mbit:100Mbit",
+            "gossipnode simulate -n 1000 --algorithm gossip --rounds 50 --loss 0.1",
+            "gossipnode simulate --seeds 8 --step-s 0.01 --stragglers 0.1:5 --target-accuracy 0.9",
+            "gossipnode simulate --step-s 0.1 --churn 600:60 --checkpoint-every-s 30",
+        ],
+    ),
+)  # fmt: skip
+@click.argument(
+    "path", metavar="[CONFIG]", required=False, type=click.Path(dir_okay=False, path_type=Path)
+)
+@click.option(
+    "-n",
+    "--nodes",
+    type=click.IntRange(1, 100_000),
+    help=f"Nodes to simulate. Default: those of peers.toml where there is one, else {NODES}.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**53),
+    default=0,
+    show_default=True,
+    help="Seed of network and faults; --set swarm.seed=N is the model's and the graph's.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Simulate so many times, each with both seeds one further, on all cores.",
+)
+@conditions_options
+@click.option(
+    "--target-accuracy",
+    type=click.FloatRange(0, 1),
+    help="Tell when the nodes' mean accuracy was first as high, as measured every "
+    "run.evaluate_every rounds.",
+)
+@run_options
+@config_options(without=OWN)
+def command(
+    path: Path | None,
+    config_path: Path | None,
+    settings: Sequence[str],
+    seeds: int,
+    as_json: bool,
+    no_plot: bool,
+    **given: Any,
+) -> int:
+    """Run a swarm in virtual time, from the CONFIG that deploys it, and sum up how it learnt.
+
+    The nodes are those of the daemon; network, computing and disks are modelled. Nothing takes
+    time but what is said to: by default the wires are perfect and a step takes no time. Other
+    defaults than a lone node's: --rounds 200. The folder gets config.toml, history.jsonl,
+    summary.json, model.safetensors (the mean of the nodes' models) and plot.png. Ctrl-C ends the
+    nodes' rounds and sums up what there is; twice ends at once.
+    """
+    if path is not None and config_path is not None:
+        raise click.UsageError("give the config once: as CONFIG or with --config")
+    config = read_config(path or config_path, settings, split_flags(given), DEFAULTS)
+    plan = _plan(config, given)
+    # A node's log has its place in a deployment; here it would be that of thousands.
+    level = config.log.level if "level" in config.log.model_fields_set else "error"
+    logs.configure(level, config.log.format)
+    if seeds > 1:
+        return _many(plan, seeds, as_json=as_json, plotted=not no_plot)
+    return _one(plan, as_json=as_json, plotted=not no_plot)
+
+
+def _plan(config: Config, given: dict[str, Any]) -> Plan:
+    """Settle everything; whatever is wrong with it is told now. Makes the run's folder."""
+    if not (config.run.rounds or config.run.duration_s):
+        raise ConfigError(
+            "a simulation needs an end", key="run.rounds", allowed="--rounds or --duration-s"
+        )
+    conditions = Conditions(**{name: given[name] for name in Conditions.__dataclass_fields__})
+    if conditions.stragglers and not conditions.step_s:
+        raise click.UsageError("--stragglers needs --step-s: a step that takes no time is not slow")
+    config, names = _names(config, given["nodes"])
+    first_learner(
+        config, [PeerEntry(id=n, address=f"http://simulated:{i + 1}") for i, n in enumerate(names)]
+    )
+    target = given["target_accuracy"]
+    return Plan(config, names, given["seed"], conditions, target, new_folder(given["out"]))
+
+
+def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
+    """Return the names from peers.toml, or as many as asked for, and the config that goes with it.
+
+    The path in the config is made absolute: its copy lies in the run's folder.
+    """
+    if config.swarm.peers:
+        names = tuple(entry.id for entry in load_peers(config.swarm.peers))
+        if nodes in (None, len(names)):
+            absolute = str(Path(config.swarm.peers).resolve())
+            return with_options(config, {"swarm.peers": absolute}), names
+    named = tuple(f"node-{i}" for i in range(nodes or NODES))
+    return with_options(config, {"swarm.peers": ""}), named
+
+
+def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
+    click.echo(plan.title, err=True)
+    progress = Progress()
+    simulation = Simulation(plan, progress.show)
+    summary = simulation.run(progress.close)
+    click.echo(to_json(summary) if as_json else text_of(summary))
+    sys.stdout.flush()
+    if plotted and not simulation.interrupted:
+        draw(plan.out, [plan.history], simulation.distances, plan.title)
+    return INTERRUPTED if simulation.interrupted else OK
+
+
+def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
+    write(plan.out / "config.toml", config_text(plan.config, plan.command("config.toml", seeds)))
+    click.echo(f"{plan.title}, {seeds} seeds", err=True)
+    plans = [plan.nth(number) for number in range(seeds)]
+    runs: dict[int, Summary] = {}
+    failed: list[dict[str, Any]] = []
+    distances: list[tuple[int, float]] = []
+    interrupted = False
+    answers = side_by_side([partial(_seed, one) for one in plans], cores())
+    try:
+        for number, answer in answers:
+            if "error" in answer:
+                failed.append({"seed": plans[number].seed, "how": answer["error"], **answer})
+            else:
+                runs[number] = answer["summary"]
+                distances += [(round_, distance) for round_, distance in answer["distances"]]
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        answers.close()
+    failures = [{"seed": one["seed"], "how": one["how"]} for one in failed]
+    summary = over_seeds(plan, [runs[number] for number in sorted(runs)], failures)
+    summary["wall_s"] = round(time.monotonic() - LAUNCHED, 3)
+    write(plan.out / "summary.json", to_json(summary) + "\n")
+    click.echo(to_json(summary) if as_json else text_over_seeds(summary))
+    sys.stdout.flush()
+    if plotted and runs:
+        histories = [plans[number].history for number in sorted(runs)]
+        draw(plan.out, histories, distances, f"{plan.title}, {len(runs)} seeds")
+    if interrupted:
+        return INTERRUPTED
+    if failed:
+        return SOME_FAILED if runs else int(failed[0]["code"])
+    return OK
+
+
+def _seed(plan: Plan) -> dict[str, Any]:
+    """Simulate one seed of several, in a worker; the answer is JSON."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    progress = Progress(f"seed {plan.seed}: ")
+    simulation = Simulation(plan, progress.show)
+    summary = simulation.run(progress.close)
+    return {"summary": summary, "distances": simulation.distances}

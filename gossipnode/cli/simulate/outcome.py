@@ -1,0 +1,133 @@
+"""What a simulation came to, in a few lines for people; and many seeds in one summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from gossipnode.cli.columns import decimal, quantity
+from gossipnode.cli.results import Summary, fact, learnt
+from gossipnode.cli.simulate.drive import Plan
+
+# What is compared over the seeds: name -> where it stands in the summary of one.
+COMPARED: dict[str, tuple[str, ...]] = {
+    "accuracy": ("accuracy", "mean"),
+    "loss": ("loss", "mean"),
+    "consensus_distance": ("consensus_distance",),
+    "virtual_s": ("virtual_s",),
+    "time_to_accuracy_s": ("time_to_accuracy_s",),
+    "bytes_sent": ("bytes_sent",),
+    "bytes_per_node": ("bytes_per_node", "mean"),
+    "messages": ("messages",),
+    "delivered": ("delivered",),
+}
+
+
+def text_of(summary: Summary) -> str:
+    """Return the summary of one simulation for people."""
+    lines = [
+        f"{summary['nodes']} nodes, {summary['algorithm']} on {summary['topology']}, "
+        f"seed {summary['seed']}: {summary['rounds']} rounds in {summary['virtual_s']:.1f} s of "
+        f"virtual time ({summary['wall_s']:.1f} s here)",
+        *learnt(summary),
+    ]
+    if summary["target_accuracy"] is not None:
+        reached = summary["time_to_accuracy_s"]
+        lines.append(
+            fact(
+                f"accuracy {summary['target_accuracy']:g}",
+                "not reached" if reached is None else f"after {quantity(reached, 's')}",
+            )
+        )
+    lines.append(fact("a round", quantity(summary["round_s"], "s")))
+    each = {key: quantity(value, "B") for key, value in summary["bytes_per_node"].items()}
+    lines += [
+        fact("a node sent", f"{each['mean']} ({each['min']} to {each['max']})"),
+        fact("messages", f"{summary['messages']}, of which {summary['delivered']} were delivered"),
+    ]
+    if summary["faults"]:
+        lines.append(fact("faults", ", ".join(f"{k} {n}" for k, n in summary["faults"].items())))
+    if summary["down"]:
+        lines.append(fact("down at the end", str(len(summary["down"]))))
+    lines += [fact("trace", summary["trace_hash"]), fact("kept in", summary["out"])]
+    return "\n".join(lines)
+
+
+def over_seeds(plan: Plan, runs: Sequence[Summary], failed: Sequence[dict[str, Any]]) -> Summary:
+    """Return the summary of several: mean and spread over the seeds, and each one's own."""
+    return {
+        "nodes": len(plan.names),
+        "topology": plan.config.topology.graph,
+        "algorithm": plan.config.algorithm.name,
+        "seeds": [run["seed"] for run in runs],
+        "rounds": min((run["rounds"] for run in runs), default=0),
+        "target_accuracy": plan.target_accuracy,
+        "reached_target": sum(run["time_to_accuracy_s"] is not None for run in runs),
+        **{
+            name: mean_and_spread([_at(run, path) for run in runs])
+            for name, path in COMPARED.items()
+        },
+        "runs": list(runs),
+        "failed_seeds": list(failed),
+        "out": str(plan.out),
+    }
+
+
+def mean_and_spread(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    """Return mean, standard deviation (of the sample), least and greatest; None of nothing.
+
+    >>> mean_and_spread([1.0, 3.0, None])
+    {'mean': 2.0, 'std': 1.4142135623730951, 'min': 1.0, 'max': 3.0}
+    """
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return {
+        "mean": statistics.fmean(known),
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+        "min": min(known),
+        "max": max(known),
+    }
+
+
+def text_over_seeds(summary: Summary) -> str:
+    """Return the summary of several for people."""
+    seeds = len(summary["seeds"])
+    lines = [
+        f"{summary['nodes']} nodes, {summary['algorithm']} on {summary['topology']}: "
+        f"{seeds} seeds, {summary['rounds']} rounds in {summary['wall_s']:.1f} s here",
+        fact("", "mean ± standard deviation over the seeds (least to greatest)"),
+    ]
+    for name, unit in (
+        ("accuracy", ""), ("loss", ""), ("consensus_distance", ""), ("virtual_s", "s"),
+        ("time_to_accuracy_s", "s"), ("bytes_per_node", "B"),
+    ):  # fmt: skip
+        spread = summary[name]
+        if spread is not None:
+            mean, std, low, high = (
+                quantity(spread[key], unit) if unit else decimal(spread[key])
+                for key in ("mean", "std", "min", "max")
+            )
+            words = name.removesuffix("_s").replace("_", " ")
+            lines.append(fact(words, f"{mean} ± {std} ({low} to {high})"))
+    if summary["target_accuracy"] is not None:
+        lines.append(
+            fact(
+                f"accuracy {summary['target_accuracy']:g}",
+                f"reached by {summary['reached_target']} of {seeds} seeds",
+            )
+        )
+    lines += [
+        fact("failed", f"seed {one['seed']}: {one['how']}") for one in summary["failed_seeds"]
+    ]
+    lines.append(fact("kept in", summary["out"]))
+    return "\n".join(lines)
+
+
+def _at(summary: Summary, path: tuple[str, ...]) -> float | None:
+    found: Any = summary
+    for key in path:
+        found = None if found is None else found[key]
+    value: float | None = found
+    return value

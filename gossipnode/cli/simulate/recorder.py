@@ -1,0 +1,88 @@
+"""What is seen of a simulated swarm while it runs: rows, distances, the way to a target.
+
+Invariant: looking changes nothing. It happens inside the nodes' own measurements and sets no
+timer, so that a run is the same whoever watches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import IO, Any
+
+from gossipnode.cli.results.spread import Spread
+from gossipnode.node.node import Node
+from gossipnode.simulation import SimulatedSwarm
+
+
+class Recorder:
+    """Watches ``swarm``. ``show`` is called with it after each measurement.
+
+    ``history`` gets every row as a JSON line, with the node's id and the virtual time.
+    ``distances`` holds (round, consensus distance) of the moments at which the slowest node
+    measured a new round. ``reached_s`` is when the mean of the nodes' newest accuracies first
+    was ``target``. ``finished`` are the nodes that have once used up their rounds.
+    """
+
+    def __init__(
+        self,
+        swarm: SimulatedSwarm,
+        history: IO[str],
+        target: float | None,
+        show: Callable[[Recorder], None],
+    ) -> None:
+        self.swarm, self.target = swarm, target
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.distances: list[tuple[int, float]] = []
+        self.reached_s: float | None = None
+        self.finished: set[str] = set()
+        self.round = 0
+        self._history, self._show = history, show
+        self._at: Counter[int] = Counter()  # nodes by the round that they measured last
+        self._accuracies = 0.0
+
+    def watch(self, node: Node) -> None:
+        """Take in all that ``node`` measures from now on."""
+        node.on_measurement = partial(self._measured, node.id)
+
+    def _measured(self, name: str, row: dict[str, Any]) -> None:
+        swarm = self.swarm
+        self._history.write(
+            json.dumps({"node": name, "virtual_s": round(swarm.time, 6), **row}) + "\n"
+        )
+        before = self.rows.get(name)
+        self.rows[name] = row
+        self._accuracies += (row["accuracy"] or 0.0) - ((before or {}).get("accuracy") or 0.0)
+        if swarm.config.run.rounds and row["round"] >= swarm.config.run.rounds:
+            self.finished.add(name)
+        self._advance(before["round"] if before else None, row["round"])
+        if self.reached_s is None and self._reaches_target:
+            self.reached_s = round(swarm.time, 6)
+        self._show(self)
+
+    @property
+    def _reaches_target(self) -> bool:
+        if self.target is None or not self._is_whole:
+            return False
+        return self._accuracies / len(self.rows) >= self.target
+
+    @property
+    def _is_whole(self) -> bool:
+        return len(self.rows) == len(self.swarm.names)
+
+    def _advance(self, before: int | None, now: int) -> None:
+        self._at[now] += 1
+        if before is not None:
+            self._at[before] -= 1
+            if not self._at[before]:
+                del self._at[before]
+        least = min(self._at)
+        if self._is_whole and least > self.round:
+            self.round = least
+            spread = Spread()
+            for node in self.swarm.up:
+                spread.add(node.params)
+            if spread.distance is not None:
+                self.distances.append((least, spread.distance))
