@@ -221,8 +221,8 @@ class DpsgdOptions(MergeOptions):
     )
     start_deadline_s: float = option(
         60.0,
-        "The same for a neighbour that has never been heard of, so that a swarm may start in any "
-        "order.",
+        "The same for a neighbour that has never been heard of, counted from the start, so that a "
+        "swarm may start in any order; deadline_s where that is later.",
         unit="s",
         ge=0,
         le=86_400,

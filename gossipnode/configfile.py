@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from gossipnode.config import Config, PeerEntry, algorithm_classes
 from gossipnode.errors import ConfigError, nearest_spelling
@@ -162,7 +163,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError("there is no such file", file=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", file=str(path)) from None
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"cannot be read: {reason}", file=str(path)) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"is not valid TOML: {error}", file=str(path)) from None
 
@@ -234,29 +236,48 @@ def _validated(tree: Tree, origin: dict[str, str]) -> Config:
 def _translated(
     error: ValidationError, origin: Mapping[str, str], prefix: str, keys: list[str]
 ) -> ConfigError:
-    """Turn pydantic's first complaint into a ``ConfigError``; say how many more there are."""
+    """Turn pydantic's complaints into one ``ConfigError``: the first in full, the others after."""
     complaints = error.errors(include_url=False, include_context=False)
-    first = complaints[0]
-    path = [str(step) for step in first["loc"] if str(step) not in ("dpsgd", "gossip")]
+    # An unknown key first: what is missing besides is often what it was meant to be.
+    complaints.sort(key=lambda complaint: complaint["type"] != "extra_forbidden")
+    path, message = _told(complaints[0])
     key = ".".join(path)
-    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        key = "algorithm.name"
-        path = key.split(".")
-    file = origin.get(".".join(path[:2]), origin.get(key, origin.get("")))
-    message = first["msg"].removeprefix("Value error, ")
     nearest = None
-    if first["type"] == "extra_forbidden":
-        message = "unknown key"
-        section = path[0] + "." if len(path) > 1 else ""
-        within = [k for k in keys if k.startswith(section)]
-        nearest = nearest_spelling(key, within) or nearest_spelling(path[-1], within)
-        elsewhere = [k for k in keys if k.endswith("." + path[-1]) and not k.startswith(section)]
-        nearest = elsewhere[0] if elsewhere else nearest
-    elif first["type"] not in ("missing", "value_error"):
-        message += f", got {first['input']!r:.80}"
-    if len(complaints) > 1:
-        message += f" (and {len(complaints) - 1} more)"
+    if complaints[0]["type"] == "extra_forbidden":
+        message, nearest = _unknown_key(path, complaints[0]["loc"], keys)
+    for other in complaints[1:3]:
+        other_path, other_message = _told(other)
+        message += f"; also {prefix}{'.'.join(other_path)}: {other_message}"
+    file = origin.get(".".join(path[:2]), origin.get(key, origin.get("")))
     return ConfigError(message, file=file, key=prefix + key or None, nearest=nearest)
+
+
+def _told(complaint: ErrorDetails) -> tuple[list[str], str]:
+    """Return the path of the option that a complaint is about, and what is wrong in words."""
+    names = [str(step) for step in complaint["loc"] if str(step) not in ("dpsgd", "gossip")]
+    message = complaint["msg"].removeprefix("Value error, ")
+    if complaint["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        names = ["algorithm", "name"]
+    if complaint["type"] == "missing":
+        message = "is missing"
+    elif complaint["type"] == "extra_forbidden":
+        message = "unknown key"
+    elif complaint["type"] != "value_error":
+        message += f", got {complaint['input']!r:.80}"
+    return names, message
+
+
+def _unknown_key(
+    path: list[str], loc: tuple[int | str, ...], keys: list[str]
+) -> tuple[str, str | None]:
+    """Return what to say of a key that is not there, and the spelling that was likely meant."""
+    key, section = ".".join(path), path[0] + "." if len(path) > 1 else ""
+    if key in keys:  # another algorithm has it
+        return f"is no option of algorithm {loc[1]}", None
+    within = [k for k in keys if k.startswith(section)]
+    elsewhere = [k for k in keys if k.endswith("." + path[-1]) and not k.startswith(section)]
+    near = nearest_spelling(key, within) or nearest_spelling(path[-1], within)
+    return "unknown key", elsewhere[0] if elsewhere else near
 
 
 def _unknown_section(where: str, section: str, *, is_table: bool) -> ConfigError:

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any, TextIO
 
-VALUE_CHARS_MAX = 200
+# A reason for a refusal has up to 512 characters, the longest text that a peer can send.
+VALUE_CHARS_MAX = 512
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/+@%")
 
 

@@ -204,9 +204,23 @@ def test_combinations_that_make_no_sense() -> None:
     assert "neighbours" in str(refusal(flags={"topology.graph": "explicit"}))
 
 
-def test_several_faults_are_counted(tmp_path: Path) -> None:
+def test_several_faults_are_told_together(tmp_path: Path) -> None:
     path = written(tmp_path, "[run]\nrounds = -1\nduration_s = -1\nhistory_max = 0\n")
-    assert "and 2 more" in str(refusal(path))
+    for key in ("run.rounds", "run.duration_s", "run.history_max"):
+        assert key in str(refusal(path))
+
+
+def test_a_misspelt_key_is_named_before_the_one_that_it_was_meant_to_be(tmp_path: Path) -> None:
+    path = written(tmp_path, '[[peer]]\nid = "a"\nadress = "http://127.0.0.1:1"\n')
+    with pytest.raises(ConfigError, match=r"adress.*did you mean 'address'") as caught:
+        load_peers(path)
+    assert "address: is missing" in str(caught.value)
+
+
+def test_an_option_of_another_algorithm_is_called_that() -> None:
+    error = refusal(flags={"algorithm.name": "gossip", "algorithm.form": "cta"})
+    assert "is no option of algorithm gossip" in str(error)
+    assert error.nearest is None
 
 
 def test_a_config_cannot_be_changed() -> None:

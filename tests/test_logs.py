@@ -44,10 +44,11 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
 
 
 def test_what_was_cut_shows() -> None:
-    assert bounded("x" * 200) == "x" * 200
-    assert bounded("x" * 201) == "x" * 199 + "…"
-    assert bounded("\n" * 150).endswith("…")
-    assert len(bounded("\n" * 150)) == VALUE_CHARS_MAX
+    assert bounded("x" * VALUE_CHARS_MAX) == "x" * VALUE_CHARS_MAX
+    assert bounded("x" * (VALUE_CHARS_MAX + 1)) == "x" * (VALUE_CHARS_MAX - 1) + "…"
+    newlines = "\n" * (VALUE_CHARS_MAX - 1)
+    assert bounded(newlines).endswith("…")
+    assert len(bounded(newlines)) == VALUE_CHARS_MAX
 
 
 NASTY = st.text(max_size=300) | st.sampled_from(

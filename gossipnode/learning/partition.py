@@ -42,7 +42,7 @@ def parse_partition(text: str) -> tuple[str, float]:
     if not (0 < value <= 1e9 or text == "iid"):
         near = nearest_spelling(name, names)
         raise ConfigError(
-            f"unknown partition {text!r}",
+            f"{text!r} is no partition" if near != name else f"{text!r} does not fit its form",
             key="data.partition",
             allowed=f"{PARTITIONS} (positive numbers, K whole)",
             nearest=near if near != name else None,

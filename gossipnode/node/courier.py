@@ -19,7 +19,7 @@ from gossipnode.node.counters import Counters
 from gossipnode.node.outbox import Outbox, Parcel
 from gossipnode.node.peers import Peer, PeerTable
 from gossipnode.node.world import Receipt, World
-from gossipnode.wire.reply import Reply
+from gossipnode.wire.reply import REASON_CHARS_MAX, Reply
 
 log = logging.getLogger("gossipnode.node")
 
@@ -185,6 +185,8 @@ class Courier:
         pause = self.peers.failed(peer, now, self.rng.random())
         event(log, logging.DEBUG, "push.failed", peer=peer.id, reason=reason)
         if peer.state == "unknown" and self.insist:
+            if reason != peer.reason:
+                event(log, logging.WARNING, "peer.unreachable", peer=peer.id, reason=reason)
             peer.reason = reason
             return pause
         if peer.state == "alive" and peer.failures == 1:
@@ -200,8 +202,8 @@ class Courier:
             return None
         assert reply.code is not None
         self.counters.add("pushes_refused_by_peer", label=("code", bounded(reply.code, 40)))
-        refusal = f"{bounded(reply.code, 40)}: {bounded(reply.reason or '')}"
-        if refusal != peer.refusal:  # once, not at every push
+        refusal = f"{bounded(reply.code, 40)}: {bounded(reply.reason or '', REASON_CHARS_MAX)}"
+        if refusal != peer.refusal and reply.code != "busy":  # once, not at every push
             event(log, logging.WARNING, "push.refused", peer=peer.id, refusal=refusal)
         peer.refusal = refusal
         if reply.code == "busy":

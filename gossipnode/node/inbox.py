@@ -226,17 +226,17 @@ class Inbox:
             )
 
     def _check_parts(self, message: Message) -> None:
-        limit = self.layout.nbytes * len(self.algorithm.roles)
-        if message.body_bytes > limit:
-            raise PeerError(
-                "too_large", f"a body of {message.body_bytes} bytes; the layout allows {limit}"
-            )
         if message.schema != self.layout.schema:
             raise PeerError(
                 "wrong_schema",
                 f"the schema here is {self.layout.schema} ({self.layout.size} "
                 f"{self.layout.dtype.name} params), the sender's {bounded(message.schema)}: the "
                 "nodes differ in task, layer sizes, dtype, class names or feature names",
+            )
+        limit = self.layout.nbytes * len(self.algorithm.roles)
+        if message.body_bytes > limit:
+            raise PeerError(
+                "too_large", f"a body of {message.body_bytes} bytes; the layout allows {limit}"
             )
         roles = [part.role for part in message.parts]
         if set(roles) != self.algorithm.roles or len(set(roles)) != len(roles):

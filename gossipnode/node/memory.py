@@ -119,6 +119,11 @@ class Memory:
                     f"the checkpoint is of {name} {facts[name]}, this node's is {here}; give it "
                     "another --data-dir, or start with --fresh to begin anew"
                 )
+        if facts["algorithm"] != node.algorithm.name:
+            was = facts["algorithm"]
+            event(
+                log, logging.WARNING, "checkpoint.other_algorithm", was=was, now=node.algorithm.name
+            )
         params = np.array(snapshot.arrays["params"], dtype=node.layout.dtype)
         node.layout.check(params)
         node.restore_params(params, facts["age"])

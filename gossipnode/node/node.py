@@ -160,6 +160,9 @@ class Node(ActiveSide):
         if self.config.run.duration_s:
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self.config.run.duration_s, self._end_active_side)
+        if not self.budget_left:
+            hint = "nothing left to run: raise run.rounds, or begin anew with --fresh"
+            event(log, logging.WARNING, "run.over", id=self.id, round=self.round, hint=hint)
         try:
             async with asyncio.TaskGroup() as self.tasks:
                 await self.measure()

@@ -7,16 +7,20 @@ the loop's, handed in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from gossipnode.logs import event
 from gossipnode.node.directory import Directory
 from gossipnode.topology import PeerSampler
 
 PeerState = Literal["unknown", "alive", "suspect"]
+
+log = logging.getLogger("gossipnode.node")
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
@@ -68,7 +72,9 @@ class PeerTable:
         return peer
 
     def __contains__(self, peer_id: str) -> bool:
-        return peer_id in self._known or (peer_id in self.directory.number and peer_id != self.own_id)
+        return peer_id in self._known or (
+            peer_id in self.directory.number and peer_id != self.own_id
+        )
 
     def __iter__(self) -> Iterator[Peer]:
         for peer_id in self._ids():
@@ -115,6 +121,8 @@ class PeerTable:
 
     def heard(self, peer: Peer, now: float, wall: float, *, epoch: int | None = None) -> None:
         """A message or an answer came from ``peer``."""
+        if peer.state == "suspect":
+            event(log, logging.INFO, "peer.returned", peer=peer.id)
         peer.heard_at, peer.seen_at = now, wall
         peer.failures, peer.retry_at = 0, 0.0
         if epoch is not None:

@@ -372,3 +372,21 @@ def test_parquet_without_pyarrow_tells_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_pyarrow)
     with pytest.raises(ConfigError, match=r"pip install 'gossipnode\[parquet\]'"):
         load(f"parquet:{tmp_path / 'a.parquet'}", label="y")
+
+
+def test_a_slip_in_a_column_of_numbers_is_no_category(tmp_path: Path) -> None:
+    path = tmp_path / "slip.csv"
+    rows = [f"{i / 7},{i % 3},{i % 2}" for i in range(60)]
+    rows[40] = "o.5,1,0"
+    path.write_text("a,kind,y\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=r"'o\.5' is no number, as 59 of 60 cells") as caught:
+        load(f"csv:{path}", label="y")
+    assert (caught.value.row, caught.value.column) == (42, "a")
+
+
+def test_a_few_codes_beside_numbers_are_categories(tmp_path: Path) -> None:
+    path = tmp_path / "codes.csv"
+    path.write_text("code,y\n" + "".join(f"{i % 9 or 'B'},{i % 2}\n" for i in range(90)))
+    train, _ = load(f"csv:{path}", label="y")
+    assert "code=B" in train.feature_names
+    assert len(train.feature_names) == 9

@@ -80,11 +80,15 @@ class _Survey:
         self.name = name
         self.seen: set[str] = set()
         self.stray: tuple[int, str] | None = None  # row and text of the first that is no number
+        self.cells = self.strays = 0
 
     def add(self, row: int, cell: str, file: str) -> None:
         """Take one cell in; raise DataError where the column cannot be either kind."""
+        self.cells += 1
+        is_number = table.number(cell) is not None
+        self.strays += not is_number
         if self.stray is None:
-            if table.number(cell) is None:
+            if not is_number:
                 self.stray = row, cell
             elif len(self.seen) > table.CATEGORIES_MAX:
                 return
@@ -98,8 +102,22 @@ class _Survey:
                 column=self.name,
             )
 
-    def column(self) -> Column:
-        """Return the column as the second pass needs it."""
+    def column(self, file: str) -> Column:
+        """Return the column as the second pass needs it.
+
+        Raises DataError for a column of many different numbers with a few other cells: those are
+        slips, and one of them would turn the column into as many as it has numbers.
+        """
+        if 0 < self.strays <= self.cells * table.STRAY_SHARE and len(self.seen) > table.FEW:
+            assert self.stray is not None
+            row, cell = self.stray
+            raise DataError(
+                f"{cell[:40]!r} is no number, as {self.cells - self.strays} of {self.cells} cells "
+                "of the column are; mend it, or write categories that no number can be (c12)",
+                file=file,
+                row=row,
+                column=self.name,
+            )
         return Column(self.name, sorted_names(self.seen) if self.stray is not None else ())
 
 
@@ -119,7 +137,7 @@ def _survey(path: Path, label: str) -> tuple[list[str], list[Column], list[int]]
                 survey.add(row, cell, file)
     if not rows:
         raise DataError("has a header and no samples", file=file)
-    return header, [survey.column() for survey in surveys if survey.name != label], rows
+    return header, [survey.column(file) for survey in surveys if survey.name != label], rows
 
 
 def _header(path: Path) -> list[str]:
@@ -156,7 +174,8 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
             except csv.Error as error:
                 raise DataError(f"is no CSV: {error}", file=file, row=begins) from error
     except OSError as error:
-        raise DataError(f"cannot be read: {error}", file=file) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"cannot be read: {reason}", file=file) from error
 
 
 def _lines(stream: Iterator[bytes], file: str) -> Iterator[str]:

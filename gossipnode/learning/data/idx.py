@@ -106,5 +106,6 @@ def _read_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
                     f"does not hold the {size} bytes that its header announces", file=file
                 )
     except (OSError, EOFError, zlib.error, OverflowError, MemoryError) as error:
-        raise DataError(f"cannot be read: {error}", file=file) from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"cannot be read: {reason}", file=file) from error
     return np.frombuffer(content, np.uint8).reshape(shape)

@@ -15,6 +15,10 @@ from gossipnode.errors import DataError, nearest_spelling
 # One stray letter in a column of measurements would turn it into as many columns as it has
 # distinct values; past this many it is taken for the mistake that it is.
 CATEGORIES_MAX: Final = 1000
+# Up to this share of cells that are no numbers is taken for slips, in a column of more than a few
+# different values.
+STRAY_SHARE: Final = 0.05
+FEW: Final = 20
 
 MISSING: Final = frozenset({"", "na", "n/a", "nan", "null", "?"})
 
