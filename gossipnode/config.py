@@ -127,7 +127,8 @@ class DataOptions(Section):
     )
     partition: str = option(
         "iid",
-        "How nodes divide a common file: iid, dirichlet:ALPHA, shards:K, classes:K, quantity:BETA.",
+        "How nodes divide a common file: iid, dirichlet:ALPHA, shards:K, classes:K, quantity:BETA; "
+        "sample:K lets each node draw K samples for itself.",
         flag="--partition",
     )
     share: str = option(

@@ -1,8 +1,8 @@
 """How nodes divide one common training set among themselves.
 
-Invariant: the shares are an exact cover (every sample in exactly one) and depend on the targets,
-the number of nodes, the scheme and the seed alone, so that each node computes its own. No file
-or global randomness may enter.
+Invariant: the shares depend on the targets, the number of nodes, the scheme and the seed alone, so
+that each node computes its own; all schemes but ``sample`` give an exact cover (every sample in
+exactly one). No file or global randomness may enter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gossipnode.errors import ConfigError, nearest_spelling
 
 Indices = NDArray[np.intp]
 
-PARTITIONS: Final = "iid, dirichlet:ALPHA, shards:K, classes:K, quantity:BETA"
+PARTITIONS: Final = "iid, dirichlet:ALPHA, shards:K, classes:K, quantity:BETA, sample:K"
 
 # Samples that a Dirichlet share has at least, where there are enough, and how often the draw is
 # repeated for it. Small alpha times nodes may never meet it: see ``dirichlet``.
@@ -31,12 +31,12 @@ def parse_partition(text: str) -> tuple[str, float]:
     (('dirichlet', 0.1), ('iid', 0.0))
     """
     name, separator, number = text.partition(":")
-    names = ("iid", "dirichlet", "shards", "classes", "quantity")
+    names = ("iid", "dirichlet", "shards", "classes", "quantity", "sample")
     try:
         value = float(number) if separator else 0.0
     except ValueError:
         value = -1.0
-    whole = name not in ("shards", "classes") or value == int(value)
+    whole = name not in ("shards", "classes", "sample") or value == int(value)
     if name not in names or (name == "iid") == bool(separator) or not whole:
         value = -1.0
     if not (0 < value <= 1e9 or text == "iid"):
@@ -54,11 +54,14 @@ def partition(targets: NDArray[Any], nodes: int, scheme: str, seed: int) -> list
     """Return each node's sample positions, ascending, by ``scheme`` (see ``parse_partition``).
 
     iid: equal sizes (± 1). dirichlet, classes, shards: by class, see the functions below.
-    quantity: sizes from Dir(β), at least 1. ``targets`` has shape (m,); ``nodes`` ≥ 1. Raises
+    quantity: sizes from Dir(β), at least 1. sample: K drawn by each node for itself, so that more
+    nodes can learn than there are samples. ``targets`` has shape (m,); ``nodes`` ≥ 1. Raises
     ConfigError where the samples do not suffice or the targets are no classes.
     """
     assert nodes >= 1
     name, value = parse_partition(scheme)
+    if name == "sample":
+        return [sample(len(targets), int(value), seed, node) for node in range(nodes)]
     if len(targets) < nodes:
         raise _refusal(scheme, f"{len(targets)} training samples for {nodes} nodes")
     if name in ("dirichlet", "classes") and targets.dtype.kind == "f":
@@ -78,6 +81,13 @@ def partition(targets: NDArray[Any], nodes: int, scheme: str, seed: int) -> list
             cuts = _cuts(proportions, len(targets) - nodes) + np.arange(1, nodes)
             shares = np.split(rng.permutation(len(targets)), cuts)
     return [np.sort(share) for share in shares]
+
+
+def sample(samples: int, k: int, seed: int, node: int) -> Indices:
+    """Return the positions of the ``k`` samples that ``node`` draws, none of them twice."""
+    if k > samples:
+        raise _refusal(f"sample:{k}", f"{samples} training samples")
+    return np.sort(np.random.default_rng([seed, node]).choice(samples, k, replace=False))
 
 
 def dirichlet(

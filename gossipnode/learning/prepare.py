@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gossipnode.errors import ConfigError, DataError
 from gossipnode.learning.data import Dataset, Standardizer, load, split
 from gossipnode.learning.data.arrays import read_arrays
-from gossipnode.learning.partition import partition
+from gossipnode.learning.partition import parse_partition, partition, sample
 from gossipnode.learning.tasks import Quadratic
 
 
@@ -76,6 +76,9 @@ def share_of(
 ) -> Dataset:
     """Return a copy of share ``share_index`` of ``share_count``, or ``train`` itself of 1."""
     assert 0 <= share_index < share_count
+    name, value = parse_partition(scheme)
+    if name == "sample":  # its own draw alone: of ten thousand nodes each needs only one
+        return train.take(sample(len(train), int(value), partition_seed, share_index))
     if share_count == 1:
         return train
     return train.take(partition(train.targets, share_count, scheme, partition_seed)[share_index])

@@ -125,3 +125,13 @@ def test_impossible_partitions_say_why(scheme, nodes, words):
 def test_numbers_cannot_be_divided_by_class():
     with pytest.raises(ConfigError, match="numbers, not classes"):
         partition(np.linspace(0, 1, 50), 2, "dirichlet:1", 0)
+
+
+def test_each_node_may_draw_for_itself() -> None:
+    shares = partition(BALANCED, 16, "sample:40", 3)
+    assert all(len(share) == len(set(share)) == 40 for share in shares)
+    assert len({tuple(share) for share in shares}) == 16
+    again = partition(BALANCED, 16, "sample:40", 3)
+    assert all((one == other).all() for one, other in zip(shares, again, strict=True))
+    with pytest.raises(ConfigError, match="3 training samples"):
+        partition(np.zeros(3, np.int64), 2, "sample:4", 0)
