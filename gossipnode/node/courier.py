@@ -110,6 +110,8 @@ class Courier:
             event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
         peer.state, peer.reason = "suspect", reason
         self.outbox.drop(peer.id)
+        if self._trial == peer.id:
+            self._trial = None
         self.on_change(peer.id)
 
     async def _deliver(self, peer_id: str, parcel: Parcel) -> None:

@@ -32,6 +32,7 @@ class Slot:
 
     waiting: deque[Parcel] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
+    begun: bool = False
 
 
 class Outbox:
@@ -70,7 +71,9 @@ class Outbox:
         slot = self._slots.pop(peer, None)
         if slot is not None:
             slot.waiting.clear()
-            if slot.task is not None and slot.task is not asyncio.current_task():
+            # A task cancelled before its first step would never see to what its end owes; one
+            # that has not begun finds nothing to do and ends by itself.
+            if slot.begun and slot.task is not None and slot.task is not asyncio.current_task():
                 slot.task.cancel()
 
     async def flush(self, seconds: float) -> bool:
@@ -87,11 +90,12 @@ class Outbox:
         return True
 
     async def _run(self, peer: str, slot: Slot) -> None:
+        slot.begun = True
         try:
             while slot.waiting:
                 await self._send(peer, slot.waiting.popleft())
         finally:
-            slot.task = None
+            slot.task, slot.begun = None, False
             self._sending -= 1
             if not self._sending:
                 self._idle.set()

@@ -107,3 +107,17 @@ def test_a_slot_serves_again_after_it_was_idle() -> None:
         assert wire.replaced == []
 
     virtual_time.run(main())
+
+
+def test_what_is_dropped_before_it_began_holds_up_nobody() -> None:
+    async def main() -> None:
+        wire = Wire()
+        async with asyncio.TaskGroup() as tasks:
+            wire.put("a", 0, tasks)
+            wire.outbox.drop("a")  # in the same turn of the loop: the task has not begun
+            assert await wire.outbox.flush(10.0)
+            wire.put("a", 1, tasks)
+            assert await wire.outbox.flush(10.0)
+        assert [number for _, number, _ in wire.sent] == [1]
+
+    virtual_time.run(main())
