@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import MemorySwarm, swarm_of
 from q16 import q16, ring16
 
 from gossipnode.config import Config
 from gossipnode.configfile import load_config
 from gossipnode.learning.learner import NumpyLearner, build_learner
+from gossipnode.simulation import loop as virtual_time
 
 NAMES = [f"n{i:02d}" for i in range(16)]
 

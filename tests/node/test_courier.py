@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 
 from gossipnode.algorithms.base import Purpose
 from gossipnode.errors import NetworkError, PeerError
@@ -17,6 +16,7 @@ from gossipnode.node.courier import LASTING, Courier
 from gossipnode.node.outbox import Parcel
 from gossipnode.node.peers import PeerTable
 from gossipnode.node.world import Receipt
+from gossipnode.simulation import loop as virtual_time
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.reply import Reply
 

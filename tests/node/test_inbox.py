@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import MemorySwarm, entries
 from plain_learner import PlainLearner, plain_config
 
@@ -19,6 +18,7 @@ from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout
 from gossipnode.node.inbox import SENDERS_MAX, WINDOW, Inbox
 from gossipnode.node.node import Node
+from gossipnode.simulation import loop as virtual_time
 from gossipnode.wire.frame import decode, encode
 from gossipnode.wire.message import Kind, Message, Part
 

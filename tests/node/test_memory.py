@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import MemorySwarm, entries
 from plain_learner import PlainLearner, plain_config
 
@@ -16,6 +15,7 @@ from gossipnode.config import Config
 from gossipnode.errors import StorageError
 from gossipnode.node.checkpoint import FileStore
 from gossipnode.node.world import Snapshot
+from gossipnode.simulation import loop as virtual_time
 
 NAMES = ("a", "b", "c")
 

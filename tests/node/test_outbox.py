@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import virtual_time
-
 from gossipnode.node.outbox import Outbox
+from gossipnode.simulation import loop as virtual_time
 
 
 class Wire:

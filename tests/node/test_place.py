@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import entries, swarm_of
 from plain_learner import PlainLearner, plain_config
 
 from gossipnode.config import Config
 from gossipnode.errors import ConfigError
 from gossipnode.node.place import find_place, share_of
+from gossipnode.simulation import loop as virtual_time
 
 NAMES = [f"n{i}" for i in range(8)]
 GRAPHS = [

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gossipnode.errors import PeerError
 from gossipnode.node.replica import Replica
+from gossipnode.simulation import loop as virtual_time
 
 
 async def inline(work: Callable[..., Any], *vectors: Any) -> Any:

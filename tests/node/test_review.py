@@ -7,11 +7,11 @@ import sys
 from typing import Any
 
 import numpy as np
-import virtual_time
 from memory_swarm import swarm_of
 from plain_learner import PlainLearner, plain_config
 
 from gossipnode.node.inbox import SENDERS_MAX, WINDOW, Inbox
+from gossipnode.simulation import loop as virtual_time
 from gossipnode.wire import Kind, Message, Part, encode
 from gossipnode.wire.frame import Frame, decode
 

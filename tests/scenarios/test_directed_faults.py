@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import MemorySwarm, entries, swarm_of
 from plain_learner import PlainLearner, plain_config
 
 from gossipnode.config import Config
 from gossipnode.errors import NetworkError
 from gossipnode.node.world import Receipt
+from gossipnode.simulation import loop as virtual_time
 from gossipnode.wire.reply import Reply
 
 ROUNDS = 20

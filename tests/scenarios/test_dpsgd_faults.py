@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import MemorySwarm, entries, swarm_of
 from plain_learner import PlainLearner, plain_config
 
 from gossipnode.algorithms.base import Purpose
 from gossipnode.config import Config
 from gossipnode.node.checkpoint import FileStore
+from gossipnode.simulation import loop as virtual_time
 
 A, B, C = NAMES = ("a", "b", "c")
 # Before and after an instant: no event of these scenarios lies in between.

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import virtual_time
 from memory_swarm import MemorySwarm, MemoryWorld, entries, swarm_of
 from plain_learner import PlainLearner, plain_config
 
 from gossipnode.algorithms.base import Answer, Arrival, Purpose
 from gossipnode.config import Config
 from gossipnode.node.node import Node
+from gossipnode.simulation import loop as virtual_time
 
 NAMES = [f"n{i}" for i in range(8)]
 
