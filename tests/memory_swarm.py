@@ -1,6 +1,6 @@
 """A swarm of real nodes in one process: frames go through the real codec, but no socket.
 
-On a ``virtual_time`` loop it is deterministic. Faults are verbs: ``cut``, ``heal``, ``pause``.
+In virtual time it is deterministic. Faults are verbs: ``cut``, ``heal``, ``pause``.
 On the way out it checks what must hold in every test: params finite, nothing reserved for ever.
 """
 
