@@ -22,6 +22,13 @@ LAUNCHED = time.monotonic()
 
 def main() -> None:
     """Run the command line of this process and end it with the verb's exit code."""
+    from gossipnode.cli import process
+
+    process.open_standard_streams()
+    process.end_at_once_on_signals()
     from gossipnode.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Again: loops have restored Python's handlers, and the interpreter's end takes a while.
+    process.end_at_once_on_signals()
+    sys.exit(code)

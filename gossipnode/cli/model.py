@@ -10,6 +10,7 @@ import click
 
 from gossipnode.cli.app import NETWORK, OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import decimal
+from gossipnode.cli.process import raise_on_signals
 from gossipnode.errors import DataError, NetworkError, StorageError
 from gossipnode.learning.modelfile import learner_for_model, load_model
 from gossipnode.logs import bounded
@@ -36,6 +37,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the model's facts as one JSON object.")
 def pull(url: str, file: Path, as_json: bool) -> None:
     """Fetch the current model of the node at URL into FILE (safetensors)."""
+    raise_on_signals()  # no part of a file is left
     data = asyncio.run(_fetch(url))
     # Beside the target and renamed: what goes wrong leaves an older file as it was.
     part = file.with_name(f".{file.name}.part")

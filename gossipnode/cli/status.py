@@ -17,6 +17,7 @@ import click
 
 from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
 from gossipnode.cli.columns import columns, decimal, quantity
+from gossipnode.cli.process import raise_on_signals
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
@@ -50,6 +51,7 @@ Status = dict[str, Any]
 @click.option("--json", "as_json", is_flag=True, help="Print what the node answers as JSON.")
 def command(url: str, watch: bool, interval_s: float, as_json: bool) -> None:
     """Show the state, progress and peers of the node at URL (this machine's)."""
+    raise_on_signals()  # the terminal's cursor must come back
     if watch:
         asyncio.run(_watch(url, interval_s, as_json=as_json))
     else:

@@ -33,6 +33,7 @@ from gossipnode.cli.flags import (
     split_flags,
     with_options,
 )
+from gossipnode.cli.process import raise_on_signals
 from gossipnode.cli.results import (
     Summary,
     config_text,
@@ -178,6 +179,7 @@ def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
 
 
 def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
+    raise_on_signals()  # no worker is left
     write(plan.out / "config.toml", config_text(plan.config, plan.command("config.toml", seeds)))
     click.echo(f"{plan.title}, {seeds} seeds", err=True)
     plans = [plan.nth(number) for number in range(seeds)]

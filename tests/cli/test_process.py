@@ -1,0 +1,87 @@
+"""The first moments of a process: closed standard streams, and signals while it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_processes import Command, wait_for
+
+from gossipnode.cli import app
+
+SWARM = ["swarm", "-n", "3", "--rounds", "5", "--out", "run", "--no-plot", "--json"]
+GOSSIPNODE = [sys.executable, "-m", "gossipnode.cli"]
+
+
+def shell(folder: Path, redirection: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line with streams closed, as only a shell or a supervisor does it."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *GOSSIPNODE, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_swarm_runs_with_streams_closed(tmp_path, closed):
+    done = shell(tmp_path, closed, *SWARM)
+    assert done.returncode == app.OK, done.stderr
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (told["rounds"], told["failed_nodes"]) == (5, [])
+    assert "Traceback" not in done.stderr
+    if ">" not in closed:
+        assert json.loads(done.stdout) == told
+
+
+def test_a_node_runs_with_standard_input_closed(tmp_path):
+    line = ["start", "--algorithm", "gossip", "--port", "0", "--rounds", "2", "--data-dir", "data"]
+    done = shell(tmp_path, "<&-", *line)
+    assert done.returncode == app.OK, done.stderr
+    assert done.stdout.startswith("ready: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_ends_without_a_traceback(tmp_path, number):
+    with Command(tmp_path, "swarm", "-n", "4", "--rounds", "0", "--out", "run") as command:
+        maps = Path(f"/proc/{command.pid}/maps")
+        # numpy's library is mapped: in the middle of the imports.
+        wait_for(lambda: "_multiarray_umath" in maps.read_text(), "numpy to be imported")
+        command.signal(number)
+        assert command.end() == 128 + number
+    assert command.err.read_text().count("\n") <= 1
+    assert "Traceback" not in command.err.read_text()
+
+
+@pytest.mark.parametrize("sign", ["run", "run/history.jsonl", "run/node-00.log", "run/node-03.log"])
+def test_ctrl_c_at_any_moment_of_the_start_leaves_no_traceback(tmp_path, sign):
+    with Command(tmp_path, "swarm", "-n", "4", "--rounds", "0", "--out", "run") as command:
+        wait_for((tmp_path / sign).exists, sign)
+        command.signal(signal.SIGINT)
+        assert command.end() == app.INTERRUPTED
+    told = command.err.read_text()
+    assert "Traceback" not in told
+    assert "never awaited" not in told
+    assert "Exception ignored" not in told
+
+
+def test_a_forked_child_dies_of_the_signal_itself():
+    code = (
+        "import os, signal\n"
+        "from gossipnode.cli.process import end_at_once_on_signals\n"
+        "end_at_once_on_signals()\n"
+        "pid = os.fork()\n"
+        "os.kill(pid or os.getpid(), signal.SIGTERM)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, env=environment
+    )
+    assert (done.stdout, done.stderr) == (f"-{signal.SIGTERM:d}\n", "")
