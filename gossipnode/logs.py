@@ -13,8 +13,9 @@ import sys
 import time
 from typing import Any, TextIO
 
-# A reason for a refusal has up to 512 characters, the longest text that a peer can send.
-VALUE_CHARS_MAX = 512
+VALUE_CHARS_MAX = 200
+# In a line of the log: a reason for a refusal has up to 512 characters.
+FIELD_CHARS_MAX = 512
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:/+@%")
 
 
@@ -66,7 +67,8 @@ class JsonFormatter(logging.Formatter):
         for key, value in getattr(record, "fields", {}).items():
             # JSON has no NaN and no infinity: they are told as text.
             plain = value is None or isinstance(value, bool | int) or _is_finite(value)
-            entry[f"{key}_" if key in entry else key] = value if plain else bounded(value)
+            told = value if plain else bounded(value, FIELD_CHARS_MAX)
+            entry[f"{key}_" if key in entry else key] = told
         if record.exc_info:
             entry["exception"] = bounded(self.formatException(record.exc_info), 4000)
         return json.dumps(entry)
@@ -91,7 +93,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _quoted(value: object, limit: int = VALUE_CHARS_MAX) -> str:
+def _quoted(value: object, limit: int = FIELD_CHARS_MAX) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = bounded(value, limit)
