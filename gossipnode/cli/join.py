@@ -81,7 +81,7 @@ async def join(url: str) -> Joined:
             donor = str(status["node_id"])
         except (KeyError, TypeError, ValueError, PeerError) as error:
             raise NetworkError(
-                f"{url}: does not answer as a gossipnode: {bounded(error)}"
+                f"{url} answers, but is no gossipnode, or one of another version: {bounded(error)}"
             ) from None
     params, facts = _model(data)
     if donor not in {peer.id for peer in peers}:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import click
 
+from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import NETWORK, OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import decimal
 from gossipnode.cli.process import raise_on_signals
 from gossipnode.errors import DataError, NetworkError, StorageError
 from gossipnode.learning.modelfile import learner_for_model, load_model
 from gossipnode.logs import bounded
-from gossipnode.network import HttpClient
+from gossipnode.network import HttpClient, NoNodeError
 
 # 4 GiB: a model of a billion float32 params.
 MODEL_BYTES_MAX = 2**32
@@ -32,7 +33,7 @@ def command() -> None:
         examples=["gossipnode model pull http://10.0.0.5:7946 model.safetensors"],
     )
 )  # fmt: skip
-@click.argument("url")
+@click.argument("url", type=NODE_URL)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the model's facts as one JSON object.")
 def pull(url: str, file: Path, as_json: bool) -> None:
@@ -46,6 +47,8 @@ def pull(url: str, file: Path, as_json: bool) -> None:
         try:
             params, facts = load_model(part)
         except DataError as error:
+            if not data.startswith(b"{", 8):  # the header of every safetensors file
+                raise NoNodeError(url) from None
             raise NetworkError(f"{url}: what came is no model: {error}") from None
         part.replace(file)
     except OSError as error:
@@ -102,4 +105,4 @@ def evaluate(file: Path, data: str, label: str | None, test_fraction: float, as_
 
 async def _fetch(url: str) -> bytes:
     async with HttpClient() as client:
-        return await client.get_bytes(f"{url.rstrip('/')}/v1/model", MODEL_BYTES_MAX, TIMEOUT_S)
+        return await client.get_bytes(f"{url}/v1/model", MODEL_BYTES_MAX, TIMEOUT_S)

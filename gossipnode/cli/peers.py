@@ -7,6 +7,7 @@ import json
 
 import click
 
+from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import NETWORK, OK, USAGE, notes
 from gossipnode.cli.status import DEFAULT_URL, fetch, peer_lines
 
@@ -17,7 +18,7 @@ from gossipnode.cli.status import DEFAULT_URL, fetch, peer_lines
         examples=["gossipnode peers", "gossipnode peers http://10.0.0.5:7946 --json"],
     )
 )  # fmt: skip
-@click.argument("url", default=DEFAULT_URL)
+@click.argument("url", type=NODE_URL, default=DEFAULT_URL)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON array.")
 def command(url: str, as_json: bool) -> None:
     """Show the peers of the node at URL (this machine's): state, last contact, staleness."""

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import click
 
 from gossipnode import logs
+from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import (
     DIVERGED,
     INTERRUPTED,
@@ -71,6 +72,7 @@ class Plan:
 @click.option(
     "--join",
     "url",
+    type=NODE_URL,
     metavar="URL",
     help="A node of a running gossip swarm: take over the swarm's options (yours override them), "
     "its peers and its current model.",

@@ -9,22 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
 from gossipnode.cli.columns import columns, decimal, quantity
 from gossipnode.cli.process import raise_on_signals
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
-from gossipnode.network import HttpClient
+from gossipnode.network import HttpClient, NoNodeError
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TIMEOUT_S = 10.0
+# A reason for a refusal has up to 512 characters, and its code before it.
+TEXT_CHARS_MAX = 600
 
 Status = dict[str, Any]
 
@@ -39,7 +44,7 @@ Status = dict[str, Any]
         ],
     )
 )  # fmt: skip
-@click.argument("url", default=DEFAULT_URL)
+@click.argument("url", type=NODE_URL, default=DEFAULT_URL)
 @click.option("--watch", is_flag=True, help="Go on until interrupted, showing what changes.")
 @click.option(
     "--interval-s",
@@ -68,23 +73,27 @@ async def fetch(url: str) -> Status:
 async def ask(client: HttpClient, url: str) -> Status:
     """Return the status of the node at ``url``; raises ``NetworkError`` that says what to do."""
     try:
-        status = await client.get_json(f"{url.rstrip('/')}/v1/status", TIMEOUT_S)
+        status = await client.get_json(f"{url}/v1/status", TIMEOUT_S)
+    except NoNodeError:
+        raise
     except (NetworkError, PeerError) as error:
         raise NetworkError(
             f"{error}; is a node running there? `gossipnode start` prints its address"
         ) from None
     if not isinstance(status, dict) or not {"node_id", "peers", "pushes"} <= status.keys():
-        raise NetworkError(f"{url}: the answer is no status; is this a gossipnode?")
+        raise NoNodeError(url)
     return status
 
 
 def lines_of(status: Status) -> list[str]:
     """Return the status for people; raises ``NetworkError`` where it is not whole."""
     with _understood():
-        return [*_facts(escaped(status)), "", *peer_lines(status["peers"])]
+        facts = _facts(escaped(status)).items()
+        lines = [line for name, text in facts for line in _wrapped(f"{name:<11}", text)]
+        return [*lines, "", *peer_lines(status["peers"])]
 
 
-def _facts(status: Status) -> list[str]:
+def _facts(status: Status) -> dict[str, str]:
     pushes, sizes = status["pushes"], status["bytes"]
     state = bounded(status["state"])
     if status["reason"]:
@@ -110,22 +119,27 @@ def _facts(status: Status) -> list[str]:
     }
     if status["checkpoint_error"]:
         facts["checkpoint"] = status["checkpoint_error"]
-    return [f"{name:<11}{text}" for name, text in facts.items()]
+    return facts
 
 
 def peer_lines(peers: list[dict[str, Any]]) -> list[str]:
-    """Return a table of peers, with the reason why one is suspected or refuses us."""
+    """Return a table of peers, and below a peer's row why it is suspected or who refuses whom."""
     if not peers:
         return ["no peers"]
     with _understood():
-        rows = [_peer_cells(escaped(peer)) for peer in peers]
-    head = ["peer", "address", "state", "last contact", "round", "behind", "sent", "got", "why"]
-    return columns(head, rows)
+        peers = escaped(peers)
+        head = ["peer", "address", "state", "last contact", "round", "behind", "sent", "got"]
+        first, *rows = columns(head, [_peer_cells(peer) for peer in peers])
+        lines = [first]
+        for row, peer in zip(rows, peers, strict=True):
+            lines.append(row)
+            for text in _reasons(peer):
+                lines += _wrapped("    ", text)
+    return lines
 
 
 def _peer_cells(peer: dict[str, Any]) -> list[str]:
     contact = peer["last_contact_s"]
-    why = [text for text in (peer["reason"], peer["refusal"]) if text]
     return [
         str(peer["id"]),
         str(peer["address"]),
@@ -135,8 +149,27 @@ def _peer_cells(peer: dict[str, Any]) -> list[str]:
         _or_dash(peer["staleness"]),
         _or_dash(peer["pushes_sent"]),
         _or_dash(peer["pushes_received"]),
-        "; ".join(map(str, why)),
     ]
+
+
+def _reasons(peer: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a peer, each thing once."""
+    refusal, here = peer["refusal"], peer.get("refused_here", "")  # older nodes do not tell
+    reasons = [str(peer["reason"])] if peer["reason"] and peer["reason"] != refusal else []
+    if refusal:
+        reasons.append(f"it refuses our pushes: {refusal}")
+    if here:
+        reasons.append(f"its pushes are refused here: {here}")
+    return reasons
+
+
+def _wrapped(begin: str, text: str) -> list[str]:
+    """Return the whole text behind ``begin``, on as many lines as the terminal needs."""
+    width = shutil.get_terminal_size((0, 0)).columns  # 0: no terminal, no limit
+    if len(begin) + len(text) <= width or width < 2 * len(begin):
+        return [begin + text]
+    indent = " " * len(begin)
+    return textwrap.wrap(text, width, initial_indent=begin, subsequent_indent=indent)
 
 
 def escaped(value: Any) -> Any:
@@ -146,7 +179,7 @@ def escaped(value: Any) -> Any:
     {'id': 'a\\x1b[31m', 'round': 3}
     """
     if isinstance(value, str):
-        return bounded(value)
+        return bounded(value, TEXT_CHARS_MAX)
     if isinstance(value, list):
         return [escaped(entry) for entry in value]
     if isinstance(value, dict):

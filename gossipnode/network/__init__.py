@@ -1,7 +1,16 @@
 """HTTP server and client, and the node in the real world: the only room that opens a socket."""
 
-from gossipnode.network.client import HttpClient
+from gossipnode.network.client import HttpClient, NoNodeError
 from gossipnode.network.daemon import ExitCode, HttpNode, exit_code, serve
 from gossipnode.network.server import ROUTES, Server
 
-__all__ = ["ROUTES", "ExitCode", "HttpClient", "HttpNode", "Server", "exit_code", "serve"]
+__all__ = [
+    "ROUTES",
+    "ExitCode",
+    "HttpClient",
+    "HttpNode",
+    "NoNodeError",
+    "Server",
+    "exit_code",
+    "serve",
+]

@@ -42,6 +42,13 @@ _HEADERS = {"Content-Type": CONTENT_TYPE, "Accept": MSGPACK}
 _SILENT = frozenset({"User-Agent", "Accept-Encoding"})
 
 
+class NoNodeError(NetworkError):
+    """Somebody answers there, but not as a gossipnode does."""
+
+    def __init__(self, url: str | URL) -> None:
+        super().__init__(f"{URL(url).origin()} answers, but is no gossipnode")
+
+
 class HttpClient:
     """One session for all peers. Enter it in the running loop; close it there."""
 
@@ -91,17 +98,22 @@ class HttpClient:
         return await _in_time(self._push(address, frame), timeout_s)
 
     async def get_json(self, url: str, timeout_s: float = GET_TIMEOUT_S) -> Any:
-        """GET a JSON value; raises ``NetworkError``, also where the answer is an error."""
+        """GET a JSON value; raises ``NetworkError``, also where the answer is an error.
+
+        A ``NoNodeError`` where it is not one of a node.
+        """
         data = await self.get_bytes(url, JSON_BYTES_MAX, timeout_s)
         try:
             return json.loads(data)
         except ValueError:
-            raise NetworkError(f"{url}: the answer is not JSON; is this a gossipnode?") from None
+            raise NoNodeError(url) from None
 
     async def get_bytes(self, url: str, limit: int, timeout_s: float = GET_TIMEOUT_S) -> bytes:
         """GET at most ``limit`` bytes; raises ``NetworkError`` where there are more."""
         try:
             return await _in_time(self._get(url, limit), timeout_s)
+        except NoNodeError:
+            raise
         except NetworkError as error:
             raise NetworkError(f"{url}: {error}") from None
 
@@ -126,11 +138,14 @@ class HttpClient:
     async def _get(self, url: str, limit: int) -> bytes:
         assert self._session is not None, "the client is not open"
         headers = {"Accept": "application/json, */*"}
-        async with self._session.get(url, headers=headers, allow_redirects=False) as response:
-            if response.status != 200:
-                text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
-                raise NetworkError(f"HTTP {response.status}: {_reason(text)}")
-            data = await _at_most(response, limit)
+        try:
+            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
+                    raise _fault(response, text)
+                data = await _at_most(response, limit)
+        except aiohttp.ClientResponseError:
+            raise NoNodeError(url) from None  # what came is not HTTP
         if data is None:
             raise NetworkError(f"the answer has more than {limit} bytes")
         return data
@@ -219,12 +234,12 @@ def _is_cut(error: BaseException) -> bool:
     )
 
 
-def _reason(text: bytes) -> str:
-    """Return the reason in an error answer, or the beginning of what came instead."""
+def _fault(response: aiohttp.ClientResponse, text: bytes) -> NetworkError:
+    """Return what an error answer says; a node's is JSON with a reason, whatever is wrong."""
     try:
-        return bounded(json.loads(text)["reason"])
+        return NetworkError(f"HTTP {response.status}: {bounded(json.loads(text)['reason'])}")
     except (ValueError, KeyError, TypeError):
-        return bounded(text.decode("utf-8", "replace"))
+        return NoNodeError(response.url)
 
 
 @functools.lru_cache(maxsize=4096)

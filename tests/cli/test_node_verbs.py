@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
 import re
 import signal
+import threading
 
 import pytest
 from cli_processes import Command, wait_for
 
 from gossipnode.cli import app, join
 from gossipnode.cli.start import _placed, how_to_join, own_address
-from gossipnode.cli.status import lines_of, peer_lines
+from gossipnode.cli.status import TEXT_CHARS_MAX, lines_of, peer_lines
 from gossipnode.config import Config, NetworkOptions, NodeOptions, PeerEntry
 from gossipnode.errors import ConfigError, NetworkError
 
 GOSSIP = ["start", "--algorithm", "gossip", "--period-s", "0.02", "--port", "0"]
+OF_A_NODE = ["status URL", "peers URL", "model pull URL m", "start --join URL"]
 
 
 def url_of(command: Command) -> str:
@@ -112,15 +115,82 @@ def test_a_fixed_graph_tells_how_to_add_a_node_and_refuses_to_be_joined(tmp_path
         assert node.end() == app.OK
 
 
-@pytest.mark.parametrize(
-    "line", ["status URL", "peers URL", "model pull URL m", "start --join URL"]
-)
+@pytest.mark.parametrize("line", OF_A_NODE)
 def test_a_node_that_is_not_there_is_a_network_error(line, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     # Port 1 of loopback: nobody listens there without privileges.
     assert app.run(line.replace("URL", "http://127.0.0.1:1").split()) == app.NETWORK
     assert re.fullmatch(r"error: http://127\.0\.0\.1:1/\S+ connection refused.*\n",
                         capsys.readouterr().err)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", OF_A_NODE)
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:7999", "localhost:7999", "htp://a:1", "http://", "http://a:x", "a"]
+)
+def test_an_address_is_written_with_its_scheme(line, url, capsys):
+    assert app.run(line.replace("URL", url).split()) == app.USAGE
+    assert re.fullmatch(r"error: .* write http://HOST:PORT .*\n", capsys.readouterr().err)
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """A page for every path, with the status that the server was made with."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<!doctype html><html><body>Some\nother page</body></html>")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("line", OF_A_NODE)
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_web_server_that_is_no_node_is_called_that(line, status, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        server.status = status  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}"
+            assert app.run(line.replace("URL", url + "/").split()) == app.NETWORK
+        finally:
+            server.shutdown()
+            thread.join()
+    assert capsys.readouterr().err == f"error: {url} answers, but is no gossipnode\n"
+    assert not list(tmp_path.iterdir())
+
+
+# -- a table in a narrow terminal ------------------------------------------------------------------
+
+PEER = {
+    "id": "beta", "address": "http://127.0.0.1:7947", "state": "suspected", "last_contact_s": None,
+    "round": 3, "staleness": 1, "pushes_sent": 5, "pushes_received": 0,
+    "reason": "", "refusal": "", "refused_here": "",
+}  # fmt: skip
+
+
+def test_a_reason_stands_whole_below_its_peer_however_narrow_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    reason = "wrong_schema: " + "its model has other features than ours and " * 5 + "so on"
+    first, row, *below = peer_lines([{**PEER, "refusal": reason}])
+    assert len(first) <= 80
+    assert len(row) <= 80
+    assert all(len(line) <= 80 for line in below)
+    assert " ".join(" ".join(below).split()) == f"it refuses our pushes: {reason}"
+
+
+def test_the_same_reason_is_told_once_and_both_directions_are_told():
+    refused = {**PEER, "reason": "wrong_swarm: x", "refusal": "wrong_swarm: x"}
+    assert peer_lines([refused])[2:] == ["    it refuses our pushes: wrong_swarm: x"]
+    dead = {**PEER, "reason": "connection refused", "refused_here": "stale_epoch: 2 < 3"}
+    assert peer_lines([dead, PEER])[2:4] == [
+        "    connection refused",
+        "    its pushes are refused here: stale_epoch: 2 < 3",
+    ]
 
 
 # -- where a node listens --------------------------------------------------------------------------
@@ -208,12 +278,13 @@ def test_a_node_that_comes_back_is_not_its_own_peer():
 def test_what_a_peer_calls_itself_cannot_alter_the_screen():
     evil = "x\x1b[2J\n[red]" + "y" * 1000
     peer = dict.fromkeys(
-        ("id", "address", "state", "reason", "refusal", "round", "staleness", "pushes_sent"), evil
+        ("id", "address", "state", "refusal", "round", "staleness", "pushes_sent"), evil
     )
+    peer |= {"reason": "other" + evil, "refused_here": evil}
     lines = peer_lines([{**peer, "pushes_received": evil, "last_contact_s": 1.0}])
-    assert len(lines) == 2
+    assert len(lines) == 5  # head, row, three reasons
     assert all(line.isprintable() for line in lines)
-    assert len(lines[1]) < 3000
+    assert max(map(len, lines)) < 8 * TEXT_CHARS_MAX
 
 
 @pytest.mark.parametrize("answer", [{}, {"node_id": 1, "peers": 3, "pushes": [], "bytes": None}])
