@@ -42,3 +42,12 @@ def quantity(value: float | None, unit: str) -> str:
         if abs(value) >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value * 1e6:.3g} µ{unit}" if value else f"0 {unit}"
+
+
+def count(number: int, thing: str) -> str:
+    """Write how many things there are.
+
+    >>> count(1, "node"), count(3, "node")
+    ('1 node', '3 nodes')
+    """
+    return f"{number} {thing}" + ("" if number == 1 else "s")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossipnode.cli.app import OK, USAGE, notes
-from gossipnode.cli.columns import columns, quantity
+from gossipnode.cli.columns import columns, count, quantity
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.errors import ConfigError
 
@@ -127,7 +127,7 @@ def command(as_json: bool, **given: Any) -> None:
         click.echo(json.dumps(found))
         return
     click.echo(
-        f"{given['nodes']} nodes, a model of {_size(size)}, {given['rounds']} "
+        f"{count(given['nodes'], 'node')}, a model of {_size(size)}, {given['rounds']} "
         f"round{'s'[: given['rounds'] > 1]}"
     )
     click.echo("\n".join(_table(rows, timed=link is not None, priced=given["price"] is not None)))

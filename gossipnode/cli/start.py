@@ -1,7 +1,8 @@
 """``gossipnode start``: one node, until it is done or stopped.
 
 Invariant: what is wrong with the options is told before anything listens; standard output gets
-two lines, that the node is ready and how another machine joins it; everything else is the log.
+two lines, that the node is ready and how another machine joins it; standard error gets the log
+and, where something ends the node, one line that tells what.
 """
 
 from __future__ import annotations
@@ -105,7 +106,11 @@ def command(
         forget_loaded_data()  # a lone node keeps its own share only
         release_startup_pages()
 
-    return int(serve(config, peers=plan.peers, on_ready=ready))
+    def failed(error: Exception) -> None:
+        # The log cuts long values, and its lines are for programs.
+        click.echo(f"error: {error or type(error).__name__}", err=True)
+
+    return int(serve(config, peers=plan.peers, on_ready=ready, on_error=failed))
 
 
 def _plan(

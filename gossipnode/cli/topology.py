@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
-from gossipnode.cli.columns import columns, quantity
+from gossipnode.cli.columns import columns, count, quantity
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.topology.sequences import kinds
 
@@ -133,7 +133,7 @@ def _page(one: Spectrum, facts: dict[str, Any], rounds: int | None) -> list[str]
     )
     kind = "doubly stochastic" if one.doubly_stochastic else "row-stochastic: the mean drifts"
     lines = [
-        (f"{one.name}", f"{one.nodes} nodes, {one.rule} weights"),
+        (f"{one.name}", f"{count(one.nodes, 'node')}, {one.rule} weights"),
         ("W", f"{'symmetric' if one.symmetric else 'not symmetric'}, {kind}; {repeats}"),
         ("degree", f"{one.degree}"),
         ("rho", f"{one.contraction.rho:.6f}  ({HOW[one.contraction.kind]})"),

@@ -197,12 +197,13 @@ def serve(
     listener: socket.socket | None = None,
     on_ready: Callable[[HttpNode], None] | None = None,
     on_measurement: Callable[[dict[str, Any]], None] | None = None,
+    on_error: Callable[[Exception], None] | None = None,
 ) -> ExitCode:
     """Run a node until it is done or signalled, and return the process's exit code.
 
     Blocks; call it in the main thread, with logging configured. SIGTERM and SIGINT stop it
     cleanly, a second one at once. ``on_ready`` gets the started node, ``on_measurement`` each
-    history row; both run in the event loop.
+    history row; both run in the event loop. ``on_error`` gets what ended the node, if anything did.
     """
     code = ExitCode.OK
     node = None
@@ -216,6 +217,8 @@ def serve(
         event(log, logging.ERROR, "node.error", reason=error, exit_code=int(code))
         if code is ExitCode.UNEXPECTED:
             log.exception("node.bug")
+        if on_error is not None:
+            on_error(error)
     if node is not None and node.working:
         # Python would wait at exit for a thread that the deadline has given up on.
         event(log, logging.WARNING, "work.abandoned", id=node.id)

@@ -7,6 +7,7 @@ import http.server
 import json
 import re
 import signal
+import socket
 import threading
 
 import pytest
@@ -162,6 +163,40 @@ def test_a_web_server_that_is_no_node_is_called_that(line, status, capsys, monke
             thread.join()
     assert capsys.readouterr().err == f"error: {url} answers, but is no gossipnode\n"
     assert not list(tmp_path.iterdir())
+
+
+# -- what ends a node before it is ready -----------------------------------------------------------
+
+
+def errors_of(command: Command) -> list[str]:
+    return [line for line in command.err.read_text().splitlines() if line.startswith("error: ")]
+
+
+def test_a_port_in_use_is_one_whole_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        line = [*GOSSIP[:-1], port, "--data-dir", "data"]
+        with Command(tmp_path, *line) as command:
+            assert command.end() == app.NETWORK
+    (error,) = errors_of(command)
+    assert port in error
+    assert "in use" in error
+
+
+def test_an_open_address_without_insecure_is_one_whole_line(tmp_path):
+    line = [*GOSSIP, "--bind", "0.0.0.0", "--advertise", "http://10.0.0.5:1", "--data-dir", "d"]
+    with Command(tmp_path, *line) as command:
+        assert command.end() == app.USAGE
+    (error,) = errors_of(command)
+    assert "--insecure" in error or "network.insecure" in error
+
+
+def test_missing_data_is_one_whole_line_however_long_its_path(tmp_path):
+    path = "/".join(["nowhere" * 10] * 8) + "/end.csv"
+    with Command(tmp_path, *GOSSIP, "--data", f"csv:{path}", "--data-dir", "d") as command:
+        assert command.end() == app.USAGE
+    (error,) = errors_of(command)
+    assert path in error
 
 
 # -- a table in a narrow terminal ------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import tomllib
 from pathlib import Path
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 from gossipnode.cli import app
 from gossipnode.cli.results.plot import draw
 from gossipnode.cli.results.spread import Spread
+from gossipnode.cli.swarm.summary import text_of
 from gossipnode.configfile import load_config
 from gossipnode.learning.modelfile import learner_for_model, load_model
 
 KEYS = {
     "nodes", "accuracy", "loss", "consensus_distance", "rounds", "bytes_sent", "wall_s", "start_s",
     "round_s", "rss_bytes_max", "pss_bytes_mean", "failed_nodes", "seed", "topology", "algorithm",
-    "out",
+    "out", "interrupted",
 }  # fmt: skip
 ENDLESS = ["swarm", "-n", "4", "--rounds", "0", "--out", "run", "--no-plot", "--json"]
 
@@ -39,8 +41,13 @@ def summary_of(command: Command) -> dict:
 
 def measured(command: Command, round_: int) -> bool:
     """Whether progress has been told of a round of at least ``round_``."""
+    return any(shown >= round_ for shown in shown_rounds(command))
+
+
+def shown_rounds(command: Command) -> list[int]:
+    """The rounds in the lines of progress."""
     rounds = [line.split("round ")[1] for line in lines(command) if "round " in line]
-    return any(int(text.split()[0].split("/")[0]) >= round_ for text in rounds)
+    return [int(text.split()[0].split("/")[0]) for text in rounds]
 
 
 def lines(command: Command) -> list[str]:
@@ -61,6 +68,7 @@ def run(tmp_path_factory):
 def test_the_summary_is_whole_and_plausible(run):
     told = summary_of(run)
     assert told.keys() == KEYS
+    assert told["interrupted"] is False
     assert (told["nodes"], told["rounds"], told["seed"]) == (4, 10, 3)
     assert (told["topology"], told["algorithm"], told["failed_nodes"]) == ("ring", "dpsgd", [])
     for spread in (told["accuracy"], told["loss"]):
@@ -164,7 +172,9 @@ def test_an_interrupt_sums_up_what_there_is_and_ends_all_nodes(tmp_path, number)
         assert command.end() == app.INTERRUPTED
     told = summary_of(command)
     assert told["failed_nodes"] == []
-    assert told["rounds"] >= 10
+    assert told["interrupted"] is True
+    # Nothing that was shown on the way says more than the summary.
+    assert 10 <= max(shown_rounds(command)) <= told["rounds"]
     assert told["accuracy"]["min"] > 0.5
     assert len(children) == 4
     assert not any(is_running(pid) for pid in children)
@@ -212,6 +222,48 @@ def test_a_system_without_room_for_the_nodes_is_told(tmp_path, monkeypatch, caps
     monkeypatch.setattr(os, "fork", fork)
     assert app.run(["swarm", "-n", "2", "--out", "run"]) == app.USAGE
     assert "0 nodes only: Resource temporarily unavailable" in capsys.readouterr().err
+
+
+def test_what_is_shown_last_agrees_with_the_summary(run):
+    told, shown = summary_of(run), lines(run)
+    assert shown[0] == "starting 4 nodes …"
+    assert f"round 10/10  loss {told['loss']['mean']:.4f}" in shown[-1]
+    assert f"distance {told['consensus_distance']:.3g}  4 nodes" in shown[-1]
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory):
+    """A run of which no node has survived: columns of very different sizes, a large step."""
+    folder = tmp_path_factory.mktemp("diverged")
+    rows = [f"{i}e9,{i * 7}e9,{i * 3}e9" for i in range(1, 300)]
+    (folder / "t.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
+    line = ["swarm", "-n", "4", "--data", "csv:t.csv", "--task", "linear", "--label", "label"]
+    line += ["--set", "training.learning_rate=1000", "--rounds", "50", "--out", "run", "--no-plot"]
+    with Command(folder, *line) as command:
+        code = command.end()
+    return command, code
+
+
+def test_when_all_nodes_diverge_the_exit_code_and_the_parent_say_so(diverged):
+    command, code = diverged
+    assert code == app.DIVERGED, command.err.read_text()
+    deaths = [line for line in lines(command) if " died: " in line]
+    assert len(deaths) == 4
+    assert all("lower training.learning_rate" in line for line in deaths)
+
+
+def test_a_summary_without_nodes_shows_no_empty_figures(diverged):
+    text = diverged[0].out.read_text()
+    assert text.count("lower training.learning_rate") == 4
+    assert "memory" not in text
+    assert not re.search(r"(^| )-( |;|$)", text, re.MULTILINE)
+
+
+def test_an_interrupted_run_is_called_that(run):
+    told = {**summary_of(run), "interrupted": True, "rounds": 135, "nodes": 1}
+    first = text_of(told).splitlines()[0]
+    assert first.startswith("1 node, dpsgd on ring, seed 3: interrupted; the least round")
+    assert " is 135, reached in " in first
 
 
 # -- the sums --------------------------------------------------------------------------------------

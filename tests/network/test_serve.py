@@ -107,7 +107,10 @@ def test_measurements_are_handed_on(tmp_path: Path) -> None:
 def test_a_port_in_use_is_a_network_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         network = {"port": other.getsockname()[1]}
-        assert serve(config_of(tmp_path, network=network)) is ExitCode.NETWORK
+        told: list[Exception] = []
+        config = config_of(tmp_path, network=network)
+        assert serve(config, on_error=told.append) is ExitCode.NETWORK
+    assert [type(error) for error in told] == [NetworkError]
 
 
 def test_an_address_from_outside_is_a_config_error(tmp_path: Path) -> None:

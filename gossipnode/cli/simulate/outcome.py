@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from gossipnode.cli.columns import decimal, quantity
+from gossipnode.cli.columns import count, decimal, quantity
 from gossipnode.cli.results import Summary, fact, learnt
 from gossipnode.cli.simulate.drive import Plan
 
@@ -27,7 +27,7 @@ COMPARED: dict[str, tuple[str, ...]] = {
 def text_of(summary: Summary) -> str:
     """Return the summary of one simulation for people."""
     lines = [
-        f"{summary['nodes']} nodes, {summary['algorithm']} on {summary['topology']}, "
+        f"{count(summary['nodes'], 'node')}, {summary['algorithm']} on {summary['topology']}, "
         f"seed {summary['seed']}: {summary['rounds']} rounds in {summary['virtual_s']:.1f} s of "
         f"virtual time ({summary['wall_s']:.1f} s here)",
         *learnt(summary),
@@ -95,7 +95,7 @@ def text_over_seeds(summary: Summary) -> str:
     """Return the summary of several for people."""
     seeds = len(summary["seeds"])
     lines = [
-        f"{summary['nodes']} nodes, {summary['algorithm']} on {summary['topology']}: "
+        f"{count(summary['nodes'], 'node')}, {summary['algorithm']} on {summary['topology']}: "
         f"{seeds} seeds, {summary['rounds']} rounds in {summary['wall_s']:.1f} s here",
         fact("", "mean ± standard deviation over the seeds (least to greatest)"),
     ]

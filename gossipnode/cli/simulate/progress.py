@@ -10,6 +10,7 @@ import time
 
 import click
 
+from gossipnode.cli.columns import count
 from gossipnode.cli.results import progress_words
 from gossipnode.cli.simulate.recorder import Recorder
 
@@ -49,7 +50,7 @@ class Progress:
         rounds = swarm.config.run.rounds
         words = progress_words(recorder.round, rounds, recorder.rows.values(), distance)
         up, nodes = len(swarm.names) - len(swarm.down), len(swarm.names)
-        words.append(f"{up} of {nodes} nodes" if swarm.down else f"{nodes} nodes")
+        words.append(f"{up} of {nodes} nodes" if swarm.down else count(nodes, "node"))
         line = f"{self._label}{swarm.time:10.1f} s  {'  '.join(words)}"
         if line != self._last:
             self._last = line

@@ -26,6 +26,7 @@ from gossipnode.cli.app import (
     USAGE,
     notes,
 )  # fmt: skip
+from gossipnode.cli.columns import count
 from gossipnode.cli.flags import (
     OptionsCommand,
     config_options,
@@ -78,7 +79,7 @@ class Plan:
     def title(self) -> str:
         """The run in a few words."""
         graph, algorithm = self.config.topology.graph, self.config.algorithm.name
-        return f"{self.nodes} nodes, {algorithm} on {graph}, {self.config.data.source}"
+        return f"{count(self.nodes, 'node')}, {algorithm} on {graph}, {self.config.data.source}"
 
 
 @click.command(
@@ -123,6 +124,7 @@ def command(
         config = with_options(config, {"algorithm.period_s": GOSSIP_PERIOD_S})
     entries = [PeerEntry(id=f"node-{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(nodes)]
     plan = Plan(config, nodes, first_learner(config, entries), new_folder(out))
+    click.echo(f"starting {count(nodes, 'node')} …", err=True)
     again = f"gossipnode swarm --nodes {nodes} --config config.toml"
     write(plan.out / "config.toml", config_text(config, again))
     code, distances = _run(plan, as_json=as_json)
@@ -171,7 +173,11 @@ async def _oversee(
         memory = [
             m for v in overseer.views if v.child.alive and (m := summary.memory_of(v.child.pid))
         ]
-        display.show(overseer)
+        if not overseer.interrupted:
+            # What is shown last is what the summary tells. Nodes that were interrupted learn on
+            # while their models are fetched, so for them it would be another moment.
+            overseer.note_distance(models.least_round, models.spread.distance)
+            display.show(overseer)
     finally:
         display.close()
     result = summary.summarize(
@@ -180,6 +186,7 @@ async def _oversee(
         models,
         memory=memory,
         all_ready_at=overseer.all_ready_at,
+        interrupted=overseer.interrupted,
         out=plan.out,
     )
     code = INTERRUPTED if overseer.interrupted else _exit_code(overseer.views)
@@ -189,8 +196,6 @@ async def _oversee(
     write(plan.out / "summary.json", to_json(result) + "\n")
     keep_mean(plan.out, models.spread, plan.learner.layout, models.facts)
     await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
-    if models.spread.distance is not None:
-        overseer.distances.append((result["rounds"], models.spread.distance))
     return code, overseer.distances
 
 

@@ -20,9 +20,13 @@ from typing import Any, NoReturn
 from gossipnode import logs
 from gossipnode.cli.lifeline import end_with_parent
 from gossipnode.config import Config, PeerEntry
+from gossipnode.logs import bounded
 from gossipnode.network import HttpNode, serve
 
 log = logging.getLogger("gossipnode.cli.swarm")
+
+# A report is written to the pipe whole only if it has at most 4096 bytes.
+ERROR_CHARS_MAX = 2000
 
 
 def be_node(
@@ -56,8 +60,16 @@ def be_node(
         def measured(row: dict[str, Any]) -> None:
             tell(row=row)
 
+        def failed(error: Exception) -> None:
+            tell(error=bounded(error or type(error).__name__, ERROR_CHARS_MAX))
+
         code = serve(
-            config, peers=peers, listener=listener, on_ready=ready, on_measurement=measured
+            config,
+            peers=peers,
+            listener=listener,
+            on_ready=ready,
+            on_measurement=measured,
+            on_error=failed,
         )
     except Exception:
         log.exception("node.bug")

@@ -27,13 +27,17 @@ BACKLOG = 512
 
 @dataclass(slots=True)
 class Child:
-    """One node's process. ``status`` is what ``waitpid`` told, None while it lives."""
+    """One node's process. ``status`` is what ``waitpid`` told, None while it lives.
+
+    ``error`` is what it said of its end, if anything.
+    """
 
     id: str
     pid: int
     address: str
     log: Path
     status: int | None = None
+    error: str = ""
     asked_to_stop: bool = False
 
     @property
@@ -53,7 +57,8 @@ class Child:
             return f"killed by {signal.Signals(-code).name}"
         if code == 0:
             return "" if self.asked_to_stop else "ended early"
-        return f"exit code {code} ({EXIT_CODES.get(code, 'unknown')}); see {self.log}"
+        how = self.error or EXIT_CODES.get(code, "unknown")
+        return f"exit code {code} ({how}); see {self.log}"
 
     @property
     def exit_code(self) -> int | None:

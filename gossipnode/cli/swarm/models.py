@@ -34,6 +34,11 @@ class Models:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def least_round(self) -> int:
+        """The round that every node that answered has done; 0 where none did."""
+        return min((status["round"] for status in self.statuses.values()), default=0)
+
 
 async def collect(
     client: HttpClient, nodes: Mapping[str, str], learner: Learner, models: Models

@@ -25,7 +25,8 @@ from gossipnode.network import HttpClient
 DISTANCE_BYTES_MAX = 16 * 2**20
 DISTANCE_EVERY_S = 1.0
 PIPE_BYTES = 65536
-OVER = ("finished", "draining", "stopped", "failed")
+# A node that has failed is over once its process is: its exit code tells why.
+OVER = ("finished", "draining", "stopped")
 
 
 @dataclass(slots=True)
@@ -93,10 +94,14 @@ class Overseer:
             if affordable and time.monotonic() - measured_at >= DISTANCE_EVERY_S:
                 addresses = [v.child.address for v in self.views if v.was_ready and not v.over]
                 distance = await distance_now(client, addresses, layout)
-                if distance is not None:
-                    self.distances.append((self.round, distance))
+                self.note_distance(self.round, distance)
                 measured_at = time.monotonic()
             self._show(self)
+
+    def note_distance(self, round_: int, distance: float | None) -> None:
+        """Keep a consensus distance; None, for want of models, is none."""
+        if distance is not None:
+            self.distances.append((round_, distance))
 
     async def stop(self, deadline_s: float) -> None:
         """Ask the children to end; kill whoever has not after ``deadline_s``."""
@@ -120,14 +125,16 @@ class Overseer:
         try:
             data = os.read(self.family.reports, PIPE_BYTES)
         except BlockingIOError:
-            return
+            return  # somebody else has read it
         if not data:  # all children have ended
             asyncio.get_running_loop().remove_reader(self.family.reports)
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             report = json.loads(line)
             view = self.views[report.pop("node")]
-            if "row" in report:
+            if "error" in report:
+                view.child.error = report["error"]
+            elif "row" in report:
                 view.row = report["row"]
                 self._history.write(json.dumps({"node": view.child.id, **report["row"]}) + "\n")
             else:
@@ -136,7 +143,10 @@ class Overseer:
         self._check()
 
     def _reap(self) -> None:
-        for child in self.family.reap():
+        ended = self.family.reap()
+        if ended:
+            self._read()  # its last words came before its end
+        for child in ended:
             if child.failure and not self.interrupted:
                 self._died(child)
         self._check()

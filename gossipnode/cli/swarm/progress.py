@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from gossipnode.cli import LAUNCHED
-from gossipnode.cli.columns import columns, decimal, quantity
+from gossipnode.cli.columns import columns, count, decimal, quantity
 from gossipnode.cli.results import progress_words
 from gossipnode.cli.swarm.family import Child
 from gossipnode.cli.swarm.oversee import Overseer, View
@@ -95,10 +95,10 @@ def _summary_line(overseer: Overseer, rounds: int) -> str:
     alive = sum(view.child.alive for view in views)
     if not rows:
         ready = sum(view.was_ready for view in views)
-        return f"starting: {ready} of {len(views)} nodes ready"
+        return f"starting: {ready} of {count(len(views), 'node')} ready"
     distance = overseer.distances[-1][1] if overseer.distances else None
     words = progress_words(overseer.round, rounds, rows, distance)
-    words.append(f"{alive} of {len(views)} nodes" if alive < len(views) else f"{alive} nodes")
+    words.append(f"{alive} of {len(views)} nodes" if alive < len(views) else count(alive, "node"))
     return "  ".join(words)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossipnode.cli import LAUNCHED
-from gossipnode.cli.columns import quantity
+from gossipnode.cli.columns import count, quantity
 from gossipnode.cli.results import Summary, fact, learnt, least_to_greatest
 from gossipnode.cli.swarm.models import Models
 from gossipnode.cli.swarm.oversee import View
@@ -46,6 +46,7 @@ def summarize(
     *,
     memory: Sequence[Memory],
     all_ready_at: float | None,
+    interrupted: bool,
     out: Path,
 ) -> Summary:
     """Return the summary of this moment; times are counted from the launch of the process."""
@@ -61,7 +62,8 @@ def summarize(
         "accuracy": least_to_greatest(accuracies),
         "loss": least_to_greatest([e.loss for e in evaluations]),
         "consensus_distance": models.spread.distance,
-        "rounds": min((s["round"] for s in statuses), default=0),
+        "rounds": models.least_round,
+        "interrupted": interrupted,
         "bytes_sent": sum(s["bytes"]["sent"] for s in statuses),
         "wall_s": round(time.monotonic() - LAUNCHED, 3),
         "start_s": None if all_ready_at is None else round(all_ready_at - LAUNCHED, 3),
@@ -77,17 +79,22 @@ def summarize(
 
 def text_of(summary: Summary) -> str:
     """Return the summary for people."""
-    nodes, failed = summary["nodes"], summary["failed_nodes"]
+    nodes, rounds = count(summary["nodes"], "node"), count(summary["rounds"], "round")
+    if summary["interrupted"]:
+        rounds = f"interrupted; the least round of a node is {summary['rounds']}, reached"
     lines = [
-        f"{nodes} nodes, {summary['algorithm']} on {summary['topology']}, seed {summary['seed']}: "
-        f"{summary['rounds']} rounds in {summary['wall_s']:.1f} s "
+        f"{nodes}, {summary['algorithm']} on {summary['topology']}, seed {summary['seed']}: "
+        f"{rounds} in {summary['wall_s']:.1f} s "
         f"(all ready after {quantity(summary['start_s'], 's')})"
     ]
     lines += learnt(summary)
-    lines.append(fact("a round", quantity(summary["round_s"], "s")))
+    if summary["round_s"] is not None:
+        lines.append(fact("a round", quantity(summary["round_s"], "s")))
     lines.append(fact("sent", quantity(summary["bytes_sent"], "B")))
-    rss, pss = (quantity(summary[key], "B") for key in ("rss_bytes_max", "pss_bytes_mean"))
-    lines.append(fact("memory of a node", f"{rss} at most; {pss} where shared pages count once"))
-    lines += [fact("failed", f"{node['id']}: {node['how']}") for node in failed]
+    if summary["rss_bytes_max"] is not None:
+        rss, pss = (quantity(summary[key], "B") for key in ("rss_bytes_max", "pss_bytes_mean"))
+        text = f"{rss} at most; {pss} where shared pages count once"
+        lines.append(fact("memory of a node", text))
+    lines += [fact("failed", f"{node['id']}: {node['how']}") for node in summary["failed_nodes"]]
     lines.append(fact("kept in", summary["out"]))
     return "\n".join(lines)
