@@ -20,7 +20,7 @@ from gossipnode.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-METAVARS = {"number": "NUMBER", "whole number": "N"}
+METAVARS = {"number": "NUMBER", "whole number": "N", "choice": "WORD"}
 # Between section and key in the names of click's parameters; no option has it in its own.
 JOINT = "__"
 
@@ -38,8 +38,10 @@ class OptionFlag(click.Option):
             [declared, option.section + JOINT + option.name],
             type=bool if switch else click.Choice(words) if words else str,
             default=None,
-            metavar=None if switch or words else METAVARS.get(describe.kind(option), "TEXT"),
-            help=describe.sentence(option),
+            # The help has the choices, with the unit and the default.
+            metavar=None if switch else METAVARS.get(describe.kind(option), "TEXT"),
+            # The sentence is written for node.toml; what a flag gives is read from here.
+            help=describe.sentence(option).replace("relative to this file", "relative to here"),
         )
 
 

@@ -47,6 +47,19 @@ def test_every_help_has_examples_and_exit_codes(verb, capsys):
     assert re.search(r"^ *0 +done$", text.split("Exit codes:")[1], re.MULTILINE)
 
 
+def test_help_lists_choices_once_and_speaks_of_no_file_where_there_is_none(capsys):
+    assert app.run(["start", "--help"]) == app.OK
+    text = " ".join(capsys.readouterr().out.split())
+    for option in options():
+        words = describe.choices(option)
+        if words and option.flag:
+            assert f"{option.flag} WORD" in text
+            assert "[" + "|".join(words) + "]" not in text
+            assert ", ".join(words) in text
+    assert "this file" not in text
+    assert "Path of peers.toml, relative to here." in text
+
+
 @pytest.mark.parametrize("verb", app.VERBS)
 def test_the_short_help_is_the_verbs_own(verb):
     command = app.root.get_command(click.Context(app.root), verb)
