@@ -191,7 +191,8 @@ def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
     try:
         for number, answer in answers:
             if "error" in answer:
-                failed.append({"seed": plans[number].seed, "how": answer["error"], **answer})
+                seed = {"seed": plans[number].seed, "how": answer["error"], "code": answer["code"]}
+                failed.append(seed)
             else:
                 runs[number] = answer["summary"]
                 distances += [(round_, distance) for round_, distance in answer["distances"]]
@@ -199,6 +200,7 @@ def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
         interrupted = True
     finally:
         answers.close()
+    failed.sort(key=lambda one: int(one["seed"]))
     failures = [{"seed": one["seed"], "how": one["how"]} for one in failed]
     summary = over_seeds(plan, [runs[number] for number in sorted(runs)], failures)
     summary["wall_s"] = round(time.monotonic() - LAUNCHED, 3)
