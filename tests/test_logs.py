@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossipnode.logs import VALUE_CHARS_MAX, JsonFormatter, TextFormatter, bounded, configure, event
+from gossipnode.logs import (
+    FIELD_CHARS_MAX,
+    VALUE_CHARS_MAX,
+    JsonFormatter,
+    TextFormatter,
+    bounded,
+    configure,
+    event,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +69,10 @@ def test_no_value_breaks_a_line_or_forges_a_field(one: str, other: str) -> None:
     text = TextFormatter().format(record("a.b", one=one, other=other))
     assert len(text.splitlines()) == 1
     assert text.replace("…", "").isprintable()
-    assert len(text) < 1000
+    assert len(text) < 100 + 2 * 2 * FIELD_CHARS_MAX
     line = JsonFormatter().format(record("a.b", one=one, other=other))
     assert len(line.splitlines()) == 1
-    assert json.loads(line)["one"] == bounded(one)
+    assert json.loads(line)["one"] == bounded(one, FIELD_CHARS_MAX)
 
 
 def test_text_lines() -> None:

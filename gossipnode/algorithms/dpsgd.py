@@ -35,6 +35,8 @@ from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
 
 PROBE_EVERY_S = 0.5
+# Timers may fire early by what a clock cannot tell apart.
+CLOCK_S = 1e-6
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ class DPSGD(Algorithm):
             missing = self.missing(node, now, k)
             if node.stopping:
                 return
-            if node.time() >= until:
+            if node.time() >= until - CLOCK_S:
                 for j in missing:
                     node.suspect(j, f"no model of round {k} within the deadline")
                 return

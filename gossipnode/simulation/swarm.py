@@ -172,6 +172,8 @@ class SimulatedSwarm:
         self._complete(asyncio.wait([task]))
         if name in self._stores:
             self._stores[name].crash()
+        # What was not synced is forgotten, merges included: the next life may merge it again.
+        self._merged[name].clear()
 
     def restart(self, name: str) -> Node:
         """Start a killed node again, from what its disk holds."""

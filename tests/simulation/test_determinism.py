@@ -161,7 +161,6 @@ def test_what_is_expected_in_vain_is_told():
             swarm.run_to_end(within=500)
 
 
-@pytest.mark.xfail(strict=True, reason="the checker does not know that a crash forgets merges")
 def test_a_push_repeated_after_its_receivers_crash_may_be_merged_again():
     """What was merged and not kept is lost with the crash, so the repeat is no double merge."""
     gossip = plain_config(algorithm__name="gossip", run__rounds=100, network__push_timeout_s=1.0)
