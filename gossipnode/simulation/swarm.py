@@ -18,33 +18,27 @@ is raised with seed, time and the command that replays it.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import GossipNodeError, NetworkError
+from gossipnode.errors import GossipNodeError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import all_finite, consensus_distance
 from gossipnode.node.directory import Directory
 from gossipnode.node.node import Node
-from gossipnode.node.world import Receipt
-from gossipnode.simulation.delivery import deliver, read_head
 from gossipnode.simulation.loop import VirtualLoop
 from gossipnode.simulation.network import Link, ModelledNetwork
+from gossipnode.simulation.wires import Wires
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld, address_of
-from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
 
 T = TypeVar("T")
-
-_EVENT = struct.Struct("<dIIBqQQ")
 
 
 class SimulationError(AssertionError):
@@ -79,21 +73,17 @@ class SimulatedSwarm:
         self.nodes: dict[str, Node] = {}
         self.worlds: dict[str, SimulatedWorld] = {}
         self.down: set[str] = set()
-        self.frames: Counter[str] = Counter()  # delivered, by sender
-        self.outcomes: Counter[str] = Counter()
         self.step_s = step_s
         self._stores = (
             {name: SimulatedStore(config.checkpoint.keep) for name in self.names} if stores else {}
         )
         self._learners = dict(zip(self.names, learners, strict=True)) if learners else {}
-        self._number = {name: i for i, name in enumerate(self.names)}
+        self.wires = Wires(self, self.network)
         self._peers = Directory(
             [PeerEntry(id=name, address=address_of(name)) for name in self.names]
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._echoes: set[asyncio.Task[None]] = set()
         self._merged: dict[str, set[tuple[str, int, int]]] = {name: set() for name in self.names}
-        self._trace = xxhash.xxh3_64()
         self._fault: BaseException | None = None
         self._loop = VirtualLoop()
 
@@ -226,7 +216,17 @@ class SimulatedSwarm:
     @property
     def trace_hash(self) -> str:
         """A digest of everything delivered so far: who, whom, when, what, and the outcome."""
-        return str(self._trace.hexdigest())
+        return self.wires.trace_hash
+
+    @property
+    def frames(self) -> Counter[str]:
+        """Frames delivered so far, by sender."""
+        return self.wires.frames
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """What became of the frames delivered so far, refusals by their code."""
+        return self.wires.outcomes
 
     def expect(self, holds: bool, what: str) -> None:
         """Raise ``SimulationError`` with all that a replay needs unless ``holds``."""
@@ -255,58 +255,10 @@ class SimulatedSwarm:
             arriving = node.inbox.inflight_bytes
             self.expect(arriving == 0, f"{node.id} still holds {arriving} bytes for bodies")
 
-    # -- wires ----------------------------------------------------------------------------------
+    # -- deliveries ------------------------------------------------------------------------------
 
-    async def carry(self, sender: str, receiver: str, frame: Frame) -> Receipt:
-        """Take a push there, deliver it, and take the answer back."""
-        data = frame.tobytes()
-        await self.network.carry(sender, receiver, len(data))
-        receipt = await self._deliver(sender, receiver, data)
-        if self.network.duplicates(sender, receiver):
-            echo = self._loop.create_task(self._deliver_again(sender, receiver, data))
-            self._echoes.add(echo)
-            echo.add_done_callback(self._echoes.discard)
-        if self.network.loses_reply(sender, receiver):
-            raise NetworkError("connection reset by peer")
-        answered = 0
-        if receipt.message is not None:
-            answered = receipt.message.body_bytes
-        await self.network.carry(receiver, sender, answered)
-        return receipt
-
-    async def _deliver_again(self, sender: str, receiver: str, data: bytes) -> None:
-        await self.network.carry(sender, receiver, len(data))
-        try:
-            await self._deliver(sender, receiver, data)
-        except NetworkError:
-            return  # the receiver has died meanwhile, and nobody waits for this answer
-
-    async def _deliver(self, sender: str, receiver: str, data: bytes) -> Receipt:
-        """Do what the server does: header first, then the body in a buffer of its own."""
-        await self.worlds[receiver].running.wait()
-        if receiver in self.down:
-            raise NetworkError("connection refused")
-        message, body_at = read_head(data)
-        receipt, outcome = await deliver(self.nodes[receiver], message, data, body_at)
-        self._note(sender, receiver, message, outcome)
-        return receipt
-
-    def _note(self, sender: str, receiver: str, message: Message, outcome: str) -> None:
-        """Enter a delivery into the trace, and check that nothing was merged twice."""
-        self.frames[sender] += 1
-        self.outcomes[outcome] += 1
-        self._trace.update(
-            _EVENT.pack(
-                self.time,
-                self._number[sender],
-                self._number[receiver],
-                message.kind,
-                message.round,
-                message.seq,
-                message.checksum[1] if message.checksum else 0,
-            )
-            + outcome.encode()
-        )
+    def delivered(self, receiver: str, message: Message, outcome: str) -> None:
+        """Check a delivery that the wires have just made; they hand in what came of it."""
         if outcome in ("merged", "buffered", "late"):
             identity = (message.sender, message.epoch, message.seq)
             twice = identity in self._merged[receiver]
@@ -347,7 +299,7 @@ class SimulatedSwarm:
                 raise SimulationError(f"seed {self.seed}, t = {self.time:.6f} s: {name}") from error
 
     def _close(self) -> None:
-        tasks = [*self._tasks.values(), *self._echoes]
+        tasks = [*self._tasks.values(), *self.wires.echoes]
         for task in tasks:
             task.cancel()
         if tasks:

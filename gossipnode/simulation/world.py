@@ -42,7 +42,7 @@ class SimulatedWorld:
         receiver = name_of(address)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self.swarm.carry(self.name, receiver, frame)
+                return await self.swarm.wires.carry(self.name, receiver, frame)
         except TimeoutError:
             raise NetworkError(f"timed out after {timeout_s:g} s") from None
 
