@@ -17,9 +17,6 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-EARLY = pytest.mark.xfail(
-    strict=True, reason="timers fire up to asyncio's clock resolution, 1 ns, before their instant"
-)
 # Eighths are exact in binary, and so are their sums: instants can be compared with ==.
 EIGHTHS = st.integers(1, 80_000).map(lambda n: n / 8)
 
@@ -83,7 +80,7 @@ def test_tasks_that_wait_for_one_another_for_ever_are_told():
         run(main())
 
 
-@pytest.mark.parametrize("waiters", [1, pytest.param(2, marks=EARLY), pytest.param(5, marks=EARLY)])
+@pytest.mark.parametrize("waiters", [1, 2, 5])
 def test_those_who_wait_until_an_instant_in_turns_get_there(waiters):
     """Less than a nanosecond is left: asyncio's clock resolution counts that as over already."""
 
@@ -106,7 +103,6 @@ def test_those_who_wait_until_an_instant_in_turns_get_there(waiters):
     run(main())
 
 
-@EARLY
 def test_no_timer_fires_before_its_instant():
     async def main() -> list[float]:
         early = []
