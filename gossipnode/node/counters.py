@@ -5,7 +5,6 @@ Plain integers, so that the node core needs no metrics library; ``network`` expo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 # name -> help; the closed set, so that a misspelt name is a KeyError and not a new series.
@@ -38,31 +37,37 @@ class Counters:
     """Counts by name and at most one label."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[str, Label | None]] = Counter()
+        self._plain: dict[str, int] = {}
+        self._labelled: dict[tuple[str, Label], int] = {}
 
     def add(self, name: str, amount: int = 1, label: Label | None = None) -> None:
         """Add ``amount`` ≥ 0 to a counter of ``HELP``."""
         assert name in HELP, f"no counter {name}"
-        self._counts[name, label] += amount
+        if label is None:
+            self._plain[name] = self._plain.get(name, 0) + amount
+        else:
+            key = name, label
+            self._labelled[key] = self._labelled.get(key, 0) + amount
 
     def get(self, name: str, label: Label | None = None) -> int:
         """Return a counter; 0 if it never moved."""
-        return self._counts.get((name, label), 0)
+        if label is None:
+            return self._plain.get(name, 0)
+        return self._labelled.get((name, label), 0)
 
     def by_label(self, name: str) -> dict[str, int]:
         """Return the counts of ``name`` by label value."""
         return {
             label[1]: count
-            for (key, label), count in sorted(self._counts.items(), key=str)
-            if key == name and label is not None
+            for (key, label), count in sorted(self._labelled.items())
+            if key == name
         }
 
     def items(self) -> Iterator[tuple[str, dict[str, str], int]]:
         """Yield (name, labels, count), unlabelled names even at 0."""
-        labelled = {key for key, label in self._counts if label is not None}
+        labelled = {key for key, _ in self._labelled}
         for name in HELP:
             if name not in labelled:
                 yield name, {}, self.get(name)
-        for (name, label), count in self._counts.items():
-            if label is not None:
-                yield name, {label[0]: label[1]}, count
+        for (name, label), count in self._labelled.items():
+            yield name, {label[0]: label[1]}, count
