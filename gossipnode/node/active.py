@@ -59,8 +59,8 @@ class ActiveSide:
     _round_began: float
     _rng: np.random.Generator
     sampler_rng: np.random.Generator
-    _enough: asyncio.Event
-    _waiting: set[asyncio.Event]
+    _enough: bool
+    _waiting: set[asyncio.Event | asyncio.Future[None]]
 
     @property
     def id(self) -> str:
@@ -86,7 +86,7 @@ class ActiveSide:
     @property
     def stopping(self) -> bool:
         """Whether the active side is to end: somebody asked for it, or time is up."""
-        return self._enough.is_set()
+        return self._enough
 
     @property
     def rng(self) -> np.random.Generator:
@@ -118,11 +118,15 @@ class ActiveSide:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(0.0 if self._enough else seconds, finish, over)
+        self._waiting.add(over)
         try:
-            async with asyncio.timeout(seconds):
-                await self._enough.wait()
-        except TimeoutError:
-            return
+            await over
+        finally:
+            timer.cancel()
+            self._waiting.discard(over)
 
     async def wait(self, event_: asyncio.Event, seconds: float) -> bool:
         """Wait for an event; False when time is up or the node stops."""
@@ -165,10 +169,9 @@ class ActiveSide:
     async def compute(self, work: Callable[..., Any], *vectors: Any, size: int = 0) -> Any:
         """Run a vector operation here, or in the worker when it is large.
 
-        ``size`` is its bytes; by default those of the largest array among ``vectors``.
+        ``size`` is its bytes; by default those of the first of ``vectors``.
         """
-        size = size or max((v.nbytes for v in vectors if isinstance(v, np.ndarray)), default=0)
-        if size <= INLINE_BYTES_MAX:
+        if (size or vectors[0].nbytes) <= INLINE_BYTES_MAX:
             return _quietly(work, *vectors)
         return await self.world.work(_quietly, work, *vectors)
 
@@ -245,3 +248,9 @@ def _quietly(work: Callable[..., Any], *arguments: Any) -> Any:
     """Run without numpy's warnings: what is not finite is found by ``all_finite`` and refused."""
     with np.errstate(all="ignore"):
         return work(*arguments)
+
+
+def finish(future: asyncio.Future[None]) -> None:
+    """End whoever waits for ``future``, unless something else did already."""
+    if not future.done():
+        future.set_result(None)

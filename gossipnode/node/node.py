@@ -25,7 +25,7 @@ from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
 from gossipnode.logs import event
-from gossipnode.node.active import ActiveSide
+from gossipnode.node.active import ActiveSide, finish
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
 from gossipnode.node.directory import Directory
@@ -83,9 +83,8 @@ class Node(ActiveSide):
         self.last_training: TrainResult | None = None
         self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
         self._given_learner = learner
-        self._stop = asyncio.Event()
-        self._enough = asyncio.Event()
-        self._waiting: set[asyncio.Event] = set()
+        self._asked_to_stop = self._enough = False
+        self._waiting: set[asyncio.Event | asyncio.Future[None]] = set()
         self._round_began = 0.0
 
     # -- life ---------------------------------------------------------------------------------
@@ -171,10 +170,11 @@ class Node(ActiveSide):
                 if last is None or last["round"] != self.round:
                     await self.measure()
                 await self.courier.flush(self.config.run.drain_deadline_s)
-                if self.config.run.linger and not self._stop.is_set():
+                if self.config.run.linger and not self._asked_to_stop:
                     await self.memory.keep()
                     self._set_state("finished")
-                    await self._stop.wait()
+                    while not self._asked_to_stop:
+                        await self._until_woken()
         except BaseExceptionGroup as group:
             error = _single(group)
             if isinstance(error, PeerError):  # mixing overflowed: nobody's message is to blame
@@ -187,13 +187,24 @@ class Node(ActiveSide):
 
     def request_stop(self) -> None:
         """Ask the node to finish what it does; ``run`` returns soon."""
-        self._stop.set()
+        self._asked_to_stop = True
         self._end_active_side()
 
     def _end_active_side(self) -> None:
-        self._enough.set()
+        self._enough = True
         for waiting in self._waiting:
-            waiting.set()
+            if isinstance(waiting, asyncio.Event):
+                waiting.set()
+            else:
+                finish(waiting)
+
+    async def _until_woken(self) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(woken)
+        try:
+            await woken
+        finally:
+            self._waiting.discard(woken)
 
     async def drain(self) -> None:
         """Refuse new pushes (503 draining)."""

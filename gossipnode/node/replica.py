@@ -41,8 +41,8 @@ class Replica:
         """
         async with self._lock:
             w = weight(self.age) if callable(weight) else weight
-            await self._compute(merge_into, incoming, self.params, w)
-            await self._swap(incoming, max(self.age, age))
+            finite = await self._compute(_merge, incoming, self.params, w)
+            self._swap(incoming, max(self.age, age), finite=finite)
 
     async def commit(self, after: Vector, before: Vector, age: int = 0, steps: int = 0) -> None:
         """Apply the change before → after; age ← max(own, ``age``) + ``steps``.
@@ -50,13 +50,25 @@ class Replica:
         Where nothing else changed meanwhile, ``after`` simply takes the place: exact, no copy.
         """
         async with self._lock:
-            if self.params is not before:
-                await self._compute(add_difference_into, after, before, self.params)
-            await self._swap(after, max(self.age, age) + steps)
+            finite = await self._compute(_apply, after, before, self.params)
+            self._swap(after, max(self.age, age) + steps, finite=finite)
 
-    async def _swap(self, params: Vector, age: int) -> None:
-        if not await self._compute(all_finite, params):
+    def _swap(self, params: Vector, age: int, *, finite: bool) -> None:
+        if not finite:
             raise PeerError("not_finite", "the merged model would have a value that is not finite")
         params.flags.writeable = False
         # What a peer claims is adopted: past the wire's range nobody could read us again.
         self.params, self.age = params, min(age, AGE_MAX)
+
+
+def _merge(incoming: Vector, own: Vector, weight: float) -> bool:
+    """Merge into ``incoming``; whether the result is finite."""
+    merge_into(incoming, own, weight)
+    return all_finite(incoming)
+
+
+def _apply(after: Vector, before: Vector, current: Vector) -> bool:
+    """Put the change before → after upon ``current`` into ``after``; whether that is finite."""
+    if current is not before:
+        add_difference_into(after, before, current)
+    return all_finite(after)
