@@ -9,7 +9,7 @@ at most once, and a refusal changes nothing but a counter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout, all_finite
 from gossipnode.logs import bounded
 from gossipnode.wire.frame import arrays, verify_checksum
-from gossipnode.wire.message import Kind, Message
+from gossipnode.wire.message import Kind, Message, Part
 
 PURPOSES = {
     Kind.MODEL: Purpose.MODEL,
@@ -100,6 +100,7 @@ class Inbox:
         self.inflight_bytes = 0
         self.draining = False
         self._ledgers: OrderedDict[str, Ledger] = OrderedDict()
+        self._fitting: tuple[Part, ...] | None = None  # what has passed: nearly all parts are the same
 
     def check(self, message: Message) -> None:
         """Raise ``PeerError`` unless the message is of this swarm and fits the layout."""
@@ -130,24 +131,14 @@ class Inbox:
 
         The arrival's vectors are views of ``body``, which must be writable and never reused.
         """
-        await compute(verify_checksum, message, body, size=len(body))
-        return await self.opened(message, arrays(message, body), compute)
+        return arrival_of(message, await compute(_read, message, body, size=len(body)))
 
     async def opened(
         self, message: Message, vectors: list[Vector], compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold; as ``open`` otherwise."""
-        for part, vector in zip(message.parts, vectors, strict=True):
-            if not await compute(all_finite, vector):
-                raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
-        assert isinstance(message.age, int), "checked at admission"
-        return Arrival(
-            sender=message.sender,
-            purpose=PURPOSES[message.kind],
-            round=message.round,
-            age=message.age,
-            parts={part.role: v for part, v in zip(message.parts, vectors, strict=True)},
-        )
+        await compute(_check_finite, message, vectors, size=message.body_bytes)
+        return arrival_of(message, vectors)
 
     def mark(self, message: Message) -> bool:
         """Enter the message into the ledger; False if it is there already."""
@@ -233,6 +224,13 @@ class Inbox:
                 f"{self.layout.dtype.name} params), the sender's {bounded(message.schema)}: the "
                 "nodes differ in task, layer sizes, dtype, class names or feature names",
             )
+        if message.parts != self._fitting:
+            self._check_fit(message)
+            self._fitting = message.parts
+        if not isinstance(message.age, int):
+            raise PeerError("unsupported_message", f"{self.algorithm.name} takes one age")
+
+    def _check_fit(self, message: Message) -> None:
         limit = self.layout.nbytes * len(self.algorithm.roles)
         if message.body_bytes > limit:
             raise PeerError(
@@ -251,5 +249,26 @@ class Inbox:
                 )
             if part.codec != "raw" or not part.covers_all:
                 raise PeerError("unsupported_message", f"part {part.role} must be raw and whole")
-        if not isinstance(message.age, int):
-            raise PeerError("unsupported_message", f"{self.algorithm.name} takes one age")
+
+
+def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
+    """Return what the algorithm gets of an admitted message and its checked vectors."""
+    assert isinstance(message.age, int), "checked at admission"
+    roles: list[str] = [part.role for part in message.parts]
+    parts = dict(zip(roles, vectors, strict=True))
+    purpose = PURPOSES[message.kind]
+    return Arrival(message.sender, purpose, message.round, message.age, parts)
+
+
+def _read(message: Message, body: memoryview) -> list[Vector]:
+    """Return the vectors of ``body``, views of it; raises ``PeerError`` unless they are sound."""
+    verify_checksum(message, body)
+    vectors = arrays(message, body)
+    _check_finite(message, vectors)
+    return vectors
+
+
+def _check_finite(message: Message, vectors: Sequence[Vector]) -> None:
+    for part, vector in zip(message.parts, vectors, strict=True):
+        if not all_finite(vector):
+            raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
