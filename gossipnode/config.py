@@ -27,8 +27,23 @@ GraphName = Literal[
     "exponential",
     "erdos_renyi",
     "random_regular",
+    "random_geometric",
+    "small_world",
     "explicit",
+    "one_peer_exponential",
+    "base",
+    "d_equi_static",
+    "u_equi_static",
+    "od_equi_dyn",
+    "ou_equi_dyn",
+    "el_oracle",
+    "el_local",
 ]
+# These bring weights of their own; those of the second line change from round to round.
+OWN_WEIGHTS = frozenset({"d_equi_static", "u_equi_static"})
+CHANGING = frozenset(
+    {"one_peer_exponential", "base", "od_equi_dyn", "ou_equi_dyn", "el_oracle", "el_local"}
+)
 TaskName = Literal["linear", "softmax", "mlp", "quadratic"]
 Staleness = Literal["constant", "polynomial", "hinge", "exponential", "age"]
 
@@ -266,29 +281,94 @@ class GossipOptions(MergeOptions):
 
 
 class TopologyOptions(Section):
-    """Who talks to whom, and with what weight."""
+    """Who talks to whom, and with what weight. Options that a graph has no use for are ignored."""
 
     graph: GraphName = option(
         "ring",
-        "The graph of fixed neighbours; random: any peer (gossip only).",
+        "The graph, or the sequence of graphs, one a round, that the nodes talk along (see "
+        "docs/topologies.md); random: any peer (gossip only).",
         flag="--topology",
     )
-    weights: Literal["auto", "metropolis", "uniform"] = option(
+    weights: Literal["auto", "metropolis", "uniform", "max_degree", "best_constant"] = option(
         "auto",
-        "metropolis: 1/(1+max(d_i,d_j)); uniform: 1/(1+d_max); auto: metropolis, or uniform where "
-        "the graph is directed (exponential). All doubly stochastic.",
+        "w_ij of an edge. metropolis: 1/(1+max(d_i,d_j)); uniform: 1/(1+d_max); max_degree: 1/n; "
+        "best_constant: 2/(λ_max+λ_2) of the Laplacian; auto: metropolis, or uniform where the "
+        "graph is directed, or the sequence's own. Only el_local's are not doubly stochastic.",
         flag="--weights",
     )
-    degree: int = option(4, "Degree of random_regular.", unit="neighbours", ge=1, le=100_000)
+    lazy: bool = option(False, "Mix with (I + W)/2: slower, and no negative eigenvalue.")
+    degree: int = option(
+        4, "Degree of random_regular and small_world.", unit="neighbours", ge=1, le=100_000
+    )
     probability: float | None = option(
         None, "Edge probability of erdos_renyi; unset: 2 ln n / n.", gt=0.0, le=1.0
     )
     rows: int | None = option(
         None, "Rows of grid and torus; unset: as square as n allows.", ge=1, le=100_000
     )
-    neighbours: dict[str, tuple[str, ...]] = option(
-        {}, "explicit: the neighbours of each node, by id; an edge is listed at both its ends."
+    radius: float | None = option(
+        None, "random_geometric: who is nearer on a unit square talks; unset: √(2 ln n / n).",
+        gt=0.0, le=1.5,
+    )  # fmt: skip
+    rewiring: float | None = option(
+        None, "Share of small_world's edges that lead far; unset: 0.1.", ge=0.0, le=1.0
     )
+    peers: int | None = option(
+        None, "base: at most so many neighbours a round; unset: 1.", unit="peers", ge=1, le=100_000
+    )
+    draws: int | None = option(
+        None,
+        "Random shifts in d_equi_static and u_equi_static; unset: ⌈log₂ n⌉.",
+        unit="shifts",
+        ge=1,
+        le=100_000,
+    )
+    step: float | None = option(
+        None, "η of od_equi_dyn and ou_equi_dyn: how much the peer counts; unset: 0.5.",
+        gt=0.0, le=1.0,
+    )  # fmt: skip
+    sends: int | None = option(
+        None,
+        "el_oracle and el_local: peers that a node sends to in a round; unset: ⌊log₂ n⌋.",
+        unit="peers",
+        ge=1,
+        le=100_000,
+    )
+    neighbours: dict[str, tuple[str, ...]] = option(
+        {},
+        "explicit: whom each node sends to, by id; unless `directed`, an edge is listed at both "
+        "its ends.",
+    )
+    edges: str = option(
+        "",
+        "explicit, in place of `neighbours`: path of an edge list, relative to this file; two ids "
+        "a line, # begins a comment.",
+    )
+    directed: bool = option(False, "explicit: edges lead one way, from a node to its neighbours.")
+
+    @property
+    def changes(self) -> bool:
+        """Whether the graph is another one each round."""
+        return self.graph in CHANGING
+
+    @property
+    def has_own_weights(self) -> bool:
+        """Whether no rule gives the weights."""
+        return self.graph in OWN_WEIGHTS or self.changes
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TopologyOptions:
+        if self.has_own_weights and self.weights != "auto":
+            raise ValueError(
+                f"topology.weights is {self.weights}, but {self.graph} has its own weights; leave "
+                "weights at auto, or choose a graph such as torus or exponential"
+            )
+        if self.graph == "explicit" and bool(self.neighbours) == bool(self.edges):
+            raise ValueError(
+                "topology.graph explicit needs its edges once: the table [topology.neighbours], "
+                "or topology.edges, the path of an edge list"
+            )
+        return self
 
 
 class NetworkOptions(Section):
@@ -434,8 +514,17 @@ class Config(Section):
                     "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
                     "polynomial, hinge or exponential"
                 )
-        if self.topology.graph == "explicit" and not self.topology.neighbours:
-            raise ValueError("topology.graph explicit needs the table [topology.neighbours]")
+        if self.algorithm.name == "gossip" and self.topology.changes:
+            raise ValueError(
+                f"topology.graph {self.topology.graph} changes with the round, and algorithm "
+                "gossip has no rounds in common; choose random or a graph that stays, such as "
+                "random_regular or d_equi_static"
+            )
+        if self.algorithm.name == "gossip" and self.topology.lazy:
+            raise ValueError(
+                "topology.lazy is for dpsgd: gossip has no W; algorithm.merge_weight is how much "
+                "a model counts"
+            )
         return self
 
 

@@ -6,12 +6,32 @@ one graph. Invariant: it never changes; what a node learns about its peers is in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
-from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import ConfigError, nearest_spelling
+import xxhash
+
+from gossipnode.config import Config, PeerEntry, TopologyOptions
+from gossipnode.errors import ConfigError, DataError, nearest_spelling
 from gossipnode.topology import Graph, build_graph
+from gossipnode.topology.weights import default_rule
+
+if TYPE_CHECKING:
+    from gossipnode.topology import GraphSequence
+
+# What each sequence looks at besides the number of nodes: only that must agree between nodes.
+SEQUENCE_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "one_peer_exponential": (),
+    "base": ("peers",),
+    "d_equi_static": ("seed", "draws"),
+    "u_equi_static": ("seed", "draws"),
+    "od_equi_dyn": ("seed", "step"),
+    "ou_equi_dyn": ("seed", "step"),
+    "el_oracle": ("seed", "sends"),
+    "el_local": ("seed", "sends"),
+}
 
 
 class Directory(Sequence[PeerEntry]):
@@ -22,6 +42,7 @@ class Directory(Sequence[PeerEntry]):
         self.ids = tuple(entry.id for entry in self.entries)
         self.number = {peer_id: number for number, peer_id in enumerate(self.ids)}
         self._graphs: dict[str, tuple[Graph, str, str]] = {}
+        self._sequences: dict[str, GraphSequence] = {}
 
     @classmethod
     def of(cls, entries: Sequence[PeerEntry]) -> Directory:
@@ -47,23 +68,65 @@ class Directory(Sequence[PeerEntry]):
     def graph(self, config: Config) -> tuple[Graph, str, str]:
         """Return the config's graph on this list, its weight rule and its fingerprint.
 
-        Built once for all nodes with the same options. Raises ``ConfigError``.
+        For graphs whose weights come from a rule; ``sequence`` serves all. Built once for all
+        nodes with the same options. Raises ``ConfigError`` and ``DataError``.
         """
-        key = f"{config.swarm.seed} {config.topology.model_dump_json()}"
+        key = _key(config)
         if key not in self._graphs:
             graph = self._build(config)
             rule = config.topology.weights
             if rule == "auto":
-                rule = "uniform" if graph.directed else "metropolis"
-            self._graphs[key] = graph, rule, graph.fingerprint(self.ids, rule)
+                rule = default_rule(graph)
+            told = f"lazy {rule}" if config.topology.lazy else rule
+            self._graphs[key] = graph, rule, graph.fingerprint(self.ids, told)
         return self._graphs[key]
+
+    def sequence(self, config: Config) -> GraphSequence:
+        """Return W for each round of the config's graph, whichever it is; ``random`` has none.
+
+        Built once for all nodes with the same options. Raises ``ConfigError`` and ``DataError``.
+        """
+        # Here, not above: 10 ms that a node on a graph that stays never pays.
+        from gossipnode.topology.sequences import build_sequence, static_sequence
+
+        key, topology = _key(config), config.topology
+        if key not in self._sequences:
+            if topology.has_own_weights:
+                self._sequences[key] = build_sequence(
+                    topology.graph,
+                    len(self.ids),
+                    seed=config.swarm.seed,
+                    lazy=topology.lazy,
+                    peers=topology.peers,
+                    draws=topology.draws,
+                    step=topology.step,
+                    sends=topology.sends,
+                )
+            else:
+                graph, rule, _ = self.graph(config)
+                self._sequences[key] = static_sequence(graph, rule, lazy=topology.lazy)
+        return self._sequences[key]
+
+    def fingerprint(self, config: Config) -> str:
+        """Return 16 hexadecimal digits that nodes compare before they mix.
+
+        Of a graph that rules weigh: its edges, rule and ids. Of others, whose rounds may be
+        without number: what decides them, and the ids in order.
+        """
+        topology = config.topology
+        if not topology.has_own_weights:
+            return self.graph(config)[2]
+        decides = {"seed": config.swarm.seed, **topology.model_dump()}
+        told = {
+            "graph": topology.graph,
+            "lazy": topology.lazy,
+            "ids": self.ids,
+            **{name: decides[name] for name in SEQUENCE_OPTIONS[topology.graph]},
+        }
+        return xxhash.xxh3_64_hexdigest(json.dumps(told, sort_keys=True).encode())
 
     def _build(self, config: Config) -> Graph:
         topology = config.topology
-        edges = None
-        if topology.graph == "explicit":
-            self._numbers(tuple(topology.neighbours), "")
-            edges = [self._numbers(topology.neighbours.get(i, ()), i) for i in self.ids]
         return build_graph(
             topology.graph,
             len(self.ids),
@@ -71,8 +134,36 @@ class Directory(Sequence[PeerEntry]):
             probability=topology.probability,
             degree=topology.degree,
             rows=topology.rows,
-            edges=edges,
+            edges=self._edges(topology) if topology.graph == "explicit" else None,
+            directed=topology.directed,
+            radius=topology.radius,
+            rewiring=topology.rewiring,
         )
+
+    def _edges(self, topology: TopologyOptions) -> list[list[int]]:
+        """Return an explicit graph's neighbour lists, by number."""
+        if topology.edges:
+            return self._edges_of_file(topology.edges, directed=topology.directed)
+        self._numbers(tuple(topology.neighbours), "")
+        return [self._numbers(topology.neighbours.get(i, ()), i) for i in self.ids]
+
+    def _edges_of_file(self, path: str, *, directed: bool) -> list[list[int]]:
+        # Here, not above: few graphs come from files.
+        from gossipnode.topology.edgelist import parse_edges
+
+        listed = parse_edges(_text(path), directed=directed, file=path)
+        for name in listed.ids:
+            if name not in self.number:
+                raise ConfigError(
+                    f"{name!r} is not in the peer list",
+                    file=path,
+                    allowed=", ".join(self.ids),
+                    nearest=nearest_spelling(name, self.ids),
+                )
+        rows: list[list[int]] = [[] for _ in self.ids]
+        for name, row in zip(listed.ids, listed.neighbours, strict=True):
+            rows[self.number[name]] = [self.number[listed.ids[j]] for j in row]
+        return rows
 
     def _numbers(self, neighbours: Sequence[str], of: str) -> list[int]:
         for j in neighbours:
@@ -83,3 +174,18 @@ class Directory(Sequence[PeerEntry]):
                     nearest=nearest_spelling(j, self.ids),
                 )
         return [self.number[j] for j in neighbours]
+
+
+def _key(config: Config) -> str:
+    return f"{config.swarm.seed} {config.topology.model_dump_json()}"
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", file=path, key="topology.edges") from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=path) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"is no UTF-8 text at byte {error.start}", file=path) from None

@@ -128,13 +128,14 @@ def build_sequence(
     return _lazy(found) if lazy else found
 
 
-def static_sequence(graph: Graph, rule: str = "auto") -> GraphSequence:
-    """Return ``graph`` with the weights of ``rule``, every round."""
+def static_sequence(graph: Graph, rule: str = "auto", *, lazy: bool = False) -> GraphSequence:
+    """Return ``graph`` with the weights of ``rule``, every round; ``lazy`` takes (I + W)/2."""
     rule = default_rule(graph) if rule == "auto" else rule
     mixing = mixing_matrix(graph, rule)
-    return GraphSequence(
+    found = GraphSequence(
         graph.name, graph.nodes, 1, lambda _: mixing, rule=rule, symmetric=not graph.directed
     )
+    return _lazy(found) if lazy else found
 
 
 def _own(name: str, rule: str, options: SequenceOptions) -> GraphSequence:
