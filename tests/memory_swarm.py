@@ -19,7 +19,7 @@ from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import consensus_distance
 from gossipnode.node.node import Node
 from gossipnode.node.world import Receipt, Store
-from gossipnode.simulation.delivery import deliver, read_head
+from gossipnode.simulation.delivery import deliver, open_bytes
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
 
@@ -99,9 +99,9 @@ class MemorySwarm:
             raise NetworkError("connection refused")
         node = self.nodes[receiver]
         await self.worlds[receiver].running.wait()
-        message, body_at = read_head(data)
+        message, body = open_bytes(data)
         self.frames.append((sender, receiver, message))
-        receipt, _ = await deliver(node, message, data, body_at)
+        receipt, _ = await deliver(node, message, body)
         return receipt
 
     def cut(self, one: str, other: str) -> None:

@@ -100,7 +100,9 @@ class Inbox:
         self.inflight_bytes = 0
         self.draining = False
         self._ledgers: OrderedDict[str, Ledger] = OrderedDict()
-        self._fitting: tuple[Part, ...] | None = None  # what has passed: nearly all parts are the same
+        self._fitting: tuple[Part, ...] | None = (
+            None  # what has passed: nearly all parts are the same
+        )
 
     def check(self, message: Message) -> None:
         """Raise ``PeerError`` unless the message is of this swarm and fits the layout."""
@@ -134,9 +136,9 @@ class Inbox:
         return arrival_of(message, await compute(_read, message, body, size=len(body)))
 
     async def opened(
-        self, message: Message, vectors: list[Vector], compute: Callable[..., Any]
+        self, message: Message, vectors: Sequence[Vector], compute: Callable[..., Any]
     ) -> Arrival:
-        """Check vectors whose checksum is known to hold; as ``open`` otherwise."""
+        """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
         await compute(_check_finite, message, vectors, size=message.body_bytes)
         return arrival_of(message, vectors)
 

@@ -130,9 +130,7 @@ class Node(ActiveSide):
             layout=self.layout,
             algorithm=self.algorithm,
             graph=self.place.graph,
-            senders=self.place.row.weights
-            if self.algorithm.needs_graph and self.place.row
-            else None,
+            senders=self.place.senders if self.algorithm.needs_graph else None,
             inflight_bytes_max=self.config.network.inflight_bytes_max,
         )
         self.courier = Courier(
@@ -255,7 +253,7 @@ class Node(ActiveSide):
         """Say that the body will not come."""
         self.inbox.release(admission)
 
-    async def deliver(self, admission: Admission, body: memoryview) -> Delivery:
+    async def deliver(self, admission: Admission, body: memoryview | Sequence[Vector]) -> Delivery:
         """Merge an arrived body; owns ``body`` (writable) from now on. Raises ``PeerError``."""
         return await self.passive.deliver(admission, body)
 

@@ -7,7 +7,7 @@ memory reserved for a body is given back on every path.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -48,6 +48,8 @@ class PassiveSide:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        # How a message becomes a frame. The simulator can do without bytes.
+        self.encode: Callable[[Message, Sequence[Vector]], Frame] = encode
         self._answered: dict[tuple[str, int, int], Frame] = {}
         self._refused: dict[str, str] = {}  # sender -> code of its last refusal
 
@@ -58,8 +60,11 @@ class PassiveSide:
             raise PeerError(code, f"this node is {self.node.state}")
         return self.node.inbox.admit(message)
 
-    async def deliver(self, admission: Admission, body: memoryview) -> Delivery:
-        """Check, merge and answer; releases the admission. Raises ``PeerError``."""
+    async def deliver(self, admission: Admission, body: memoryview | Sequence[Vector]) -> Delivery:
+        """Check, merge and answer; releases the admission. Raises ``PeerError``.
+
+        ``body`` is writable memory or, where there never were bytes, the vectors themselves.
+        """
         node, message = self.node, admission.message
         try:
             if not node.inbox.mark(message):
@@ -67,7 +72,10 @@ class PassiveSide:
                 node.counters.add("pushes_merged", label=("outcome", outcome.value))
                 return Delivery(self.reply(outcome), self._answered.get(_identity(message)))
             try:
-                arrival = await node.inbox.open(message, body, node.compute)
+                if isinstance(body, memoryview):
+                    arrival = await node.inbox.open(message, body, node.compute)
+                else:
+                    arrival = await node.inbox.opened(message, body, node.compute)
                 self._heard(message, arrival.age)
                 answer = await node.algorithm.receive(node, arrival)
             except BaseException:
@@ -166,7 +174,7 @@ class PassiveSide:
             address=None if node.algorithm.needs_graph else node.address,
             parts=tuple(Part.of(cast("Role", role), array) for role, array in parts.items()),
         )
-        return encode(message, arrays)
+        return self.encode(message, arrays)
 
     def _count(self, message: Message, outcome: Outcome) -> None:
         counters = self.node.counters

@@ -1,29 +1,107 @@
-"""A frame from one simulated node to another: what the server and the client do with it."""
+"""A message from one simulated node to another: what the server and the client do with it.
+
+Invariant: what arrives is the receiver's own; no array is in two nodes' hands. Messages are, and
+nobody writes to them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from gossipnode.algorithms.base import Vector
 from gossipnode.errors import PeerError
 from gossipnode.node.node import Node
 from gossipnode.node.world import Receipt
-from gossipnode.wire.frame import PREFIX_BYTES, Frame, decode, decode_header, decode_prefix
+from gossipnode.wire.frame import PREFIX_BYTES, Frame, decode, decode_header, decode_prefix, encode
 from gossipnode.wire.message import Message
 
+Body = memoryview | Sequence[Vector]
 
-def read_head(data: bytes) -> tuple[Message, int]:
-    """Return the message of a whole frame and where its body begins."""
+# msgpack stores an integer in 1, 2, 3, 5 or 9 bytes.
+_INTEGER_LIMITS = (1 << 7, 1 << 8, 1 << 16, 1 << 32)
+
+
+@dataclass(slots=True)
+class ObjectFrame(Frame):
+    """A frame that is passed on as objects; ``size`` is what it would have as bytes."""
+
+    message: Message
+    arrays: Sequence[Vector]
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the whole frame would have."""
+        return self.size
+
+    def tobytes(self) -> bytes:
+        """Return the real frame."""
+        return encode(self.message, self.arrays).tobytes()
+
+
+class ObjectEncoder:
+    """``encode`` for one node without making bytes; knows how many they would be."""
+
+    def __init__(self) -> None:
+        self._heads: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, message: Message, arrays: Sequence[Vector]) -> ObjectFrame:
+        """Return ``message`` with its ``arrays``, which nobody may write to from now on."""
+        assert isinstance(message.age, int)
+        numbers = message.seq, message.round, message.age
+        # All that makes one head of this node longer than another.
+        kind = (message.kind, *(_width(number) for number in numbers))
+        head = self._heads.get(kind)
+        if head is None:
+            head = self._heads[kind] = len(encode(message, arrays).head)
+        return ObjectFrame(b"", [], message, arrays, head + message.body_bytes)
+
+
+def _width(number: int) -> int:
+    """Return which of msgpack's sizes ``number`` has; -1 for 0, which a header leaves out."""
+    if not number:
+        return -1
+    return sum(number >= limit for limit in _INTEGER_LIMITS)
+
+
+def open_frame(frame: Frame) -> tuple[Message, Body]:
+    """Return what arrives of ``frame``: the message, and the body in memory of its own."""
+    if isinstance(frame, ObjectFrame):
+        return frame.message, [array.copy() for array in frame.arrays]
+    return open_bytes(frame.tobytes())
+
+
+def open_bytes(data: bytes) -> tuple[Message, Body]:
+    """Return the message of a whole frame, and its body in memory of its own."""
     prefix = decode_prefix(data[:PREFIX_BYTES])
     end = PREFIX_BYTES + prefix.header_bytes
-    return decode_header(prefix, data[PREFIX_BYTES:end]), end
+    message = decode_header(prefix, data[PREFIX_BYTES:end])
+    return message, memoryview(bytearray(data[end:]))
 
 
-async def deliver(node: Node, message: Message, data: bytes, body_at: int) -> tuple[Receipt, str]:
-    """Hand a frame to ``node`` as its server would; return the answer and the outcome's word.
+def checksum_of(message: Message, body: Body) -> int:
+    """Return the body's checksum: the header's, or the same computed from the objects."""
+    if message.checksum is not None:
+        return message.checksum[1]
+    assert not isinstance(body, memoryview), "a frame's header has it"
+    if len(body) == 1:
+        return xxhash.xxh3_64_intdigest(body[0])
+    state = xxhash.xxh3_64()
+    for vector in body:
+        state.update(vector)
+    return state.intdigest()
 
-    The header is admitted first; the body goes into a buffer of its own, which the node owns.
+
+async def deliver(node: Node, message: Message, body: Body) -> tuple[Receipt, str]:
+    """Hand a message to ``node`` as its server would; return the answer and the outcome's word.
+
+    The header is admitted first. The node owns ``body``.
     """
     try:
-        admission = node.admit(message)
-        delivery = await node.deliver(admission, memoryview(bytearray(data[body_at:])))
+        delivery = await node.deliver(node.admit(message), body)
     except PeerError as error:
         return Receipt(reply=node.refuse(error, message.sender)), error.code
     outcome = delivery.reply.status
@@ -34,5 +112,7 @@ async def deliver(node: Node, message: Message, data: bytes, body_at: int) -> tu
 
 def answered(frame: Frame) -> Receipt:
     """Return what the client makes of an exchange's frame: decoded, in memory of its own."""
+    if isinstance(frame, ObjectFrame):
+        return Receipt(message=frame.message, arrays=[array.copy() for array in frame.arrays])
     message, vectors = decode(bytearray(frame.tobytes()))
     return Receipt(message=message, arrays=vectors)

@@ -2,7 +2,8 @@
 
 A push of B bytes from i to j leaves when i's uplink is free and takes B/bandwidth on it, crosses
 the wire in latency + jitter, and takes B/bandwidth on j's downlink when that is free. Pushes
-between the same two nodes may overtake one another by their jitter.
+between the same two nodes may overtake one another by their jitter. Answers without a model are
+so short that they slip in between.
 
 Invariant: each kind of chance has a random stream of its own, so that switching one fault on
 changes nothing about the others.
@@ -14,10 +15,10 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
 
 import numpy as np
-
-from gossipnode.errors import NetworkError
 
 STREAMS = ("latency", "loss", "duplicate")
 
@@ -38,6 +39,16 @@ class Link:
     loss: float = 0.0
     reply_loss: float = 0.0
     duplicate: float = 0.0
+
+
+class Passage(NamedTuple):
+    """What becomes of bytes on their way: they take ``seconds``, and then are there or lost."""
+
+    seconds: float
+    is_lost: bool = False
+
+
+CUT = Passage(inf)
 
 
 class ModelledNetwork:
@@ -71,22 +82,28 @@ class ModelledNetwork:
         """Whether nothing gets through in that direction."""
         return (sender, receiver) in self._cut
 
-    async def carry(self, sender: str, receiver: str, nbytes: int) -> None:
-        """Take as long as ``nbytes`` need from ``sender`` to ``receiver``.
-
-        Raises ``NetworkError`` where they are lost; never returns where the wire is cut, for
-        whoever waits to give up.
-        """
+    def send(self, sender: str, receiver: str, nbytes: int) -> Passage:
+        """Send ``nbytes`` off: when they arrive, and whether at all."""
         link = self._own.get((sender, receiver), self.link)
-        delay = self._delay(link, sender, receiver, nbytes)
-        if self.is_cut(sender, receiver):
+        seconds = self._seconds(link, sender, receiver, nbytes)
+        if self._cut and self.is_cut(sender, receiver):
             self.fired["cut"] += 1
-            await asyncio.Event().wait()
+            return CUT
         if link.loss and self._rng["loss"].random() < link.loss:
             self.fired["loss"] += 1
-            await asyncio.sleep(delay)
-            raise NetworkError("connection reset by peer")
-        await asyncio.sleep(delay)
+            return Passage(seconds, is_lost=True)
+        return Passage(seconds)
+
+    def answer(self, sender: str, receiver: str, nbytes: int) -> Passage:
+        """Send an answer of ``nbytes`` off. A short one, without a model, waits for no line.
+
+        The connection is the push's: it is lost with it, or by ``loses_reply``.
+        """
+        link = self._own.get((sender, receiver), self.link)
+        if self._cut and self.is_cut(sender, receiver):
+            self.fired["cut"] += 1
+            return CUT
+        return Passage(self._seconds(link, sender, receiver, nbytes))
 
     def loses_reply(self, sender: str, receiver: str) -> bool:
         """Draw whether the answer to a delivered push is lost."""
@@ -102,15 +119,19 @@ class ModelledNetwork:
         self.fired["duplicate"] += again
         return again
 
-    def _delay(self, link: Link, sender: str, receiver: str, nbytes: int) -> float:
+    def _seconds(self, link: Link, sender: str, receiver: str, nbytes: int) -> float:
+        """Return how long ``nbytes`` take, and occupy the lines for that long."""
+        seconds = link.latency_s
+        if link.jitter_s:
+            seconds += link.jitter_s * self._rng["latency"].random()
+        if not nbytes or not (link.up_bytes_s or link.down_bytes_s):
+            return seconds
         now = asyncio.get_running_loop().time()
         arrival = now
         if link.up_bytes_s:
             arrival = max(arrival, self._up_free.get(sender, 0.0)) + nbytes / link.up_bytes_s
             self._up_free[sender] = arrival
-        arrival += link.latency_s
-        if link.jitter_s:
-            arrival += link.jitter_s * self._rng["latency"].random()
+        arrival += seconds
         if link.down_bytes_s:
             free = self._down_free.get(receiver, 0.0)
             arrival = max(arrival, free) + nbytes / link.down_bytes_s

@@ -14,8 +14,8 @@ import xxhash
 
 from gossipnode.errors import NetworkError
 from gossipnode.node.world import Receipt
-from gossipnode.simulation.delivery import deliver, read_head
-from gossipnode.simulation.network import ModelledNetwork
+from gossipnode.simulation.delivery import checksum_of, deliver, open_frame
+from gossipnode.simulation.network import ModelledNetwork, Passage
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
 
@@ -41,43 +41,62 @@ class Wires:
         """A digest of everything delivered so far: who, whom, when, what, and the outcome."""
         return str(self._trace.hexdigest())
 
-    async def carry(self, sender: str, receiver: str, frame: Frame) -> Receipt:
-        """Take a push there, deliver it, and take the answer back."""
-        data = frame.tobytes()
-        await self.network.carry(sender, receiver, len(data))
-        receipt = await self._deliver(sender, receiver, data)
+    async def carry(self, sender: str, receiver: str, frame: Frame, timeout_s: float) -> Receipt:
+        """Take a push there, deliver it, and take the answer back.
+
+        Raises ``NetworkError``, or ``TimeoutError`` after ``timeout_s``. How long a way takes is
+        known when it is begun, so that no timer has to watch it.
+        """
+        deadline = self.swarm.time + timeout_s
+        await self._pass(self.network.send(sender, receiver, frame.nbytes), deadline)
+        receipt = await self._deliver(sender, receiver, frame, deadline)
         if self.network.duplicates(sender, receiver):
-            echo = asyncio.get_running_loop().create_task(
-                self._deliver_again(sender, receiver, data)
-            )
+            again = self._deliver_again(sender, receiver, frame, timeout_s)
+            echo = asyncio.get_running_loop().create_task(again)
             self.echoes.add(echo)
             echo.add_done_callback(self.echoes.discard)
         if self.network.loses_reply(sender, receiver):
             raise NetworkError("connection reset by peer")
-        answered = 0
-        if receipt.message is not None:
-            answered = receipt.message.body_bytes
-        await self.network.carry(receiver, sender, answered)
+        answered = 0 if receipt.message is None else receipt.message.body_bytes
+        await self._pass(self.network.answer(receiver, sender, answered), deadline)
         return receipt
 
-    async def _deliver_again(self, sender: str, receiver: str, data: bytes) -> None:
-        await self.network.carry(sender, receiver, len(data))
-        try:
-            await self._deliver(sender, receiver, data)
-        except NetworkError:
-            return  # the receiver has died meanwhile, and nobody waits for this answer
+    async def _pass(self, passage: Passage, deadline: float) -> None:
+        left = deadline - self.swarm.time
+        if passage.seconds > left:
+            await asyncio.sleep(left)
+            raise TimeoutError
+        await asyncio.sleep(passage.seconds)
+        if passage.is_lost:
+            raise NetworkError("connection reset by peer")
 
-    async def _deliver(self, sender: str, receiver: str, data: bytes) -> Receipt:
-        """Do what the server does: header first, then the body in a buffer of its own."""
-        await self.swarm.worlds[receiver].running.wait()
+    async def _deliver_again(
+        self, sender: str, receiver: str, frame: Frame, timeout_s: float
+    ) -> None:
+        deadline = self.swarm.time + timeout_s
+        try:
+            await self._pass(self.network.send(sender, receiver, frame.nbytes), deadline)
+            await self._deliver(sender, receiver, frame, deadline)
+        except (NetworkError, TimeoutError):
+            return  # lost, or the receiver has died meanwhile; nobody waits for this answer
+
+    async def _deliver(self, sender: str, receiver: str, frame: Frame, deadline: float) -> Receipt:
+        """Do what the server does; a paused process lets it wait."""
+        world = self.swarm.worlds[receiver]
+        if world.is_paused:
+            async with asyncio.timeout_at(deadline):
+                await world.until_resumed()
         if receiver in self.swarm.down:
             raise NetworkError("connection refused")
-        message, body_at = read_head(data)
-        receipt, outcome = await deliver(self.swarm.nodes[receiver], message, data, body_at)
-        self._note(sender, receiver, message, outcome)
+        message, body = open_frame(frame)
+        checksum = checksum_of(message, body)
+        receipt, outcome = await deliver(self.swarm.nodes[receiver], message, body)
+        self._note(sender, receiver, message, checksum, outcome)
         return receipt
 
-    def _note(self, sender: str, receiver: str, message: Message, outcome: str) -> None:
+    def _note(
+        self, sender: str, receiver: str, message: Message, checksum: int, outcome: str
+    ) -> None:
         """Enter a delivery into the trace, and have it checked."""
         self.frames[sender] += 1
         self.outcomes[outcome] += 1
@@ -89,7 +108,7 @@ class Wires:
                 message.kind,
                 message.round,
                 message.seq,
-                message.checksum[1] if message.checksum else 0,
+                checksum,
             )
             + outcome.encode()
         )

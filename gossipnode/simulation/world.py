@@ -34,17 +34,35 @@ class SimulatedWorld:
         self.swarm, self.name, self.store = swarm, name, store
         self.step_s = 0.0
         self.clock_skew_s = 0.0
-        self.running = asyncio.Event()
-        self.running.set()
+        self._paused: asyncio.Event | None = None  # set when the pause is over
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Carry the frame over the modelled wire, and the answer back."""
-        receiver = name_of(address)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self.swarm.wires.carry(self.name, receiver, frame)
+            return await self.swarm.wires.carry(self.name, name_of(address), frame, timeout_s)
         except TimeoutError:
             raise NetworkError(f"timed out after {timeout_s:g} s") from None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the process is stopped."""
+        return self._paused is not None
+
+    def pause(self) -> None:
+        """Stop: neither train nor answer."""
+        if self._paused is None:
+            self._paused = asyncio.Event()
+
+    def resume(self) -> None:
+        """Go on."""
+        if self._paused is not None:
+            self._paused.set()
+            self._paused = None
+
+    async def until_resumed(self) -> None:
+        """Wait while there is a pause."""
+        while self._paused is not None:
+            await self._paused.wait()
 
     async def is_listening(self, address: str, timeout_s: float) -> bool:
         """Ask over the wire; a cut wire answers nothing."""
@@ -58,7 +76,7 @@ class SimulatedWorld:
         """Compute now, and let it have taken ``steps`` local steps of virtual time."""
         result = work()
         await asyncio.sleep(self.step_s * steps)
-        await self.running.wait()
+        await self.until_resumed()
         return result
 
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:

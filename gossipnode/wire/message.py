@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
@@ -84,12 +85,19 @@ class Part:
     @classmethod
     def of(cls, role: Role, array: NDArray[Any]) -> Part:
         """Describe ``array`` (any shape, a dtype of ``DTYPES``) sent raw and whole."""
-        return cls(role=role, dtype=array.dtype.name, size=array.size, nbytes=array.nbytes)
+        return _raw_part(role, array.dtype, array.size)
 
     @property
     def covers_all(self) -> bool:
         """Whether the part holds every coordinate, in order."""
         return bool(self.index["kind"] == "all")
+
+
+@lru_cache(maxsize=256)
+def _raw_part(role: Role, dtype: np.dtype[Any], size: int) -> Part:
+    # A node sends parts of the same few shapes over and over, and asking numpy for a dtype's
+    # name takes as long as the rest of the header.
+    return Part(role=role, dtype=dtype.name, size=size, nbytes=size * dtype.itemsize)
 
 
 @dataclass(slots=True)
