@@ -113,12 +113,25 @@ class NodeInterface(Protocol):
         """Whom this node sends to in the fixed graph; empty where peers are random."""
 
     @property
+    def graph_changes(self) -> bool:
+        """Whether each round has a graph of its own: what one peer does tells little of others."""
+
+    def row_at(self, k: int) -> Row:
+        """Return this node's row of W in round ``k`` >= 0; the same object where W stays."""
+
+    def out_neighbours_at(self, k: int) -> tuple[str, ...]:
+        """Return whom this node sends to in round ``k`` >= 0."""
+
+    @property
     def row(self) -> Row:
-        """This node's row of W: whom it receives from, and with what weight."""
+        """This node's row of a W that stays: whom it receives from, and with what weight."""
 
     @property
     def lead_max(self) -> int:
-        """Rounds by which a sender can be ahead in lockstep: 1 where edges go both ways."""
+        """Rounds by which a sender can be ahead in lockstep: 1 where edges go both ways.
+
+        Where there is no bound, or a large one: by how many a model may be early.
+        """
 
     def time(self) -> float:
         """Monotonic time in seconds: the loop's clock."""
@@ -159,6 +172,15 @@ class NodeInterface(Protocol):
 
     def peer_round(self, peer: str) -> int:
         """The round that ``peer`` last said it was in; -1 if never heard of."""
+
+    def went_on_without(self, peer: str, k: int) -> bool:
+        """Whether ``peer`` is in a round in which lockstep had it only after this node's ``k``."""
+
+    def was_there(self, peer: str, k: int, since: int) -> bool:
+        """Whether being in round ``k`` shows that ``peer`` was in ``since``, through others too."""
+
+    def vouch_for(self, peer: str) -> None:
+        """Take a peer for alive that was never heard of, but must have taken part."""
 
     def is_expected(self, peer: str) -> bool:
         """Whether it is worth waiting for ``peer``: not suspected dead."""

@@ -1,4 +1,4 @@
-"""D-PSGD: synchronous rounds on a fixed graph, with a deadline instead of an endless barrier.
+"""D-PSGD: synchronous rounds on a graph, with a deadline instead of an endless barrier.
 
 Round k on node i, adapt-then-combine (``atc``)::
 
@@ -9,13 +9,17 @@ combine-then-adapt (``cta``) sends before it trains, so that the two overlap::
 
     x_i^{k+1} = Σ_j w_ij x_j^k − η Σ_{s<τ} g_i(x_i^k)
 
+Where the graph changes, W is that of round k, and so are the neighbours: sent to are those whom
+column i of it names, waited for those in row i.
+
 A neighbour whose model does not come in time leaves its w_ij to w_ii: the row still sums to
 one. Its model, when it comes, is merged with weight w_ij·s(δ), δ rounds behind, or dropped.
 
 Letters: x params, W mixing matrix (doubly stochastic), τ local steps, s staleness function.
 Memory: one accumulator Σ w_ij x_j a round, whatever the degree. In lockstep a neighbour is at
 most one round ahead, so two are open at most; on a directed graph a sender can be further ahead,
-by the length of the way back to it.
+by the length of the way back to it. Where the graph changes there may be no such bound: a model
+that comes too early is asked to come again.
 
 *Source*: Lian et al., NeurIPS 2017 (arXiv 1705.09056), and Sayed 2014 for ``atc``.
 *Differs from the source*: deadline, late models, and skipping ahead after a long absence.
@@ -67,12 +71,15 @@ class DPSGD(Algorithm):
         self.closed = -1  # the last round that was mixed here: what comes for it is late
         self.mixing: OpenRound | None = None  # what ``combine`` holds and will mix
         self.heard: dict[str, int] = {}  # neighbour -> round of its last model
+        self.first = 0  # the round in which this life began
+        self.leader: str | None = None  # of those that went on without us, the one furthest ahead
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
         self.lock = asyncio.Lock()
 
     async def run(self, node: NodeInterface) -> None:
         """Run rounds until the budget is used up."""
         self.started = node.time()
+        self.first = node.round
         self.closed = node.round - 1
         step = self.adapt_then_combine if self.form == "atc" else self.combine_then_adapt
         while self.catch_up(node):
@@ -83,16 +90,22 @@ class DPSGD(Algorithm):
         """Train, send the half-step, mix."""
         await node.train(self.tau)
         half = node.params
-        node.push(node.out_neighbours, {"x": half})
+        self.send(node, half, k)
         await self.combine(node, half, k)
 
     async def combine_then_adapt(self, node: NodeInterface, k: int) -> None:
         """Send, then train and mix at the same time: both changes start from the same x."""
         x = node.params
-        node.push(node.out_neighbours, {"x": x})
+        self.send(node, x, k)
         async with asyncio.TaskGroup() as both:
             both.create_task(node.train(self.tau))
             both.create_task(self.combine(node, x, k))
+
+    def send(self, node: NodeInterface, x: Vector, k: int) -> None:
+        """Push x to whom round k names; a round may name nobody."""
+        neighbours = node.out_neighbours_at(k)
+        if neighbours:
+            node.push(neighbours, {"x": x})
 
     async def combine(self, node: NodeInterface, x: Vector, k: int) -> None:
         """Wait for the models of round k, then apply the change from x to Σ_j w_ij x_j."""
@@ -108,12 +121,15 @@ class DPSGD(Algorithm):
                 # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
                 await node.compute(add_scaled, now.acc, x, 1.0 - now.mass)
                 await node.commit(after=now.acc, before=x)
-        node.count("missing_models", len(node.row.weights) - len(now.arrived))
+        node.count("missing_models", len(node.row_at(k).weights) - len(now.arrived))
 
     async def wait_for_neighbours(self, node: NodeInterface, now: OpenRound, k: int) -> None:
         """Return when all models of round k are there, or the deadline is."""
         self.recheck(node, k)
         missing = self.missing(node, now, k)
+        for j in missing:
+            if node.is_unknown(j) and node.was_there(j, k, self.first):
+                node.vouch_for(j)
         until = node.time() + self.deadline_s
         if any(node.is_unknown(j) for j in missing):
             # Never heard of: it may still be starting, so that a swarm may start in any order.
@@ -132,9 +148,12 @@ class DPSGD(Algorithm):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Add w_ij·x_j to the sum of its round, or treat it as late."""
         j, k, x_j = arrival.sender, arrival.round, arrival.parts["x"]
-        w = node.row.weights.get(j)
+        w = node.row_at(k).weights.get(j)
         if w is None:
             raise PeerError("not_a_neighbour", "the graph has no edge between us")
+        self.note_leader(node, j)
+        if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
+            raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
         async with self.lock:
             if self.is_timely(node, k):
                 answer = await self.accumulate(node, k, j, w, x_j)
@@ -193,14 +212,18 @@ class DPSGD(Algorithm):
         """Return the neighbours whose model of round k may still come.
 
         Models of one neighbour arrive in order, so a later one means that this one will not
-        come; and a neighbour further ahead than lockstep allows has mixed without us.
+        come; and a neighbour further ahead than lockstep allows has mixed without us. Where the
+        graph changes the senders of this round may all be far ahead, and tell us nothing; then
+        one that did tell stands for them.
         """
+        if self.leader is not None and node.went_on_without(self.leader, k):
+            return []
         return [
             j
-            for j in node.row.weights
+            for j in node.row_at(k).weights
             if j not in now.arrived
             and self.heard.get(j, -1) <= k
-            and node.peer_round(j) <= k + node.lead_max
+            and not node.went_on_without(j, k)
             and node.is_expected(j)
         ]
 
@@ -210,14 +233,24 @@ class DPSGD(Algorithm):
         if now is not None and not self.missing(node, now, k):
             now.complete.set()
 
-    def peer_changed(self, node: NodeInterface, peer: str) -> None:  # noqa: ARG002 - the interface
+    def peer_changed(self, node: NodeInterface, peer: str) -> None:
         """A peer was suspected, or is further than we thought: maybe nobody is left."""
+        self.note_leader(node, peer)
         self.recheck(node, node.round)
+
+    def note_leader(self, node: NodeInterface, j: str) -> None:
+        """Remember who is furthest ahead of those that went on without us."""
+        if not node.graph_changes or not node.went_on_without(j, node.round):
+            return
+        if self.leader is None or node.peer_round(j) > node.peer_round(self.leader):
+            self.leader = j
 
     def catch_up(self, node: NodeInterface) -> bool:
         """Go on in the neighbours' round if they have gone on without us; False at the end."""
-        ahead = max((node.peer_round(j) for j in node.row.weights), default=-1)
-        if ahead > node.round + node.lead_max:
-            node.skip_to(ahead)
-            self.closed = ahead - 1
+        neighbours = [self.leader] if self.leader else node.row_at(node.round).weights
+        gone = [node.peer_round(j) for j in neighbours if node.went_on_without(j, node.round)]
+        self.leader = None
+        if gone:
+            node.skip_to(max(gone))
+            self.closed = max(gone) - 1
         return node.budget_left

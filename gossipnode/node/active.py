@@ -100,9 +100,24 @@ class ActiveSide:
 
     @property
     def row(self) -> Row:
-        """This node's row of W."""
+        """This node's row of W where it is the same each round."""
         assert self.place.row is not None, "the graph is not fixed"
         return self.place.row
+
+    @property
+    def graph_changes(self) -> bool:
+        """Whether each round has a graph of its own."""
+        return self.place.rounds is not None
+
+    def row_at(self, k: int) -> Row:
+        """Return this node's row of W in round ``k``."""
+        rounds = self.place.rounds
+        return self.row if rounds is None else rounds.row(k)
+
+    def out_neighbours_at(self, k: int) -> tuple[str, ...]:
+        """Return whom this node sends to in round ``k``."""
+        rounds = self.place.rounds
+        return self.place.out_neighbours if rounds is None else rounds.out_neighbours(k)
 
     @property
     def lead_max(self) -> int:
@@ -199,6 +214,22 @@ class ActiveSide:
     def peer_round(self, peer: str) -> int:
         """The round that a peer last said it was in."""
         return self.peers[peer].round
+
+    def went_on_without(self, peer: str, k: int) -> bool:
+        """Whether a peer is further than lockstep allows while this node is in round ``k``."""
+        ahead, place = self.peers[peer].round - k, self.place
+        if ahead <= place.lead_max:
+            return False
+        return place.rounds is None or place.rounds.was_passed(peer, k + ahead, k)
+
+    def was_there(self, peer: str, k: int, since: int) -> bool:
+        """Whether this node in round ``k`` shows that a peer was in ``since`` or later."""
+        rounds = self.place.rounds
+        return rounds is not None and rounds.was_there(peer, k, since)
+
+    def vouch_for(self, peer: str) -> None:
+        """Take a peer for alive that others have heard of, though this node has not."""
+        self.peers[peer].state = "alive"
 
     def is_expected(self, peer: str) -> bool:
         """Whether it is worth waiting for a peer."""

@@ -68,17 +68,22 @@ class Directory(Sequence[PeerEntry]):
     def graph(self, config: Config) -> tuple[Graph, str, str]:
         """Return the config's graph on this list, its weight rule and its fingerprint.
 
-        For graphs whose weights come from a rule; ``sequence`` serves all. Built once for all
-        nodes with the same options. Raises ``ConfigError`` and ``DataError``.
+        For graphs that stay; ``sequence`` serves all. The rule is "own" where the graph brings
+        its weights along. Built once for all nodes with the same options. Raises ``ConfigError``
+        and ``DataError``.
         """
-        key = _key(config)
+        key, topology = _key(config), config.topology
+        assert not topology.changes, f"{topology.graph} is another graph each round"
         if key not in self._graphs:
-            graph = self._build(config)
-            rule = config.topology.weights
-            if rule == "auto":
-                rule = default_rule(graph)
-            told = f"lazy {rule}" if config.topology.lazy else rule
-            self._graphs[key] = graph, rule, graph.fingerprint(self.ids, told)
+            if topology.has_own_weights:
+                graph, rule = self._own_graph(config), "own"
+                told = self.fingerprint(config)
+            else:
+                graph = self._build(config)
+                rule = default_rule(graph) if topology.weights == "auto" else topology.weights
+                lazy_rule = f"lazy {rule}" if topology.lazy else rule
+                told = graph.fingerprint(self.ids, lazy_rule)
+            self._graphs[key] = graph, rule, told
         return self._graphs[key]
 
     def sequence(self, config: Config) -> GraphSequence:
@@ -124,6 +129,18 @@ class Directory(Sequence[PeerEntry]):
             **{name: decides[name] for name in SEQUENCE_OPTIONS[topology.graph]},
         }
         return xxhash.xxh3_64_hexdigest(json.dumps(told, sort_keys=True).encode())
+
+    def _own_graph(self, config: Config) -> Graph:
+        """Return the graph of shifts that were drawn once; they may miss some nodes."""
+        graph = self.sequence(config).graph(0)
+        if not graph.is_connected():
+            raise ConfigError(
+                f"the shifts that seed {config.swarm.seed} draws do not connect {graph.nodes} "
+                "nodes",
+                key="topology.draws",
+                allowed="more draws, or another swarm.seed",
+            )
+        return graph
 
     def _build(self, config: Config) -> Graph:
         topology = config.topology

@@ -7,8 +7,9 @@ fingerprint, which travels with each message, shows where two nodes did not.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -18,13 +19,19 @@ from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.node.directory import Directory
 from gossipnode.topology import Graph, weight_row
 
+if TYPE_CHECKING:
+    from gossipnode.node.rounds import Rounds
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """This node's place. ``row`` is None where peers are random.
+    """This node's place. ``row`` is None where peers are random or change each round.
 
-    ``lead_max`` is by how many rounds a sender can be ahead in lockstep, ``room`` how many
-    models may wait for each that it sends to, since all of them are wanted.
+    ``rounds`` are the neighbours of each round where they change; ``out_neighbours`` then whom
+    this node sends to in any, or nobody where rounds never repeat. ``senders`` are all that may
+    send here; None: anybody. ``lead_max`` is by how many rounds a sender can be ahead in
+    lockstep, ``room`` how many models may wait for each that it sends to, since all of them are
+    wanted.
     """
 
     id: str
@@ -35,6 +42,8 @@ class Place:
     graph: str | None = None
     lead_max: int = 1
     room: Mapping[str, int] = field(default_factory=dict)
+    senders: Collection[str] | None = None
+    rounds: Rounds | None = None
 
 
 def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
@@ -55,17 +64,50 @@ def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
             allowed=", ".join(ids) or "none: set swarm.peers (--peers) to a peers.toml",
             nearest=nearest_spelling(node_id, ids),
         )
+    if config.topology.changes:
+        return _place_in_sequence(config, directory, i)
+    return _place_in_graph(config, directory, i)
+
+
+def _place_in_graph(config: Config, directory: Directory, i: int) -> Place:
+    """Return the place of node ``i`` on a graph that stays."""
+    ids = directory.ids
     graph, rule, fingerprint = directory.graph(config)
-    self_weight, weights = weight_row(graph, i, rule)
+    self_weight, weights = (
+        directory.sequence(config).at(0).row(i)
+        if rule == "own"
+        else weight_row(graph, i, rule, lazy=config.topology.lazy)
+    )
+    row = Row(self_weight, {ids[j]: w for j, w in weights.items()})
     return Place(
-        id=node_id,
+        id=ids[i],
         index=i,
         nodes=len(ids),
         out_neighbours=tuple(ids[j] for j in graph.out_neighbours[i]),
-        row=Row(self_weight, {ids[j]: w for j, w in weights.items()}),
+        row=row,
         graph=fingerprint,
         lead_max=_lead_max(graph, i),
         room={ids[j]: room for j, room in _room(graph, i).items()},
+        senders=row.weights,
+    )
+
+
+def _place_in_sequence(config: Config, directory: Directory, i: int) -> Place:
+    """Return the place of node ``i`` on a graph that changes each round."""
+    # Here, not above: with the sequences it takes 10 ms that most nodes need not pay.
+    from gossipnode.node.rounds import Rounds
+
+    rounds = Rounds(directory.sequence(config), directory, i)
+    return Place(
+        id=directory.ids[i],
+        index=i,
+        nodes=len(directory),
+        out_neighbours=rounds.ever,
+        graph=directory.fingerprint(config),
+        lead_max=rounds.lead_max,
+        room=rounds.room,
+        senders=rounds.senders,
+        rounds=rounds,
     )
 
 

@@ -77,6 +77,18 @@ class Mixing:
         found = zip(self.senders[a:b].tolist(), self.weights[a:b].tolist(), strict=True)
         return float(self.self_weights[i]), dict(found)
 
+    def receivers_of(self, j: int) -> list[int]:
+        """Return whom ``j`` sends to, ascending."""
+        senders, receivers = self._by_sender
+        a, b = np.searchsorted(senders, (j, j + 1))
+        return list(map(int, receivers[a:b]))
+
+    @cached_property
+    def _by_sender(self) -> tuple[Numbers, Numbers]:
+        """Senders ascending, and beside each whom it sends to."""
+        order = np.lexsort((self.receivers, self.senders))
+        return self.senders[order], self.receivers[order]
+
     def dense(self) -> Floats:
         """Return W, (nodes, nodes) float64."""
         W = np.diag(self.self_weights)
