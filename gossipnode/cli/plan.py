@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
-from math import inf, isfinite
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gossipnode.cli.app import OK, USAGE, notes
+from gossipnode.cli.bandwidth import bandwidth
 from gossipnode.cli.columns import columns, count, quantity
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.errors import ConfigError
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
 # Where none is named: the slowest, the two that a graph of any size should be compared with, and
 # the one that sends least.
 TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
-PREFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-
-
-def bandwidth(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """Return the bits a second that ``text`` means: 100Mbit, 1Gbit/s, 2e6."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+\.?\d*(?:e\d+)?)\s*([kMGT]?)(?:bit/s|bit|bps)?", text.strip())
-    bps = float(found[1]) * PREFIXES[found[2]] if found else 0.0
-    if not 0.0 < bps < inf:
-        raise click.BadParameter(f"{text!r}: say 100Mbit or 1Gbit (bits a second)")
-    return bps
 
 
 @click.command(

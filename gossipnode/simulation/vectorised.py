@@ -20,13 +20,14 @@ from gossipnode.config import Config, DpsgdOptions, PeerEntry
 from gossipnode.errors import ConfigError, TrainingError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import all_finite
+from gossipnode.learning.tasks import Evaluation
 from gossipnode.node.directory import Directory
 from gossipnode.node.node import learner_for
 from gossipnode.node.place import Place
 from gossipnode.simulation.stacked import StackedLearners, stacks
 from gossipnode.simulation.traffic import Traffic
 from gossipnode.simulation.world import address_of
-from gossipnode.topology.sequences import GraphSequence, static_sequence
+from gossipnode.topology.sequences import GraphSequence
 
 # Rounds of W that are kept where it repeats: 14 of them have 10 MB at 10,000 nodes of degree 14.
 PERIOD_KEPT_MAX = 64
@@ -62,12 +63,13 @@ class VectorisedSwarm:
         self.names = tuple(names) or tuple(f"n{i}" for i in range(nodes))
         nodes = len(self.names)
         directory = Directory([PeerEntry(id=n, address=address_of(n)) for n in self.names])
-        self.sequence = _sequence(config, directory)
+        self.sequence: GraphSequence = directory.sequence(config)
         self._kept: dict[int, Any] = {}
-        places = [Place(name, i, nodes) for i, name in enumerate(self.names)]
-        # The first learner stands for all where nothing depends on the node: layout, test samples.
-        self.learner: Learner = learners[0] if learners else learner_for(config, places[0])
-        self._train = _train(config, places, learners)
+        self._places = [Place(name, i, nodes) for i, name in enumerate(self.names)]
+        self._learners: dict[int, Learner] = dict(enumerate(learners))
+        self._train = self._how_to_train()
+        # The first learner stands for all where nothing depends on the node.
+        self.learner = self._learner(0)
         first = self.learner.initial_params(config.swarm.seed)
         self.models: NDArray[Any] = np.tile(first, (nodes, 1))
         self.losses: NDArray[Any] | None = None
@@ -76,8 +78,9 @@ class VectorisedSwarm:
 
     def run(self, rounds: int) -> None:
         """Run ``rounds`` rounds of the configured form; raises ``TrainingError`` on divergence."""
-        for _ in range(rounds):
-            self._run_round()
+        with np.errstate(all="ignore"):  # what is not finite is found and told
+            for _ in range(rounds):
+                self._run_round()
 
     def _run_round(self) -> None:
         tau, before, after = self.config.training.local_steps, self.models, self.models.copy()
@@ -99,6 +102,14 @@ class VectorisedSwarm:
         self.losses = losses if tau else None
         self.traffic.add(self.sequence.at(self.round), self.round)
         self.round += 1
+
+    def evaluate(self, i: int) -> Evaluation:
+        """Return loss and accuracy of node ``i``'s model on the test samples."""
+        return self._learner(i).evaluate(self.models[i])
+
+    def evaluate_mean(self) -> Evaluation:
+        """Return loss and accuracy of x̄, on the test samples of the first node."""
+        return self.learner.evaluate(self.mean().astype(self.learner.layout.dtype))
 
     def mean(self) -> NDArray[np.float64]:
         """Return x̄, (d,)."""
@@ -123,20 +134,20 @@ class VectorisedSwarm:
                 self._kept[k] = W
         return W
 
+    def _how_to_train(self) -> Train:
+        """Return what takes local steps on all rows: by blocks where the task allows it."""
+        if not self._learners and stacks(self.config):
+            return StackedLearners(self.config, self._places).train
+        each = [self._learner(i) for i in range(len(self.names))]
 
-def _sequence(config: Config, directory: Directory) -> GraphSequence:
-    graph, rule, _ = directory.graph(config)
-    return static_sequence(graph, rule)
+        def train(models: NDArray[Any], steps: int) -> NDArray[Any]:
+            results = [learner.train(row, steps) for row, learner in zip(models, each, strict=True)]
+            return np.array([result.loss for result in results])
 
+        return train
 
-def _train(config: Config, places: Sequence[Place], learners: Sequence[Learner]) -> Train:
-    """Return what takes local steps on all rows: in one go where the task allows it."""
-    if not learners and stacks(config):
-        return StackedLearners(config, places).train
-    each = list(learners) or [learner_for(config, place) for place in places]
-
-    def train(models: NDArray[Any], steps: int) -> NDArray[Any]:
-        results = [learner.train(row, steps) for row, learner in zip(models, each, strict=True)]
-        return np.array([result.loss for result in results])
-
-    return train
+    def _learner(self, i: int) -> Learner:
+        """Return node ``i``'s learner, made when first asked for."""
+        if i not in self._learners:
+            self._learners[i] = learner_for(self.config, self._places[i])
+        return self._learners[i]

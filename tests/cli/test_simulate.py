@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import statistics
 from itertools import pairwise
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_processes import Command, is_running, wait_for
+from cli_simulations import KEYS, rounds_told, rows, simulated, without_time
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,12 +23,6 @@ from gossipnode.cli.simulate.outcome import mean_and_spread
 from gossipnode.configfile import load_config
 from gossipnode.learning.modelfile import load_model
 
-KEYS = {
-    "nodes", "topology", "algorithm", "seed", "swarm_seed", "accuracy", "loss",
-    "consensus_distance", "rounds", "virtual_s", "time_to_accuracy_s", "target_accuracy",
-    "round_s", "bytes_sent", "bytes_per_node", "messages", "delivered", "faults", "down",
-    "trace_hash", "out", "wall_s",
-}  # fmt: skip
 CHURNING = [
     "-n", "6", "--algorithm", "gossip", "--rounds", "40", "--latency", "0.05", "--jitter", "0.05",
     "--loss", "0.05", "--step-s", "0.02", "--stragglers", "0.34:3", "--churn", "20:5",
@@ -40,21 +34,6 @@ CHURNING = [
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def simulated(capsys: pytest.CaptureFixture[str], *words: str, code: int = app.OK) -> Any:
-    """Run the verb here and return the summary, which must be the kept one, too."""
-    out = words[words.index("--out") + 1] if "--out" in words else "run"
-    line = ["simulate", *words, "--json", "--no-plot"]
-    assert app.run(line if "--out" in words else [*line, "--out", out]) == code
-    told = capsys.readouterr().out
-    assert told.count("\n") == 1
-    assert Path(out, "summary.json").read_text() == told
-    return json.loads(told)
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 def test_the_summary_is_whole_and_exact_where_it_can_be(capsys, folder):
@@ -108,10 +87,6 @@ def test_people_are_told_in_virtual_time_and_get_a_plot(capsys, folder):
 
 
 # -- a seed is a run ------------------------------------------------------------------------------
-
-
-def without_time(summary: Any) -> Any:
-    return {k: v for k, v in summary.items() if k not in ("wall_s", "out")}
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(capsys, folder):
@@ -205,6 +180,9 @@ def test_it_takes_the_config_and_the_peers_that_deploy(capsys, folder):
         ("node.toml", "node.toml"),
         ("a.toml --config b.toml", "once"),
         ("--partition shards:x", "shards"),
+        ("--rounds 0 --duration-s 60", "--latency"),
+        ("--rounds 0 --duration-s 60 --loss 0.5 --step-s 1 --local-steps 0", "--step-s"),
+        ("--rounds 0 --duration-s 60 --latency 1 -n 1", "--step-s"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_kept(line, hint, capsys, folder):
@@ -245,14 +223,16 @@ def test_without_checkpoints_churn_forgets(capsys, folder):
     assert begun("kept") < 6 + kept["faults"]["restart"] / 2
 
 
+@pytest.mark.parametrize("line", ["--latency 1", "--step-s 1", "--bandwidth 1Mbit"])
+def test_time_may_be_the_budget_of_rounds_that_take_some(line, capsys):
+    found = simulated(capsys, "--rounds", "0", "--duration-s", "20", "-n", "3", *line.split())
+    assert found["rounds"] > 2
+    assert found["virtual_s"] < 60
+
+
 # -- processes ------------------------------------------------------------------------------------
 
 ENDLESS = ["simulate", "-n", "4", "--rounds", "100000000", "--latency", "1", "--json", "--no-plot"]
-
-
-def rounds_told(command: Command) -> bool:
-    told = re.findall(r"round (\d+)/", command.err.read_text())
-    return any(int(number) >= 10 for number in told)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -137,8 +137,14 @@ def test_distance_and_mean_are_those_of_the_rows() -> None:
     assert swarm.consensus_distance() == pytest.approx(away, rel=1e-12)
 
 
-def test_divergence_is_told() -> None:
-    flags = {"training.learning_rate": 1e6, "training.momentum": 0.99, "task.l2": 1.0}
+@pytest.mark.parametrize("form", ["atc", "cta"])
+@pytest.mark.parametrize("task", ["softmax", "mlp"])
+def test_divergence_is_told(form: str, task: str) -> None:
+    flags = {"algorithm.form": form, "task.kind": task} | {
+        "training.learning_rate": 1e6,
+        "training.momentum": 0.99,
+        "task.l2": 1.0,
+    }
     swarm = VectorisedSwarm(load_config(flags=flags), 3)
     with pytest.raises(TrainingError, match="learning_rate"):
         swarm.run(50)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,11 @@ from gossipnode.cli.results import (
     write,
 )
 from gossipnode.cli.simulate.conditions import Conditions, conditions_options
-from gossipnode.cli.simulate.drive import Plan, Simulation
+from gossipnode.cli.simulate.drive import EventsRun
+from gossipnode.cli.simulate.matrix import MEASURED_MAX, MatrixRun
+from gossipnode.cli.simulate.matrix import check as check_matrix
 from gossipnode.cli.simulate.outcome import over_seeds, text_of, text_over_seeds
+from gossipnode.cli.simulate.plan import Plan, Run, Show
 from gossipnode.cli.simulate.progress import Progress
 from gossipnode.cli.simulate.seeds import cores, side_by_side
 from gossipnode.config import Config, PeerEntry
@@ -71,6 +75,7 @@ NODES = 8
             "gossipnode simulate -n 1000 --algorithm gossip --rounds 50 --loss 0.1",
             "gossipnode simulate --seeds 8 --step-s 0.01 --stragglers 0.1:5 --target-accuracy 0.9",
             "gossipnode simulate --step-s 0.1 --churn 600:60 --checkpoint-every-s 30",
+            "gossipnode simulate -n 10000 --engine matrix --partition sample:64 --rounds 1000",
         ],
     ),
 )  # fmt: skip
@@ -82,6 +87,15 @@ NODES = 8
     "--nodes",
     type=click.IntRange(1, 100_000),
     help=f"Nodes to simulate. Default: those of peers.toml where there is one, else {NODES}.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["events", "matrix"]),
+    default="events",
+    show_default=True,
+    help="events: every message, in virtual time. matrix: a round at once, X ← W(X − ηG), for "
+    "synchronous algorithms on perfect wires, without time and faults; of more than "
+    f"{MEASURED_MAX} nodes it measures {MEASURED_MAX}, evenly spread, and the mean model.",
 )
 @click.option(
     "--seed",
@@ -137,19 +151,41 @@ def command(
 
 def _plan(config: Config, given: dict[str, Any]) -> Plan:
     """Settle everything; whatever is wrong with it is told now. Makes the run's folder."""
-    if not (config.run.rounds or config.run.duration_s):
-        raise ConfigError(
-            "a simulation needs an end", key="run.rounds", allowed="--rounds or --duration-s"
-        )
     conditions = Conditions(**{name: given[name] for name in Conditions.__dataclass_fields__})
-    if conditions.stragglers and not conditions.step_s:
-        raise click.UsageError("--stragglers needs --step-s: a step that takes no time is not slow")
     config, names = _names(config, given["nodes"])
+    plan = Plan(
+        config, names, given["seed"], conditions, given["target_accuracy"],
+        given["out"] or Path(), given["engine"],
+    )  # fmt: skip
+    if plan.engine == "matrix":
+        check_matrix(plan)
+    else:
+        _check_events(plan)
     first_learner(
         config, [PeerEntry(id=n, address=f"http://simulated:{i + 1}") for i, n in enumerate(names)]
     )
-    target = given["target_accuracy"]
-    return Plan(config, names, given["seed"], conditions, target, new_folder(given["out"]))
+    return replace(plan, out=new_folder(given["out"]))
+
+
+def _check_events(plan: Plan) -> None:
+    """Refuse a simulation without an end, and conditions that contradict one another."""
+    run, conditions = plan.config.run, plan.conditions
+    if not (run.rounds or run.duration_s):
+        raise ConfigError(
+            "a simulation needs an end", key="run.rounds", allowed="--rounds or --duration-s"
+        )
+    if conditions.stragglers and not conditions.step_s:
+        raise click.UsageError("--stragglers needs --step-s: a step that takes no time is not slow")
+    steps_take_time = conditions.step_s and plan.config.training.local_steps
+    wires_take_time = conditions.travel_takes_time and len(plan.names) > 1
+    has_period = getattr(plan.config.algorithm, "period_s", 0.0) > 0
+    if not (run.rounds or has_period or steps_take_time or wires_take_time):
+        raise ConfigError(
+            f"rounds of {plan.config.algorithm.name} take no time here, so time never comes to "
+            "its end",
+            key="run.duration_s",
+            allowed="with --rounds, or with what takes time: --step-s or --latency",
+        )
 
 
 def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
@@ -169,7 +205,7 @@ def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
 def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
     click.echo(plan.title, err=True)
     progress = Progress()
-    simulation = Simulation(plan, progress.show)
+    simulation = _run(plan, progress.show)
     summary = simulation.run(progress.close)
     click.echo(to_json(summary) if as_json else text_of(summary))
     sys.stdout.flush()
@@ -217,10 +253,14 @@ def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
     return OK
 
 
+def _run(plan: Plan, show: Show) -> Run:
+    return MatrixRun(plan, show) if plan.engine == "matrix" else EventsRun(plan, show)
+
+
 def _seed(plan: Plan) -> dict[str, Any]:
     """Simulate one seed of several, in a worker; the answer is JSON."""
     plan.out.mkdir(parents=True, exist_ok=True)
     progress = Progress(f"seed {plan.seed}: ")
-    simulation = Simulation(plan, progress.show)
+    simulation = _run(plan, progress.show)
     summary = simulation.run(progress.close)
     return {"summary": summary, "distances": simulation.distances}

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from gossipnode.cli.plan import bandwidth
+from gossipnode.cli.bandwidth import bandwidth
 from gossipnode.simulation import Link
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,6 +41,11 @@ class Conditions:
     step_s: float = 0.0
     stragglers: Pair | None = None
     churn: Pair | None = None
+
+    @property
+    def travel_takes_time(self) -> bool:
+        """Whether a push is on its way for a while."""
+        return bool(self.latency or self.jitter or self.bandwidth)
 
     @property
     def link(self) -> Link:

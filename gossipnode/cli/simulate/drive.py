@@ -1,35 +1,19 @@
-"""One simulation from beginning to end: the faults on their way, Ctrl-C, and what came of it.
+"""One simulation message by message: the faults on their way, and what came of it.
 
-Invariant: everything but ``wall_s`` is decided by the plan: nothing here asks the clock, the
-machine or the terminal what to do next.
+Invariant: everything is decided by the plan; no clock but the virtual one is read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shlex
-import signal
 import statistics
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import IO
 
 from gossipnode.cli.flags import with_options
-from gossipnode.cli.results import (
-    Summary,
-    config_text,
-    keep_mean,
-    least_to_greatest,
-    to_json,
-    write,
-)
+from gossipnode.cli.results import Summary, keep_mean, least_to_greatest
 from gossipnode.cli.results.spread import Spread
-from gossipnode.cli.simulate.conditions import Conditions
+from gossipnode.cli.simulate.plan import Plan, Run, Show
 from gossipnode.cli.simulate.recorder import Recorder
-from gossipnode.config import Config
 from gossipnode.node.measuring import finite_or_none
 from gossipnode.node.node import Node
 from gossipnode.node.report import model_facts
@@ -39,63 +23,15 @@ from gossipnode.simulation import SimulatedSwarm
 SUMMED = ("bytes_sent", "pushes_sent")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that is settled before virtual time begins; ``seed`` is the network's and the faults'."""
+class EventsRun(Run):
+    """Runs a plan message by message, in virtual time."""
 
-    config: Config
-    names: tuple[str, ...]
-    seed: int
-    conditions: Conditions
-    target_accuracy: float | None
-    out: Path
-
-    @property
-    def title(self) -> str:
-        """The run in a few words."""
-        graph, algorithm = self.config.topology.graph, self.config.algorithm.name
-        return (
-            f"{len(self.names)} simulated nodes, {algorithm} on {graph}, {self.config.data.source}"
-        )
-
-    @property
-    def history(self) -> Path:
-        """The file that gets every measurement."""
-        return self.out / "history.jsonl"
-
-    def nth(self, number: int) -> Plan:
-        """Return the plan with other chances: both seeds further by ``number``."""
-        seed = self.seed + number
-        config = with_options(self.config, {"swarm.seed": self.config.swarm.seed + number})
-        return replace(self, config=config, seed=seed, out=self.out / f"seed-{seed}")
-
-    def command(self, config: str | Path, seeds: int = 1) -> str:
-        """Return the command that runs this plan, with ``config`` as its config."""
-        words = ["gossipnode", "simulate", str(config), "--seed", str(self.seed)]
-        if seeds > 1:
-            words += ["--seeds", str(seeds)]
-        if not self.config.swarm.peers:
-            words += ["--nodes", str(len(self.names))]
-        if self.target_accuracy is not None:
-            words += ["--target-accuracy", str(self.target_accuracy)]
-        return shlex.join([*words, *self.conditions.flags()])
-
-
-class Simulation:
-    """Runs a plan. ``show`` is called after each measurement; ``interrupted`` tells of Ctrl-C."""
-
-    def __init__(self, plan: Plan, show: Callable[[Recorder], None]) -> None:
-        self.plan = plan
-        self.interrupted = False
-        self.distances: list[tuple[int, float]] = []
-        self._show = show
+    def __init__(self, plan: Plan, show: Show) -> None:
+        super().__init__(plan, show)
         self._lost: dict[str, Counter[str]] = {name: Counter() for name in plan.names}
 
-    def run(self, close: Callable[[Recorder], None]) -> Summary:
-        """Simulate, keep the results in the plan's folder and return the summary."""
-        began, plan = time.monotonic(), self.plan
-        config_file = plan.out / "config.toml"
-        write(config_file, config_text(plan.config, plan.command("config.toml")))
+    def _simulate(self, history: IO[str], close: Show) -> Summary:
+        plan = self.plan
         churns = plan.conditions.churn is not None
         swarm = SimulatedSwarm(
             # With churn a node that is done must keep what it has, and it may be killed again.
@@ -105,16 +41,13 @@ class Simulation:
             link=plan.conditions.link,
             step_s=plan.conditions.step_s,
             stores=churns and plan.config.checkpoint.enabled,
-            replay=plan.command(config_file),
+            replay=plan.command(plan.out / "config.toml"),
         )
-        with plan.history.open("w", buffering=1, encoding="utf-8") as history, swarm:
+        with swarm:
             recorder = Recorder(swarm, history, plan.target_accuracy, self._show)
             self._drive(swarm, recorder)
             close(recorder)
-            summary = self._sum_up(swarm, recorder)
-        summary["wall_s"] = round(time.monotonic() - began, 3)
-        write(plan.out / "summary.json", to_json(summary) + "\n")
-        return summary
+            return self._sum_up(swarm, recorder)
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -122,7 +55,12 @@ class Simulation:
         slow = set(self.plan.conditions.slow(swarm.names, swarm.seed))
         for name, node in swarm.nodes.items():
             self._begin(swarm, recorder, node, slow=name in slow)
-        with self._stopping_on_signals(swarm):
+
+        def stop() -> None:
+            for node in swarm.up:
+                node.request_stop()
+
+        with self._stopping_on_signals(stop):
             if self.plan.conditions.churn is None:
                 swarm.run_to_end()
             else:
@@ -151,25 +89,6 @@ class Simulation:
                 self._lost[name].update({key: counters.get(key) for key in SUMMED})
                 swarm.kill(name)
 
-    @contextlib.contextmanager
-    def _stopping_on_signals(self, swarm: SimulatedSwarm) -> Iterator[None]:
-        """End the nodes' active sides on the first signal, as a daemon does; a second is final."""
-
-        def stop(*_: Any) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-            for node in swarm.up:
-                node.request_stop()
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     # -- result ---------------------------------------------------------------------------------
 
     def _sum_up(self, swarm: SimulatedSwarm, recorder: Recorder) -> Summary:
@@ -188,6 +107,7 @@ class Simulation:
         sent, pushes = (self._total(swarm, key) for key in SUMMED)
         round_times = [t for node in swarm.up for t in node.round_times]
         return {
+            "engine": plan.engine,
             "nodes": len(swarm.names),
             "topology": plan.config.topology.graph,
             "algorithm": plan.config.algorithm.name,

@@ -8,7 +8,7 @@ from typing import Any
 
 from gossipnode.cli.columns import count, decimal, quantity
 from gossipnode.cli.results import Summary, fact, learnt
-from gossipnode.cli.simulate.drive import Plan
+from gossipnode.cli.simulate.plan import Plan
 
 # What is compared over the seeds: name -> where it stands in the summary of one.
 COMPARED: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,11 @@ COMPARED: dict[str, tuple[str, ...]] = {
 
 def text_of(summary: Summary) -> str:
     """Return the summary of one simulation for people."""
+    lines = _of_matrix(summary) if summary["engine"] == "matrix" else _of_events(summary)
+    return "\n".join([*lines, fact("kept in", summary["out"])])
+
+
+def _of_events(summary: Summary) -> list[str]:
     lines = [
         f"{count(summary['nodes'], 'node')}, {summary['algorithm']} on {summary['topology']}, "
         f"seed {summary['seed']}: {summary['rounds']} rounds in {summary['virtual_s']:.1f} s of "
@@ -40,30 +45,49 @@ def text_of(summary: Summary) -> str:
                 "not reached" if reached is None else f"after {quantity(reached, 's')}",
             )
         )
-    lines.append(fact("a round", quantity(summary["round_s"], "s")))
-    each = {key: quantity(value, "B") for key, value in summary["bytes_per_node"].items()}
     lines += [
-        fact("a node sent", f"{each['mean']} ({each['min']} to {each['max']})"),
+        fact("a round", quantity(summary["round_s"], "s")),
+        _sent(summary),
         fact("messages", f"{summary['messages']}, of which {summary['delivered']} were delivered"),
     ]
     if summary["faults"]:
         lines.append(fact("faults", ", ".join(f"{k} {n}" for k, n in summary["faults"].items())))
     if summary["down"]:
         lines.append(fact("down at the end", str(len(summary["down"]))))
-    lines += [fact("trace", summary["trace_hash"]), fact("kept in", summary["out"])]
-    return "\n".join(lines)
+    return [*lines, fact("trace", summary["trace_hash"])]
+
+
+def _of_matrix(summary: Summary) -> list[str]:
+    lines = [
+        f"{count(summary['nodes'], 'node')}, {summary['algorithm']} on {summary['topology']} as a "
+        f"matrix: {summary['rounds']} rounds in {summary['wall_s']:.1f} s here",
+        *learnt(summary),
+    ]
+    if summary["measured_nodes"] < summary["nodes"]:
+        lines.append(fact("measured", count(summary["measured_nodes"], "node")))
+    of_mean = summary["mean_model"]
+    known = [f"{key} {decimal(value)}" for key, value in of_mean.items() if value is not None]
+    if known:
+        lines.append(fact("mean model", ", ".join(known)))
+    return [*lines, _sent(summary), fact("messages", str(summary["messages"]))]
+
+
+def _sent(summary: Summary) -> str:
+    each = {key: quantity(value, "B") for key, value in summary["bytes_per_node"].items()}
+    return fact("a node sent", f"{each['mean']} ({each['min']} to {each['max']})")
 
 
 def over_seeds(plan: Plan, runs: Sequence[Summary], failed: Sequence[dict[str, Any]]) -> Summary:
     """Return the summary of several: mean and spread over the seeds, and each one's own."""
     return {
+        "engine": plan.engine,
         "nodes": len(plan.names),
         "topology": plan.config.topology.graph,
         "algorithm": plan.config.algorithm.name,
         "seeds": [run["seed"] for run in runs],
         "rounds": min((run["rounds"] for run in runs), default=0),
         "target_accuracy": plan.target_accuracy,
-        "reached_target": sum(run["time_to_accuracy_s"] is not None for run in runs),
+        "reached_target": sum(run.get("time_to_accuracy_s") is not None for run in runs),
         **{
             name: mean_and_spread([_at(run, path) for run in runs])
             for name, path in COMPARED.items()
@@ -128,6 +152,6 @@ def text_over_seeds(summary: Summary) -> str:
 def _at(summary: Summary, path: tuple[str, ...]) -> float | None:
     found: Any = summary
     for key in path:
-        found = None if found is None else found[key]
+        found = None if found is None else found.get(key)
     value: float | None = found
     return value

@@ -10,9 +10,7 @@ import time
 
 import click
 
-from gossipnode.cli.columns import count
-from gossipnode.cli.results import progress_words
-from gossipnode.cli.simulate.recorder import Recorder
+from gossipnode.cli.simulate.plan import Seen
 
 LINE_EVERY_S = 1.0
 REDRAW_S = 0.2
@@ -32,26 +30,20 @@ class Progress:
         self._due = time.monotonic() + self._interval_s
         self._last = ""
 
-    def show(self, recorder: Recorder) -> None:
+    def show(self, seen: Seen) -> None:
         """Write a line if it is time for one."""
         if time.monotonic() >= self._due:
-            self._write(recorder)
+            self._write(seen)
             self._due = time.monotonic() + self._interval_s
 
-    def close(self, recorder: Recorder) -> None:
+    def close(self, seen: Seen) -> None:
         """Write how it ended."""
-        self._write(recorder)
+        self._write(seen)
         if self._in_place:
             click.echo(err=True)
 
-    def _write(self, recorder: Recorder) -> None:
-        swarm = recorder.swarm
-        distance = recorder.distances[-1][1] if recorder.distances else None
-        rounds = swarm.config.run.rounds
-        words = progress_words(recorder.round, rounds, recorder.rows.values(), distance)
-        up, nodes = len(swarm.names) - len(swarm.down), len(swarm.names)
-        words.append(f"{up} of {nodes} nodes" if swarm.down else count(nodes, "node"))
-        line = f"{self._label}{swarm.time:10.1f} s  {'  '.join(words)}"
+    def _write(self, seen: Seen) -> None:
+        line = self._label + seen.line()
         if line != self._last:
             self._last = line
             click.echo(

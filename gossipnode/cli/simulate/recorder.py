@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import IO, Any
 
+from gossipnode.cli.columns import count
+from gossipnode.cli.results import progress_words
 from gossipnode.cli.results.spread import Spread
+from gossipnode.cli.simulate.plan import Show
 from gossipnode.node.node import Node
 from gossipnode.simulation import SimulatedSwarm
 
@@ -31,7 +33,7 @@ class Recorder:
         swarm: SimulatedSwarm,
         history: IO[str],
         target: float | None,
-        show: Callable[[Recorder], None],
+        show: Show,
     ) -> None:
         self.swarm, self.target = swarm, target
         self.rows: dict[str, dict[str, Any]] = {}
@@ -46,6 +48,15 @@ class Recorder:
     def watch(self, node: Node) -> None:
         """Take in all that ``node`` measures from now on."""
         node.on_measurement = partial(self._measured, node.id)
+
+    def line(self) -> str:
+        """Return how far virtual time is, and what has been learnt."""
+        swarm, distance = self.swarm, self.distances[-1][1] if self.distances else None
+        rounds = swarm.config.run.rounds
+        words = progress_words(self.round, rounds, self.rows.values(), distance)
+        up, nodes = len(swarm.names) - len(swarm.down), len(swarm.names)
+        words.append(f"{up} of {nodes} nodes" if swarm.down else count(nodes, "node"))
+        return f"{swarm.time:10.1f} s  {'  '.join(words)}"
 
     def _measured(self, name: str, row: dict[str, Any]) -> None:
         swarm = self.swarm
