@@ -15,6 +15,7 @@ from gossipnode.config import Config, DpsgdOptions
 from gossipnode.learning.params import Layout
 from gossipnode.simulation.world import WALL_START_S
 from gossipnode.topology.mixing import Mixing
+from gossipnode.topology.sequences import GraphSequence
 from gossipnode.wire.frame import encode
 from gossipnode.wire.message import Kind, Message, Part
 
@@ -25,27 +26,27 @@ class Traffic:
     ``messages`` is of all nodes, ``bytes_sent`` (n,) int64 of each: frames with their headers.
     """
 
-    def __init__(self, config: Config, names: Sequence[str], layout: Layout) -> None:
+    def __init__(
+        self, config: Config, names: Sequence[str], layout: Layout, sequence: GraphSequence
+    ) -> None:
         assert isinstance(config.algorithm, DpsgdOptions)
         self._sends_first = config.algorithm.form == "cta"
         self.messages = 0
         self.bytes_sent: NDArray[np.int64] = np.zeros(len(names), np.int64)
-        self._config, self._layout = config, layout
-        self._id_bytes = np.array([len(name.encode()) for name in names])
-        self._zeros = layout.zeros()
+        self._config, self._layout, self._zeros = config, layout, layout.zeros()
+        # A header's length depends on these two alone, but for the round.
+        told = np.stack([_degrees(sequence), [len(name.encode()) for name in names]], axis=1)
+        self._kinds, self._kind_of = np.unique(told, axis=0, return_inverse=True)
 
     def add(self, mixing: Mixing, round_: int) -> None:
         """Count a round in which every entry of W off the diagonal is one message."""
         self.messages += len(mixing.weights)
-        degrees = np.bincount(mixing.senders, minlength=len(self._id_bytes))
-        for degree in np.unique(degrees[degrees > 0]):
-            alike = degrees == degree
-            for length in np.unique(self._id_bytes[alike]):
-                nbytes = self._frame_bytes(round_, int(degree), int(length))
-                self.bytes_sent[alike & (self._id_bytes == length)] += degree * nbytes
+        degrees = np.bincount(mixing.senders, minlength=mixing.nodes)
+        sizes = np.array([self._frame_bytes(round_, *kind) for kind in self._kinds.tolist()])
+        self.bytes_sent += degrees * sizes[self._kind_of.reshape(-1)]
 
     def _frame_bytes(self, round_: int, degree: int, id_bytes: int) -> int:
-        """Return the size of a push in ``round_`` by a node with an id of so many bytes."""
+        """Return the size of a push in ``round_`` by a node with that degree and length of id."""
         trained = round_ if self._sends_first else round_ + 1
         message = Message(
             kind=Kind.MODEL,
@@ -57,8 +58,17 @@ class Traffic:
             seq=round_ + 1,
             round=round_,
             graph="0" * 16,
-            degree=degree,
+            degree=degree or None,
             age=trained * self._config.training.local_steps,
             parts=(Part.of("x", self._zeros),),
         )
         return encode(message, [self._zeros]).nbytes
+
+
+def _degrees(sequence: GraphSequence) -> NDArray[np.intp]:
+    """Return what nodes tell as their degree: the peers of a period, 0 where there is none."""
+    n, pairs = sequence.nodes, np.empty(0, np.intp)
+    for k in range(sequence.period or 0):
+        mixing = sequence.at(k)
+        pairs = np.union1d(pairs, mixing.senders * n + mixing.receivers)
+    return np.bincount(pairs // n, minlength=n)

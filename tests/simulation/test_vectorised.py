@@ -15,6 +15,7 @@ from gossipnode.node.node import learner_for
 from gossipnode.node.place import Place
 from gossipnode.simulation import SimulatedSwarm, stacked
 from gossipnode.simulation.vectorised import VectorisedSwarm
+from gossipnode.topology import build_sequence
 
 
 @pytest.mark.parametrize("form", ["atc", "cta"])
@@ -153,3 +154,46 @@ def test_divergence_is_told(form: str, task: str) -> None:
 def test_gossip_has_no_matrix() -> None:
     with pytest.raises(ConfigError, match="asynchronous"):
         VectorisedSwarm(load_config(flags={"algorithm.name": "gossip"}), 4)
+
+
+SEQUENCES = ["one_peer_exponential", "base", "el_oracle", "el_local", "od_equi_dyn"]
+
+
+@pytest.mark.parametrize("form", ["atc", "cta"])
+@pytest.mark.parametrize("graph", SEQUENCES)
+def test_graphs_that_change_follow_the_dense_recursion(form: str, graph: str) -> None:
+    """X_{k+1} = W_k(X_k − ηG_k) or W_k X_k − ηG_k, W_k dense and from the sequence itself."""
+    config = load_config(
+        flags={"topology.graph": graph, "algorithm.form": form, "task.dtype": "float64"}
+    )
+    nodes = 11
+    swarm = VectorisedSwarm(config, nodes)
+    learners = [learner_for(config, Place(f"n{i}", i, nodes)) for i in range(nodes)]
+    sequence = build_sequence(graph, nodes, seed=config.swarm.seed)
+    X = swarm.models.copy()
+    for k in range(10):
+        swarm.run(1)
+        trained = X.copy()
+        for row, learner in zip(trained, learners, strict=True):
+            learner.train(row, config.training.local_steps)
+        W = sequence.at(k).dense()
+        X = W @ trained if form == "atc" else W @ X + (trained - X)
+        np.testing.assert_allclose(swarm.models, X, rtol=0, atol=1e-13)
+    assert swarm.consensus_distance() > 1e-3
+
+
+@pytest.mark.parametrize("form", ["atc", "cta"])
+@pytest.mark.parametrize("graph", SEQUENCES)
+def test_both_engines_agree_on_graphs_that_change(form: str, graph: str) -> None:
+    flags = {"topology.graph": graph, "algorithm.form": form, "run.evaluate_every": 0}
+    config = load_config(flags={**flags, "run.rounds": 12, "task.dtype": "float64"})
+    with SimulatedSwarm(config, 8) as swarm:
+        swarm.run_to_end()
+        by_events = swarm.models()
+        messages = sum(swarm.frames.values())
+        sent = [node.counters.get("bytes_sent") for node in swarm.up]
+    matrix = VectorisedSwarm(config, 8)
+    matrix.run(12)
+    np.testing.assert_allclose(matrix.models, by_events, rtol=0, atol=1e-13)
+    assert matrix.traffic.messages == messages
+    assert matrix.traffic.bytes_sent.tolist() == sent
