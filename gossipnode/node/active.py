@@ -42,6 +42,8 @@ class ActiveSide:
     config: Config
     world: World
     place: Place
+    id: str
+    time: Callable[[], float]  # monotonic seconds: the clock of the loop that started the node
     algorithm: Algorithm
     learner: Learner
     replica: Replica
@@ -61,11 +63,6 @@ class ActiveSide:
     sampler_rng: np.random.Generator
     _enough: bool
     _waiting: set[asyncio.Event | asyncio.Future[None]]
-
-    @property
-    def id(self) -> str:
-        """This node's name."""
-        return self.place.id
 
     @property
     def params(self) -> Vector:
@@ -123,10 +120,6 @@ class ActiveSide:
     def lead_max(self) -> int:
         """Rounds by which a sender can be ahead in lockstep."""
         return self.place.lead_max
-
-    def time(self) -> float:
-        """Monotonic seconds of the running loop."""
-        return asyncio.get_running_loop().time()
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, or until the node stops; gives way to other tasks even for no time."""

@@ -77,12 +77,14 @@ class Courier:
 
         A hung peer holds what is on its way to it: that many old models, were all of them tried.
         """
-        if self.peers[peer].state == "suspect":
-            due = self.peers[peer].retry_at <= asyncio.get_running_loop().time()
+        room = self._room.get(peer, 1)
+        known = self.peers[peer]
+        if known.state == "suspect":
+            due = known.retry_at <= asyncio.get_running_loop().time()
             if not due or self._trial not in (None, peer):
                 return
-            self._trial = peer
-        self.outbox.put(peer, parcel, tasks, self._room_for(peer))
+            self._trial, room = peer, 1
+        self.outbox.put(peer, parcel, tasks, room)
 
     def probe(self, peer_id: str, tasks: asyncio.TaskGroup) -> None:
         """Ask whether a peer that was alive still listens, unless it is being asked already."""
@@ -116,9 +118,12 @@ class Courier:
 
     async def _deliver(self, peer_id: str, parcel: Parcel) -> None:
         """Send one parcel; repeat while that makes sense and nothing newer waits."""
+        peer = self.peers[peer_id]
+        peer.sending = True
         try:
-            await self._insist(self.peers[peer_id], parcel)
+            await self._insist(peer, parcel)
         finally:
+            peer.sending = False
             if self._trial == peer_id:
                 self._trial = None
 
@@ -199,7 +204,8 @@ class Courier:
     def _replied(self, peer: Peer, reply: Reply, now: float) -> float | None:
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
-            peer.round, peer.age, peer.refusal = reply.round, reply.age, ""
+            peer.tell_round(reply.round)
+            peer.age, peer.refusal = reply.age, ""
             self._heard(peer, now)
             return None
         assert reply.code is not None
@@ -219,5 +225,5 @@ class Courier:
         """An answer proves that a peer lives, but not that it will send its model in time."""
         if peer.state == "suspect" and peer.failures == 0:
             return  # suspected for missing a deadline: a message from it must come first
-        self.peers.heard(peer, now, self.world.wall_time())
+        self.peers.heard(peer, now)
         self.on_change(peer.id)

@@ -67,6 +67,7 @@ class Node(ActiveSide):
     ) -> None:
         self.config, self.world, self.directory = config, world, Directory.of(peers)
         self.place: Place = find_place(config, self.directory)
+        self.id = self.place.id
         self.algorithm = build_algorithm(config)
         self.counters = Counters()
         self.peers = PeerTable(config.network.peers_max, self.directory, self.place.id)
@@ -91,6 +92,7 @@ class Node(ActiveSide):
 
     async def start(self) -> None:
         """Load data and checkpoint, then be ready. Raises ``ConfigError``, ``DataError``, …"""
+        self.time = asyncio.get_running_loop().time
         self.started_at = self.world.wall_time()
         self._set_state("starting")
         try:

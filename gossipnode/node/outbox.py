@@ -8,9 +8,8 @@ in order.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gossipnode.algorithms.base import Purpose, Vector
 from gossipnode.wire.frame import Frame
@@ -30,13 +29,16 @@ class Parcel:
 class Slot:
     """What waits for one peer, and the task that sends to it while there is something."""
 
-    waiting: deque[Parcel] = field(default_factory=deque)
+    waiting: list[Parcel]
     task: asyncio.Task[None] | None = None
     begun: bool = False
 
 
 class Outbox:
-    """Sends parcels with ``send(peer, parcel)``, which must see to errors and repeats itself."""
+    """Sends parcels with ``send(peer, parcel)``, which must see to errors and repeats itself.
+
+    A peer costs memory only while something waits for it or is on its way.
+    """
 
     def __init__(
         self,
@@ -45,21 +47,21 @@ class Outbox:
     ) -> None:
         self._send, self._replaced = send, replaced
         self._slots: dict[str, Slot] = {}
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._sending = 0
+        self._flushed: asyncio.Event | None = None  # made by whoever waits for it
 
     def put(self, peer: str, parcel: Parcel, tasks: asyncio.TaskGroup, room: int = 1) -> None:
         """Queue ``parcel``; at most ``room`` wait, the oldest goes. ``tasks`` owns the sending."""
-        slot = self._slots.setdefault(peer, Slot())
+        slot = self._slots.get(peer)
+        if slot is None:
+            slot = self._slots[peer] = Slot([parcel])
+            self._sending += 1
+            slot.task = tasks.create_task(self._run(peer, slot))
+            return
         while len(slot.waiting) >= room:
-            slot.waiting.popleft()
+            del slot.waiting[0]
             self._replaced(peer)
         slot.waiting.append(parcel)
-        if slot.task is None:
-            self._sending += 1
-            self._idle.clear()
-            slot.task = tasks.create_task(self._run(peer, slot))
 
     def is_full(self, peer: str, room: int = 1) -> bool:
         """Whether ``room`` parcels wait behind the one in flight: no use in repeating that one."""
@@ -78,9 +80,12 @@ class Outbox:
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything has left; False, and the rest given up, after ``seconds``."""
+        self._flushed = asyncio.Event()
+        if not self._sending:
+            return True
         try:
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                await self._flushed.wait()
         except TimeoutError:
             for slot in self._slots.values():
                 slot.waiting.clear()
@@ -93,9 +98,10 @@ class Outbox:
         slot.begun = True
         try:
             while slot.waiting:
-                await self._send(peer, slot.waiting.popleft())
+                await self._send(peer, slot.waiting.pop(0))
         finally:
-            slot.task, slot.begun = None, False
+            if self._slots.get(peer) is slot:
+                del self._slots[peer]
             self._sending -= 1
-            if not self._sending:
-                self._idle.set()
+            if not self._sending and self._flushed is not None:
+                self._flushed.set()

@@ -21,7 +21,7 @@ from gossipnode.node.peers import Peer
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame, encode
 from gossipnode.wire.message import Message, Part, Role
-from gossipnode.wire.reply import Reply
+from gossipnode.wire.reply import Reply, Status
 
 if TYPE_CHECKING:
     from gossipnode.node.node import Node
@@ -33,6 +33,8 @@ BUSY_RETRY_S = 0.1
 ANSWERS_KEPT = 1
 # Senders whose last refusal is remembered, so that repeating it fills no log.
 REFUSED_KEPT = 1024
+# Made once: asking an enumeration for its value takes as long as counting.
+LABELS: dict[Outcome, tuple[str, Status]] = {o: ("outcome", o.value) for o in Outcome}
 
 
 @dataclass(slots=True)
@@ -68,9 +70,9 @@ class PassiveSide:
         node, message = self.node, admission.message
         try:
             if not node.inbox.mark(message):
-                outcome = Outcome.DUPLICATE
-                node.counters.add("pushes_merged", label=("outcome", outcome.value))
-                return Delivery(self.reply(outcome), self._answered.get(_identity(message)))
+                node.counters.add("pushes_merged", label=LABELS[Outcome.DUPLICATE])
+                answered = self._answered.get(_identity(message))
+                return Delivery(self.reply(Outcome.DUPLICATE), answered)
             try:
                 if isinstance(body, memoryview):
                     arrival = await node.inbox.open(message, body, node.compute)
@@ -83,7 +85,7 @@ class PassiveSide:
                 raise
         finally:
             node.inbox.release(admission)
-        self._count(message, answer.outcome)
+        self._count(admission.body_bytes, answer.outcome)
         frame = None
         if answer.reply is not None:
             frame = self.frame(answer.reply, Purpose.EXCHANGE_REPLY, answer.reply_age)
@@ -114,8 +116,9 @@ class PassiveSide:
         except PeerError as error:
             self.refuse(error, peer.id)
             return
-        self._count(message, answer.outcome)
-        peer.round, peer.age = message.round, arrival.age
+        self._count(message.body_bytes, answer.outcome)
+        peer.tell_round(message.round)
+        peer.age = arrival.age
 
     def refuse(self, error: PeerError, sender: str | None) -> Reply:
         """Count and log a refusal, and return what to answer."""
@@ -152,7 +155,7 @@ class PassiveSide:
     def reply(self, outcome: Outcome) -> Reply:
         """Return the answer for an outcome, with this node's clock."""
         node = self.node
-        return Reply(status=outcome.value, sender=node.id, round=node.round, age=node.age)
+        return Reply(LABELS[outcome][1], node.id, node.round, node.age)
 
     def frame(self, parts: Mapping[str, Vector], purpose: Purpose, age: int) -> Frame:
         """Return ``parts`` as the next frame of this node; their memory is not copied."""
@@ -172,15 +175,15 @@ class PassiveSide:
             degree=len(node.out_neighbours) or None,
             age=age,
             address=None if node.algorithm.needs_graph else node.address,
-            parts=tuple(Part.of(cast("Role", role), array) for role, array in parts.items()),
+            parts=tuple([Part.of(cast("Role", role), array) for role, array in parts.items()]),
         )
         return self.encode(message, arrays)
 
-    def _count(self, message: Message, outcome: Outcome) -> None:
+    def _count(self, body_bytes: int, outcome: Outcome) -> None:
         counters = self.node.counters
         counters.add("pushes_received")
-        counters.add("bytes_received", message.body_bytes)
-        counters.add("pushes_merged", label=("outcome", outcome.value))
+        counters.add("bytes_received", body_bytes)
+        counters.add("pushes_merged", label=LABELS[outcome])
 
     def _heard(self, message: Message, age: int) -> None:
         node = self.node
@@ -190,10 +193,12 @@ class PassiveSide:
         if peer is not None:
             if not peer.listed and is_address(message.address or ""):
                 peer.address = message.address or ""  # it may have moved; peers.toml may not
-            peer.round, peer.age, peer.refused_here = message.round, age, ""
-            self._refused.pop(peer.id, None)
+            peer.tell_round(message.round)
+            peer.age, peer.refused_here = age, ""
+            if self._refused:
+                self._refused.pop(peer.id, None)
             peer.pushes_received += 1
-            node.peers.heard(peer, node.time(), node.world.wall_time(), epoch=message.epoch)
+            node.peers.heard(peer, node.time(), epoch=message.epoch)
             node.courier.wake(peer.id)
 
     def _learn(self, message: Message) -> Peer | None:

@@ -25,13 +25,18 @@ log = logging.getLogger("gossipnode.node")
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 DRAWS_MAX = 16
+# Listed peers of which more is remembered than the list says, where any may be pushed to.
+PEERS_KEPT = 4096
+# Rounds by which a peer may be ahead of what it said last; more it has to say twice.
+LEAP_MAX = 16
 
 
 @dataclass(slots=True)
 class Peer:
-    """One peer. ``heard_at`` and ``retry_at`` are loop times in seconds, ``seen_at`` wall time.
+    """One peer. ``heard_at`` and ``retry_at`` are loop times in seconds.
 
-    ``listed`` peers are in the peer list: no message changes where they are dialled.
+    ``listed`` peers are in the peer list: no message changes where they are dialled. ``sending``
+    is set while something is on its way to it.
     """
 
     id: str
@@ -42,7 +47,6 @@ class Peer:
     round: int = -1
     age: int = 0
     heard_at: float | None = None
-    seen_at: float | None = None
     retry_at: float = 0.0
     failures: int = 0
     pushes_sent: int = 0
@@ -50,23 +54,42 @@ class Peer:
     refusal: str = ""
     refused_here: str = ""
     listed: bool = False
+    sending: bool = False
+    leap: int = -1
+
+    def tell_round(self, round_: int) -> None:
+        """Take the peer's word for its round, but for a leap only when it says so twice.
+
+        One absurd number, from a bug or a flipped bit, must not make this node skip rounds.
+        """
+        if self.round < 0 or round_ <= self.round + LEAP_MAX or abs(round_ - self.leap) <= LEAP_MAX:
+            self.round = round_
+        self.leap = round_
 
 
 class PeerTable:
     """All peers of this node, without the node itself.
 
     Those of ``directory`` are there from the beginning, and cost memory only once something is
-    known about them; ``limit`` bounds those that are learnt besides.
+    known about them; ``limit`` bounds those that are learnt besides. Of more than ``kept`` listed
+    ones, if that is given, the one met first is forgotten unless it is suspect: it is then
+    unknown again, and just as likely to be chosen.
     """
 
-    def __init__(self, limit: int, directory: Directory | None = None, own_id: str = "") -> None:
-        self.limit, self.own_id = limit, own_id
+    def __init__(
+        self,
+        limit: int,
+        directory: Directory | None = None,
+        own_id: str = "",
+        kept: int | None = None,
+    ) -> None:
+        self.limit, self.own_id, self.kept = limit, own_id, kept
         self.directory = directory or Directory()
         self._known: dict[str, Peer] = {}
         self._learnt: list[str] = []
 
     def __getitem__(self, peer_id: str) -> Peer:
-        peer = self.get(peer_id)
+        peer = self._known.get(peer_id) or self.get(peer_id)
         if peer is None:
             raise KeyError(peer_id)
         return peer
@@ -87,9 +110,16 @@ class PeerTable:
         """Return the peer, or None."""
         peer = self._known.get(peer_id)
         if peer is None and peer_id in self.directory.number and peer_id != self.own_id:
-            entry = self.directory[self.directory.number[peer_id]]
-            peer = self._known[peer_id] = Peer(peer_id, entry.address, listed=True)
+            if self.kept is not None and len(self._known) - len(self._learnt) >= self.kept:
+                self._forget_one()
+            entry = self.directory.entries[self.directory.number[peer_id]]
+            peer = self._known[entry.id] = Peer(entry.id, entry.address, listed=True)
         return peer
+
+    def _forget_one(self) -> None:
+        idle = [peer for peer in self._known.values() if peer.listed and not peer.sending]
+        if idle:
+            del self._known[next((p for p in idle if p.state != "suspect"), idle[0]).id]
 
     def add(self, peer_id: str, address: str) -> Peer | None:
         """Add a peer or, unless it is listed, update its address; None where the table is full."""
@@ -119,14 +149,13 @@ class PeerTable:
                 yield peer_id
         yield from self._learnt
 
-    def heard(self, peer: Peer, now: float, wall: float, *, epoch: int | None = None) -> None:
+    def heard(self, peer: Peer, now: float, *, epoch: int = 0) -> None:
         """A message or an answer came from ``peer``."""
         if peer.state == "suspect":
             event(log, logging.INFO, "peer.returned", peer=peer.id)
-        peer.heard_at, peer.seen_at = now, wall
-        peer.failures, peer.retry_at = 0, 0.0
-        if epoch is not None:
-            peer.epoch = max(peer.epoch, epoch)
+        peer.heard_at, peer.failures, peer.retry_at = now, 0, 0.0
+        if epoch > peer.epoch:
+            peer.epoch = epoch
         peer.state, peer.reason = "alive", ""
 
     def failed(self, peer: Peer, now: float, spread: float) -> float:
@@ -153,16 +182,19 @@ class PeerTable:
         Draws until it meets a candidate: with few suspects that is one draw, whatever the number
         of peers. Only where it keeps missing does it look at all of them.
         """
-        everybody = len(self.directory) + len(self._learnt)
+        listed = len(self.directory.ids)
+        everybody = listed + len(self._learnt)
         for _ in range(DRAWS_MAX if everybody else 0):
             if among:
                 peer_id = among[int(rng.integers(len(among)))]
             else:
                 number = int(rng.integers(everybody))
-                listed = number < len(self.directory)
-                ids = self.directory.ids if listed else self._learnt
-                peer_id = ids[number if listed else number - len(self.directory)]
-            if peer_id != self.own_id and self._may_try(peer_id, now):
+                here = number < listed
+                peer_id = self.directory.ids[number] if here else self._learnt[number - listed]
+            if peer_id == self.own_id:
+                continue
+            peer = self._known.get(peer_id)
+            if peer is None or peer.state != "suspect" or peer.retry_at <= now:
                 return peer_id
         return PeerSampler(rng).sample(self.candidates(among or None, now))
 

@@ -116,6 +116,7 @@ def resident_bytes() -> int | None:
 
 def _peer_status(node: Node, peer: Peer) -> PeerStatus:
     known = peer.round >= 0
+    silent_s = None if peer.heard_at is None else node.time() - peer.heard_at
     return PeerStatus(
         id=peer.id,
         address=peer.address,
@@ -123,8 +124,8 @@ def _peer_status(node: Node, peer: Peer) -> PeerStatus:
         reason=peer.reason,
         neighbour=peer.id in node.out_neighbours
         or (node.place.row is not None and peer.id in node.place.row.weights),
-        last_contact=iso(peer.seen_at) if peer.seen_at else None,
-        last_contact_s=round(node.time() - peer.heard_at, 3) if peer.heard_at is not None else None,
+        last_contact=None if silent_s is None else iso(node.world.wall_time() - silent_s),
+        last_contact_s=None if silent_s is None else round(silent_s, 3),
         round=peer.round if known else None,
         age=peer.age if known else None,
         staleness=node.round - peer.round if known else None,

@@ -20,9 +20,6 @@ from gossipnode.wire.message import Message
 
 Body = memoryview | Sequence[Vector]
 
-# msgpack stores an integer in 1, 2, 3, 5 or 9 bytes.
-_INTEGER_LIMITS = (1 << 7, 1 << 8, 1 << 16, 1 << 32)
-
 
 @dataclass(slots=True)
 class ObjectFrame(Frame):
@@ -51,20 +48,17 @@ class ObjectEncoder:
     def __call__(self, message: Message, arrays: Sequence[Vector]) -> ObjectFrame:
         """Return ``message`` with its ``arrays``, which nobody may write to from now on."""
         assert isinstance(message.age, int)
-        numbers = message.seq, message.round, message.age
-        # All that makes one head of this node longer than another.
-        kind = (message.kind, *(_width(number) for number in numbers))
+        # All that makes one head of this node longer than another: msgpack's numbers.
+        kind = (
+            message.kind,
+            message.seq.bit_length(),
+            message.round.bit_length(),
+            message.age.bit_length(),
+        )
         head = self._heads.get(kind)
         if head is None:
             head = self._heads[kind] = len(encode(message, arrays).head)
         return ObjectFrame(b"", [], message, arrays, head + message.body_bytes)
-
-
-def _width(number: int) -> int:
-    """Return which of msgpack's sizes ``number`` has; -1 for 0, which a header leaves out."""
-    if not number:
-        return -1
-    return sum(number >= limit for limit in _INTEGER_LIMITS)
 
 
 def open_frame(frame: Frame) -> tuple[Message, Body]:
@@ -88,10 +82,10 @@ def checksum_of(message: Message, body: Body) -> int:
         return message.checksum[1]
     assert not isinstance(body, memoryview), "a frame's header has it"
     if len(body) == 1:
-        return xxhash.xxh3_64_intdigest(body[0])
+        return xxhash.xxh3_64_intdigest(body[0].data)
     state = xxhash.xxh3_64()
     for vector in body:
-        state.update(vector)
+        state.update(vector.data)
     return state.intdigest()
 
 

@@ -65,6 +65,9 @@ class ModelledNetwork:
             name: np.random.default_rng([seed, number]) for number, name in enumerate(STREAMS)
         }
 
+    def _link(self, sender: str, receiver: str) -> Link:
+        return self._own.get((sender, receiver), self.link) if self._own else self.link
+
     def set_link(self, sender: str, receiver: str, link: Link) -> None:
         """Give one direction of one wire a nature of its own."""
         self._own[sender, receiver] = link
@@ -84,7 +87,7 @@ class ModelledNetwork:
 
     def send(self, sender: str, receiver: str, nbytes: int) -> Passage:
         """Send ``nbytes`` off: when they arrive, and whether at all."""
-        link = self._own.get((sender, receiver), self.link)
+        link = self._link(sender, receiver)
         seconds = self._seconds(link, sender, receiver, nbytes)
         if self._cut and self.is_cut(sender, receiver):
             self.fired["cut"] += 1
@@ -99,7 +102,7 @@ class ModelledNetwork:
 
         The connection is the push's: it is lost with it, or by ``loses_reply``.
         """
-        link = self._own.get((sender, receiver), self.link)
+        link = self._link(sender, receiver)
         if self._cut and self.is_cut(sender, receiver):
             self.fired["cut"] += 1
             return CUT
@@ -107,17 +110,19 @@ class ModelledNetwork:
 
     def loses_reply(self, sender: str, receiver: str) -> bool:
         """Draw whether the answer to a delivered push is lost."""
-        link = self._own.get((sender, receiver), self.link)
-        lost = bool(link.reply_loss) and self._rng["loss"].random() < link.reply_loss
-        self.fired["reply_loss"] += lost
-        return lost
+        link = self._link(sender, receiver)
+        if not link.reply_loss or self._rng["loss"].random() >= link.reply_loss:
+            return False
+        self.fired["reply_loss"] += 1
+        return True
 
     def duplicates(self, sender: str, receiver: str) -> bool:
         """Draw whether a delivered push comes a second time."""
-        link = self._own.get((sender, receiver), self.link)
-        again = bool(link.duplicate) and self._rng["duplicate"].random() < link.duplicate
-        self.fired["duplicate"] += again
-        return again
+        link = self._link(sender, receiver)
+        if not link.duplicate or self._rng["duplicate"].random() >= link.duplicate:
+            return False
+        self.fired["duplicate"] += 1
+        return True
 
     def _seconds(self, link: Link, sender: str, receiver: str, nbytes: int) -> float:
         """Return how long ``nbytes`` take, and occupy the lines for that long."""

@@ -137,4 +137,7 @@ class Message:
     @property
     def body_bytes(self) -> int:
         """Bytes that follow the header: the sum over the parts."""
-        return sum(part.nbytes for part in self.parts)
+        total = 0
+        for part in self.parts:
+            total += part.nbytes
+        return total

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossipnode.node.peers import PeerTable
+from gossipnode.config import PeerEntry
+from gossipnode.node.directory import Directory
+from gossipnode.node.peers import Peer, PeerTable
 
 
 @pytest.mark.parametrize(
@@ -39,11 +41,57 @@ def test_hearing_of_a_peer_forgives_everything() -> None:
     assert peer is not None
     table.failed(peer, 1.0, 0.0)
     peer.state, peer.reason = "suspect", "silent"
-    table.heard(peer, 2.0, 1e9, epoch=5)
+    table.heard(peer, 2.0, epoch=5)
     assert (peer.state, peer.reason, peer.failures, peer.retry_at) == ("alive", "", 0, 0.0)
-    assert (peer.heard_at, peer.seen_at, peer.epoch) == (2.0, 1e9, 5)
-    table.heard(peer, 3.0, 1e9, epoch=4)
+    assert (peer.heard_at, peer.epoch) == (2.0, 5)
+    table.heard(peer, 3.0, epoch=4)
     assert peer.epoch == 5
+
+
+def test_a_leap_of_rounds_is_believed_when_it_is_said_twice() -> None:
+    peer = Peer("a", "x")
+    for said, believed in [
+        (500, 500),  # the first word of a peer, which may have run for long
+        (501, 501),
+        (10**9, 501),
+        (502, 502),
+        (900, 502),
+        (901, 901),
+        (40, 40),  # started again from an old checkpoint
+        (41, 41),
+    ]:
+        peer.tell_round(said)
+        assert peer.round == believed, said
+
+
+def listing(names: str) -> Directory:
+    return Directory([PeerEntry(id=name, address=f"http://{name}:1") for name in names])
+
+
+def test_of_many_listed_peers_the_one_met_first_is_forgotten() -> None:
+    table = PeerTable(10, listing("abcdef"), "f", kept=3)
+    learnt = table.add("z", "http://z:1")
+    for name in "abc":
+        table.heard(table[name], 1.0)
+    table["a"].state = "suspect"
+    table["b"].sending = True
+    c = table["c"]
+    assert table["d"].state == "unknown"  # takes the place of c
+    assert table["c"] is not c  # which was forgotten, and takes that of d
+    assert table["c"].state == "unknown"
+    assert (table["a"].state, table["b"].state) == ("suspect", "alive")
+    assert table["z"] is learnt
+    assert len(table) == 6
+
+
+def test_where_all_are_suspect_or_busy_the_bound_holds_as_far_as_it_can() -> None:
+    table = PeerTable(10, listing("abcd"), kept=2)
+    for name in "ab":
+        table[name].state = "suspect"
+    table["b"].sending = True
+    assert table["c"].state == "unknown"
+    assert table["a"].state == "unknown"
+    assert table["b"].state == "suspect"
 
 
 def test_candidates_are_those_not_suspect_or_due() -> None:
