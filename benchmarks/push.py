@@ -210,6 +210,22 @@ class RawSender:
 
 
 @contextlib.asynccontextmanager
+async def lane_sender(url: str, size: int) -> AsyncIterator[Send]:
+    """The fast lane, as a node uses it."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with HttpNode(config_of("sender", folder), learner=Still(size), peers=()) as node:
+
+            async def send(frame: Frame) -> None:
+                receipt = await node.world.push(url, frame, PATIENCE_S)
+                check(receipt.reply)
+
+            yield send
+            lanes = node._daemon.lanes
+            assert lanes is not None
+            assert lanes.counters["lane_fallbacks"] == 0, "a push went another way"
+
+
+@contextlib.asynccontextmanager
 async def post_sender(url: str) -> AsyncIterator[Send]:
     """``POST /v1/push``."""
     async with HttpClient() as client:
@@ -264,6 +280,7 @@ async def measure(size: int, repetitions: int, *, merging: bool) -> list[Row]:
         stack.callback(raw.close)
         ways: dict[str, Send] = {
             "raw": raw.send,
+            "lane": await stack.enter_async_context(lane_sender(url, size)),
             "post": await stack.enter_async_context(post_sender(url)),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}

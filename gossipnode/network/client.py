@@ -21,10 +21,10 @@ from yarl import URL
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
 from gossipnode.network.answers import MSGPACK
-from gossipnode.network.frames import joined_or_payload, read_body, read_head
+from gossipnode.network.frames import joined_or_payload, read_body, read_head, receipt_of
 from gossipnode.network.http import aiohttp
 from gossipnode.node.world import Receipt
-from gossipnode.wire.frame import CONTENT_TYPE, Frame, arrays, verify_checksum
+from gossipnode.wire.frame import CONTENT_TYPE, Frame
 from gossipnode.wire.reply import REPLY_BYTES_MAX, Reply
 
 # Shorter than the server's 90 s, so that it is we who close an idle connection.
@@ -33,8 +33,6 @@ DNS_TTL_S = 60
 # What get_json reads at most: 10,000 rows of history have 3 MB.
 JSON_BYTES_MAX = 2**25
 GET_TIMEOUT_S = 30.0
-# A checksum over more than this leaves the loop: 1 MB takes 40 us.
-INLINE_BYTES_MAX = 2**20
 
 T = TypeVar("T")
 
@@ -172,12 +170,7 @@ async def _exchanged(response: aiohttp.ClientResponse, pushed: Frame) -> Receipt
         raise PeerError(
             "too_large", f"an answer of {head.message.body_bytes} bytes to a push of {limit}"
         )
-    body = await read_body(response.content, head)
-    if len(body) > INLINE_BYTES_MAX:
-        await asyncio.to_thread(verify_checksum, head.message, body)
-    else:
-        verify_checksum(head.message, body)
-    return Receipt(message=head.message, arrays=arrays(head.message, body))
+    return await receipt_of(head.message, await read_body(response.content, head))
 
 
 async def _at_most(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

@@ -29,6 +29,7 @@ from gossipnode.errors import (
 )
 from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
+from gossipnode.network.lanes import Lanes
 from gossipnode.network.server import Server, bind, origin_of, require_loopback
 from gossipnode.network.systemd import Notifier
 from gossipnode.network.world import DaemonWorld
@@ -93,7 +94,8 @@ class HttpNode(Node):
         super().__init__(config, world=self._daemon, peers=peers, learner=learner)
         self.url = ""
         self._listener = listener
-        self._server = Server(self)
+        self._daemon.lanes = Lanes(self)
+        self._server = Server(self, self._daemon.lanes)
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None
 

@@ -42,6 +42,8 @@ def _responses(path: str) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "OK"}
     if path == "/v1/status":
         success["content"] = {"application/json": {"schema": {"$ref": SCHEMA + "Status"}}}
+    if path == "/v1/lane":
+        return {"101": {"description": "The connection is a lane now"}}
     if path != "/v1/push":
         return {"200": success}
     reply = {"schema": {"$ref": SCHEMA + "Reply"}}

@@ -2,7 +2,8 @@
 
 Built on aiohttp's low-level server with a dictionary for a router: measured 5 % below
 ``web.Application`` per small push, and 404 and 405 are ours to word. Invariant: it binds
-loopback alone unless told otherwise, and a request changes the node in ``POST /v1/push`` only.
+loopback alone unless told otherwise, and a request changes the node in ``POST /v1/push`` only,
+or over the lane that ``GET /v1/lane`` becomes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from gossipnode.config import NetworkOptions
-from gossipnode.errors import ConfigError, NetworkError
+from gossipnode.errors import ConfigError, NetworkError, PeerError
 from gossipnode.logs import event
 from gossipnode.network import openapi, pages
 from gossipnode.network.answers import answer, fault
@@ -28,14 +29,19 @@ from gossipnode.network.http import (
     StreamResponse,
     http_parser,
 )
+from gossipnode.network.lanes import Lanes
 from gossipnode.network.pages import Route
 from gossipnode.network.push import Push
+from gossipnode.network.upgrade import PATH as LANE_PATH
+from gossipnode.network.upgrade import PROTOCOL as LANE_PROTOCOL
+from gossipnode.network.upgrade import asks_for_lane, hello_of
 from gossipnode.node.node import Node
 
 log = logging.getLogger("gossipnode.network.server")
 
 ROUTES = (
     Route("POST", "/v1/push", "Deliver one frame; the answer says what became of it."),
+    Route("GET", LANE_PATH, "Upgrade to the fast lane, gossipnode/1."),
     Route("GET", "/livez", "Whether the process is alive.", pages.livez),
     Route("GET", "/readyz", "Whether pushes are taken, else why not.", pages.readyz),
     Route("GET", "/metrics", "Counters and gauges for Prometheus.", pages.metrics),
@@ -58,10 +64,13 @@ SHUTDOWN_S = 1.0
 
 
 class Server:
-    """Serves one node. Constructing does nothing; ``start`` takes a socket of ``bind``."""
+    """Serves one node. Constructing does nothing; ``start`` takes a socket of ``bind``.
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    Without ``lanes`` it opens none, and peers push by POST.
+    """
+
+    def __init__(self, node: Node, lanes: Lanes | None = None) -> None:
+        self._node, self._lanes = node, lanes
         self._streams = Streams(node)
         self._routes = {route.path: route for route in ROUTES}
         self._http: HttpServer | None = None
@@ -109,12 +118,28 @@ class Server:
     async def _page(self, route: Route, request: BaseRequest) -> StreamResponse:
         if route.path == "/v1/events":
             return await self._streams.answer(request)
+        if route.path == LANE_PATH:
+            return self._lane(request)
         if route.path == "/v1/openapi.json":
             return answer(request, openapi.document(ROUTES, version("gossipnode")))
         assert route.handler is not None
         if route.path == "/v1/model":
             return await self._model(route, request)
         return await route.handler(self._node, request)
+
+    def _lane(self, request: BaseRequest) -> StreamResponse:
+        """Make the connection a lane, or say why not."""
+        if not asks_for_lane(request):
+            reason = f"this is for Upgrade: {LANE_PROTOCOL}"
+            headers = {"Upgrade": LANE_PROTOCOL, "Connection": "Upgrade"}
+            return fault(request, 426, "upgrade_required", reason, headers)
+        try:
+            if self._lanes is None:
+                raise PeerError("busy", "this node opens no lanes")
+            return self._lanes.accept(request, hello_of(request))
+        except PeerError as error:
+            retry = {"Retry-After": "1"} if error.http_status == 503 else None
+            return fault(request, error.http_status, error.code, error.reason, retry)
 
     async def _model(self, route: Route, request: BaseRequest) -> StreamResponse:
         """Serve the model, to a few clients at a time: each holds a copy until it has read it."""

@@ -1,4 +1,4 @@
-"""``DaemonWorld``: HTTP, a trainer thread, a worker thread, the clock, files.
+"""``DaemonWorld``: lanes and HTTP, a trainer thread, a worker thread, the clock, files.
 
 Invariant: training never waits for the disk or a merge, nor they for training: each kind of
 work has one thread of its own, made when first needed.
@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gossipnode.config import Config
+from gossipnode.errors import NetworkError
 from gossipnode.network.client import HttpClient
+from gossipnode.network.lanes import Lanes
 from gossipnode.node.checkpoint import FileStore
 from gossipnode.node.world import Receipt, Store
 from gossipnode.wire.frame import Frame
@@ -29,6 +31,7 @@ class DaemonWorld:
 
     def __init__(self) -> None:
         self.store: Store | None = None
+        self.lanes: Lanes | None = None  # without them every push is a POST
         self._at_work: set[int] = set()  # threads; adding and discarding are atomic
         self._files: FileStore | None = None
         self._client = HttpClient()
@@ -49,6 +52,8 @@ class DaemonWorld:
 
     async def close(self) -> None:
         """Close what is open, without waiting for the threads; harmless twice."""
+        if self.lanes is not None:
+            await self.lanes.close()
         await self._client.close()
         self._trainer.shutdown(wait=False, cancel_futures=True)
         self._worker.shutdown(wait=False, cancel_futures=True)
@@ -56,8 +61,17 @@ class DaemonWorld:
             self._files.close()
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
-        """POST the frame."""
-        return await self._client.push(address, frame, timeout_s)
+        """Send the frame over the lane to ``address``, or POST it where there is none."""
+        if self.lanes is None:
+            return await self._client.push(address, frame, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                receipt = await self.lanes.push(address, frame)
+                if receipt is None:
+                    receipt = await self._client.push(address, frame, timeout_s)
+                return receipt
+        except TimeoutError:
+            raise NetworkError(f"timed out after {timeout_s:g} s") from None
 
     async def is_listening(self, address: str, timeout_s: float) -> bool:
         """Try to connect: a process that died leaves a port that refuses."""

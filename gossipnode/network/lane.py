@@ -1,0 +1,422 @@
+"""The lane: one connection between two nodes that carries pushes and answers both ways.
+
+After the 101 it is this protocol's. ``records`` is its framing, ``pump`` its way out; here frames
+meet the node: a header is admitted before its body has a buffer, a body that is not admitted is
+read and forgotten, and its refusal goes out at once. Many pushes may be under way, each with its
+number; answers come in any order.
+
+Invariant: reading never waits for writing, so two nodes that push to each other cannot lock each
+other; what a peer can make us hold is bounded by ``UNANSWERED_MAX`` and by what the node admits.
+A peer that breaks the framing, or stalls inside a record, loses the lane with a reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.logs import bounded, event
+from gossipnode.network.frames import receipt_of
+from gossipnode.network.pending import Answer, Pending
+from gossipnode.network.pool import BufferPool
+from gossipnode.network.pump import Pump
+from gossipnode.network.records import (
+    Hello,
+    Record,
+    RecordReader,
+    Type,
+    close_record,
+    frame_bytes_max,
+    record_head,
+)
+from gossipnode.network.stall import StallWatch
+from gossipnode.node.inbox import Admission
+from gossipnode.node.node import Node
+from gossipnode.node.world import Receipt
+from gossipnode.wire.frame import Frame
+from gossipnode.wire.message import Message
+from gossipnode.wire.reply import Reply
+
+log = logging.getLogger("gossipnode.network.lane")
+
+# Frames of one side that wait for their answer. A node has one push under way a peer; the rest
+# is for those that were given up and whose answers are still to come.
+UNANSWERED_MAX = 32
+# From saying that a lane closes to cutting it.
+CLOSE_S = 2.0
+
+
+T = TypeVar("T")
+
+
+class LaneBrokenError(NetworkError):
+    """The lane ended before the answer came: the frame may be sent again, another way."""
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A body that is arriving: a push with its admission, or an answer."""
+
+    number: int
+    nbytes: int
+    admission: Admission | None = None
+
+
+class Lane(asyncio.BufferedProtocol):
+    """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end."""
+
+    def __init__(
+        self,
+        node: Node,
+        pool: BufferPool,
+        peer: Hello,
+        *,
+        is_opener: bool,
+        on_closed: Callable[[Lane, str], None],
+    ) -> None:
+        self.peer, self.is_opener = peer, is_opener
+        self.last_heard = self.last_frame = 0.0
+        self._node, self._pool, self._on_closed = node, pool, on_closed
+        self._reader = RecordReader(self)
+        self._pending = Pending()
+        self._serving: set[int] = set()
+        self._incoming: _Incoming | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = self._peer_closing = False
+        self._reason = ""
+        self._cut: asyncio.TimerHandle | None = None
+
+    # -- for whoever sends ------------------------------------------------------------------------
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another push may be sent."""
+        return not self._closing and len(self._pending) < UNANSWERED_MAX
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._closing
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._pending or self._serving) or not self._reader.is_between
+
+    async def push(self, frame: Frame) -> Receipt:
+        """Send one frame and return the answer, a refusal included.
+
+        Raises ``LaneBrokenError``, or ``PeerError`` where the answer is none. Who stops waiting
+        while the frame is half sent breaks the lane: nothing could follow it.
+        """
+        if not self.is_usable:
+            raise LaneBrokenError("the lane is closing or full")
+        number, answer = self._pending.add(frame.nbytes - len(frame.head))
+        self.last_frame = self._loop.time()
+        record = record_head(Type.FRAME, number, frame.nbytes)
+        self._pump.frame(number, record + frame.head, frame.body)
+        try:
+            got = await answer
+        finally:
+            if number in self._pending:
+                self._give_up(number)
+        if isinstance(got, Reply):
+            return Receipt(reply=got)
+        return await receipt_of(*got)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        if not self._closing:
+            self._pump.small(record_head(Type.PING, 0, 0))
+
+    def close(self, reason: str) -> None:
+        """Send nothing new; let what is under way be answered, then end."""
+        if not self._closing:
+            self._closing, self._reason = True, reason
+            self._pump.small(close_record(reason))
+            self._cut_later()
+
+    def abort(self, reason: str) -> None:
+        """End at once."""
+        self._closing = True
+        self._reason = self._reason or reason
+        self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait for the end of the connection and of what arrived through it."""
+        await self._ended.wait()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # -- what the transport calls -----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; the transport's protocol has been changed to this."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._pump = Pump(self._transport)
+        self._watch = StallWatch(
+            self._node.config.network.body_timeout_s,
+            lambda: self._reader.bytes_read,
+            self._stalled,
+        )
+        self.last_heard = self.last_frame = self._loop.time()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes go."""
+        del sizehint
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take bytes."""
+        self.last_heard = self._loop.time()
+        self._read(self._reader.buffer_updated, nbytes)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes that came right behind the handshake."""
+        self._read(self._reader.feed, data)
+
+    def eof_received(self) -> bool:
+        """Close with the peer: half a lane is none."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Wait for room."""
+        self._pump.pause()
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        self._pump.resume()
+        self._settle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everyone who waits."""
+        self._closing = True
+        self._reason = self._reason or (
+            "the connection broke" if exc else "the peer closed the lane"
+        )
+        self._watch.ended()
+        if self._cut is not None:
+            self._cut.cancel()
+        self._pump.drop()
+        self._release_incoming()
+        self._pending.fail(LaneBrokenError(self._reason))
+        self._ended.set()
+        self._on_closed(self, self._reason)
+
+    # -- what the reader calls --------------------------------------------------------------------
+
+    def frame_announced(self, record: Record) -> None:
+        """Judge a frame by its number and its length."""
+        limit = frame_bytes_max(self._node.layout.nbytes * len(self._node.algorithm.roles))
+        if record.kind is Type.ANSWER:
+            if record.number not in self._pending:
+                raise PeerError("malformed_frame", "an answer to nothing")
+            if record.length > limit:
+                raise PeerError("too_large", f"an answer of {record.length} bytes")
+            return
+        if record.number in self._serving:
+            raise PeerError("malformed_frame", f"number {record.number} is not answered yet")
+        if len(self._serving) + self._pump.waiting > 2 * UNANSWERED_MAX:
+            raise PeerError("malformed_frame", f"more than {UNANSWERED_MAX} frames are unanswered")
+        if record.length > limit:
+            error = PeerError("too_large", f"{record.length} bytes; the layout allows {limit}")
+            self._refuse(record.number, error, None)
+            raise error
+
+    def frame_head(self, record: Record, message: Message) -> memoryview | None:
+        """Give a body its buffer, or refuse it."""
+        if record.kind is Type.ANSWER:
+            return self._answer_buffer(record, message)
+        try:
+            admission = self._node.admit(message)
+        except PeerError as error:
+            self._refuse(record.number, error, message.sender)
+            return None
+        try:
+            body = self._pool.take(message.body_bytes)
+        except PeerError as error:
+            self._node.release(admission)
+            self._refuse(record.number, error, message.sender)
+            return None
+        self._serving.add(record.number)
+        self._incoming = _Incoming(record.number, len(body), admission)
+        return body
+
+    def frame_refused(self, record: Record, error: PeerError) -> None:
+        """Answer a frame whose head is wrong; the framing is intact."""
+        if record.kind is Type.ANSWER:
+            self._answered(record.number, error)
+        else:
+            self._refuse(record.number, error, None)
+
+    def frame_arrived(self, record: Record, message: Message, body: memoryview) -> None:
+        """Hand a whole frame on."""
+        self._pool.arrived(len(body))
+        self._watch.ended()
+        incoming, self._incoming = self._incoming, None
+        if record.kind is Type.ANSWER:
+            self._answered(record.number, (message, body))
+            return
+        assert incoming is not None
+        assert incoming.admission is not None
+        self.last_frame = self.last_heard
+        task = self._loop.create_task(self._deliver(record.number, incoming.admission, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._delivered)
+
+    def small_arrived(self, record: Record, payload: bytes) -> None:
+        """Take a reply or a word about the lane itself."""
+        self._watch.ended()
+        if record.kind is Type.REPLY:
+            if record.number not in self._pending:
+                raise PeerError("malformed_frame", "a reply to nothing")
+            try:
+                self._answered(record.number, Reply.decode(payload))
+            except PeerError as error:
+                self._answered(record.number, error)
+        elif record.kind is Type.PING:
+            if self._pump.waiting > 2 * UNANSWERED_MAX:
+                raise PeerError("malformed_frame", "more pings than anybody needs")
+            self._pump.small(record_head(Type.PONG, record.number, len(payload)) + payload)
+        elif record.kind is Type.CLOSE:
+            reason = bounded(payload.decode("utf-8", "replace"))
+            self._reason = self._reason or f"the peer closed the lane: {reason}".rstrip(": ")
+            self._closing = self._peer_closing = True
+            self._cut_later()
+            self._settle()
+
+    # -- passive side -----------------------------------------------------------------------------
+
+    async def _deliver(self, number: int, admission: Admission, body: memoryview) -> None:
+        try:
+            delivery = await self._node.deliver(admission, body)
+        except PeerError as error:
+            self._refuse(number, error, admission.message.sender)
+            return
+        self._serving.discard(number)
+        if self._ended.is_set():
+            return
+        frame = delivery.frame
+        if frame is None:
+            self._reply(number, delivery.reply)
+        else:
+            record = record_head(Type.ANSWER, number, frame.nbytes)
+            self._pump.frame(-1 - number, record + frame.head, frame.body)
+        self._settle()
+
+    def _delivered(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler(
+                {"message": "a push could not be delivered", "exception": error, "task": task}
+            )
+            self.abort("this node has a fault")
+
+    def _refuse(self, number: int, error: PeerError, sender: str | None) -> None:
+        self._serving.discard(number)
+        reply = self._node.refuse(error, sender)
+        if not self._ended.is_set():
+            self._reply(number, reply)
+            self._settle()
+
+    def _reply(self, number: int, reply: Reply) -> None:
+        payload = reply.encode()
+        self._pump.small(record_head(Type.REPLY, number, len(payload)) + payload)
+
+    def _release_incoming(self) -> None:
+        """Give up the body that is arriving."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            self._pool.arrived(incoming.nbytes)
+            if incoming.admission is not None:
+                self._serving.discard(incoming.number)
+                self._node.release(incoming.admission)
+
+    # -- active side ------------------------------------------------------------------------------
+
+    def _answer_buffer(self, record: Record, message: Message) -> memoryview | None:
+        limit = self._pending.body_bytes(record.number)
+        try:
+            if limit is None:
+                raise PeerError("unsupported_message", "nobody waits for this answer")
+            if message.body_bytes > limit:
+                raise PeerError(
+                    "too_large", f"an answer of {message.body_bytes} bytes to a push of {limit}"
+                )
+            body = self._pool.take(message.body_bytes)
+        except PeerError as error:
+            self._answered(record.number, error)
+            return None
+        self._incoming = _Incoming(record.number, len(body))
+        return body
+
+    def _answered(self, number: int, answer: Answer | PeerError) -> None:
+        self._pending.answered(number, answer)
+        self._settle()
+
+    def _give_up(self, number: int) -> None:
+        """Wait no longer for an answer; a frame that is half sent cannot be taken back."""
+        if self._pump.withdraw(number):
+            self._pending.withdraw(number)
+            return
+        self._pending.forget(number)
+        if self._pump.is_leaving(number):
+            self.abort("a push was given up before all of it was sent")
+
+    # -- the lane itself --------------------------------------------------------------------------
+
+    def _read(self, read: Callable[[T], None], what: T) -> None:
+        try:
+            read(what)
+        except PeerError as error:
+            self._break(error)
+            return
+        if not self._reader.is_between and not self._reader.is_deaf:
+            self._watch.begun()
+
+    def _stalled(self) -> None:
+        error = PeerError("body_timeout", "the frame came too slowly")
+        incoming = self._incoming
+        self._release_incoming()
+        if incoming is not None and incoming.admission is not None:
+            self._refuse(incoming.number, error, incoming.admission.message.sender)
+        self._break(error)
+
+    def _break(self, error: PeerError) -> None:
+        """End with a reason: what comes now has no meaning any more.
+
+        It is read and forgotten until the peer closes too: bytes that wait unread would turn the
+        end of the connection into a reset, which may overtake the reason.
+        """
+        event(log, logging.DEBUG, "lane.fault", peer=bounded(self.peer.id), reason=error.reason)
+        self._watch.ended()
+        self._release_incoming()
+        self._reader.forget_all()
+        if not self._closing:
+            self._pump.small(close_record(str(error)))
+        self._closing = True
+        self._reason = self._reason or f"broken: {error}"
+        self._pending.fail(LaneBrokenError(self._reason))
+        if self._pump.is_empty and self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._cut_later()
+
+    def _settle(self) -> None:
+        """Close the connection if the peer wants that and nothing is under way any more."""
+        if (
+            self._peer_closing
+            and not self._ended.is_set()
+            and not (self._pending or self._serving)
+            and self._pump.is_empty
+        ):
+            self._transport.close()
+
+    def _cut_later(self) -> None:
+        if self._cut is None:
+            self._cut = self._loop.call_later(CLOSE_S, self._transport.abort)

@@ -1,0 +1,283 @@
+"""The lanes of a node: one to each peer, whoever opened it, used by both.
+
+A lane is found by the peer's address, as pushes are addressed: the one that was dialled, or the
+one that the peer said was its own when it dialled us. So a node that cannot be dialled is reached
+through the lane that it opened. Invariant: a lane is an improvement, never a condition: where
+there is none, none can be had, or one breaks, the push goes by ``POST /v1/push``, and a new lane
+is tried later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.logs import bounded, event
+from gossipnode.network.http import BaseRequest, Response, StreamResponse
+from gossipnode.network.lane import Lane, LaneBrokenError
+from gossipnode.network.pool import BufferPool
+from gossipnode.network.records import Hello
+from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
+from gossipnode.node.node import Node
+from gossipnode.node.passive import is_address
+from gossipnode.node.world import Receipt
+from gossipnode.wire.frame import Frame
+
+log = logging.getLogger("gossipnode.network.lanes")
+
+# Each costs a connection here and there; a swarm of 1,000 nodes fits below the usual 1,024 files.
+LANES_MAX = 900
+# Connecting, and the answer to the upgrade. A proxy that swallows it costs one push this much.
+OPEN_S = 5.0
+# Where there is no lane to be had, and where the peer cannot now (starting, or stopping).
+FALLBACK_S = 60.0
+UNAVAILABLE_S = 1.0
+# A lane that ended before this is tried again after a pause, which doubles each time.
+YOUNG_S = 10.0
+PAUSE_S = 0.5
+PAUSE_S_MAX = 60.0
+TICK_S = 5.0
+# Silence before a ping, below the minute after which common proxies and NATs forget; then the end.
+PING_S = 20.0
+SILENT_S = 60.0
+# Without a frame either way a lane is closed, and idle memory given back.
+IDLE_S = 300.0
+# For the peers' answers when this node closes; then the lanes are cut.
+SHUTDOWN_S = 1.0
+
+# name -> help, as in node/counters.py.
+HELP = {
+    "lanes_opened": "Lanes that this node opened.",
+    "lanes_accepted": "Lanes that peers opened.",
+    "lanes_closed": "Lanes that have ended, for whatever reason.",
+    "lanes_broken": "Lanes that ended with pushes unanswered; those went by POST.",
+    "lanes_refused": "Lanes asked for in vain; their peers are pushed to by POST.",
+    "lane_pushes": "Pushes sent over a lane.",
+    "lane_fallbacks": "Pushes sent by POST for want of a lane.",
+}
+
+
+@dataclass(slots=True)
+class _Way:
+    """How to reach one address."""
+
+    lane: Lane | None = None
+    opening: asyncio.Task[Lane | None] | None = None
+    opened_at: float = 0.0
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class Lanes:
+    """All lanes of ``node``. Constructing does nothing; close it in the loop that used it."""
+
+    def __init__(self, node: Node) -> None:
+        self.counters: Counter[str] = Counter(dict.fromkeys(HELP, 0))
+        self.pool = BufferPool(node.config.network.inflight_bytes_max)
+        self._node = node
+        self._ways: dict[str, _Way] = {}
+        self._lanes: set[Lane] = set()
+        self._rng = np.random.default_rng()  # for pauses alone, which no run repeats
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def to(self, address: str) -> Lane | None:
+        """Return the lane to ``address`` that a push could take now."""
+        way = self._ways.get(address)
+        return way.lane if way is not None and way.lane is not None and way.lane.is_usable else None
+
+    async def push(self, address: str, frame: Frame) -> Receipt | None:
+        """Push over the lane to ``address``, which is opened if need be; None: there is none.
+
+        Raises ``NetworkError`` where nobody listens, and ``PeerError`` as ``Lane.push`` does.
+        """
+        lane = self.to(address) or await self._open(address)
+        if lane is not None:
+            self.counters["lane_pushes"] += 1
+            try:
+                return await lane.push(frame)
+            except LaneBrokenError as error:
+                self.counters["lanes_broken"] += 1
+                event(
+                    log, logging.DEBUG, "lane.broken", peer=bounded(lane.peer.id), reason=str(error)
+                )
+        self.counters["lane_fallbacks"] += 1
+        return None
+
+    def accept(self, request: BaseRequest, hello: Hello) -> StreamResponse:
+        """Make the request's connection a lane, or raise ``PeerError``; return what to return."""
+        node = self._node
+        if hello.swarm != node.config.swarm.name:
+            raise PeerError("wrong_swarm", f"this is swarm {node.config.swarm.name}")
+        if hello.id == node.id:
+            raise PeerError("not_a_neighbour", f"{node.id} is this node's own id")
+        if hello.address is not None and not is_address(hello.address):
+            raise PeerError("malformed_frame", "Gossipnode-Address is no http://HOST:PORT")
+        if self._closed or not node.ready:
+            raise PeerError("draining", f"this node is {node.state}")
+        if len(self._lanes) >= LANES_MAX:
+            raise PeerError("busy", f"{LANES_MAX} lanes are open already")
+        lane = self._new(hello, is_opener=False)
+        hand_over(request, self._hello(), lane)
+        self._enrol(lane, hello.address, "lanes_accepted")
+        # Not sent: the connection is no longer the server's.
+        return Response(status=101)
+
+    async def close(self) -> None:
+        """Let what is under way be answered, then end all lanes; harmless twice."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        opening = [way.opening for way in self._ways.values() if way.opening is not None]
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        lanes = list(self._lanes)
+        for lane in lanes:
+            lane.close("this node is stopping")
+        ending = asyncio.gather(*(lane.wait_closed() for lane in lanes))
+        try:
+            async with asyncio.timeout(SHUTDOWN_S):
+                await asyncio.shield(ending)
+        except TimeoutError:
+            for lane in lanes:
+                lane.abort("this node is stopping")
+            await ending
+        self.pool.trim()
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    async def _open(self, address: str) -> Lane | None:
+        """Return a new lane, or None where it is not the time for one or none can be had."""
+        loop = asyncio.get_running_loop()
+        way = self._ways.setdefault(address, _Way())
+        if self._closed or loop.time() < way.retry_at:
+            return None
+        if way.opening is None:
+            is_full = way.lane is not None and not way.lane.is_closing
+            if is_full or len(self._lanes) >= LANES_MAX:
+                return None
+            way.opening = loop.create_task(self._dial(address, way))
+            way.opening.add_done_callback(lambda task: _opened(way, task))
+        return await asyncio.shield(way.opening)
+
+    async def _dial(self, address: str, way: _Way) -> Lane | None:
+        try:
+            async with asyncio.timeout(OPEN_S):
+                transport, hello, rest = await dial(address, self._hello())
+        except (LaneRefusedError, TimeoutError) as error:
+            self._refused(address, way, error)
+            return None
+        except socket.gaierror:
+            raise NetworkError("the name does not resolve") from None
+        except ConnectionRefusedError:
+            raise NetworkError("connection refused") from None
+        except OSError as error:
+            raise NetworkError((error.strerror or type(error).__name__).lower()) from None
+        except ValueError:
+            raise NetworkError("the address cannot be dialled") from None
+        lane = self._new(hello, is_opener=True)
+        transport.set_protocol(lane)
+        lane.connection_made(transport)
+        self._enrol(lane, address, "lanes_opened")
+        lane.feed(rest)
+        transport.resume_reading()
+        return self.to(address)
+
+    def _refused(self, address: str, way: _Way, error: LaneRefusedError | TimeoutError) -> None:
+        unavailable = isinstance(error, LaneRefusedError) and error.status == 503
+        pause_s = UNAVAILABLE_S if unavailable else FALLBACK_S
+        way.retry_at = asyncio.get_running_loop().time() + self._jittered(pause_s)
+        self.counters["lanes_refused"] += 1
+        reason = str(error) or f"no answer within {OPEN_S:g} s"
+        level = logging.DEBUG if unavailable else logging.INFO
+        event(log, level, "lane.refused", address=bounded(address), reason=reason)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (0.5 + self._rng.random())
+
+    def _hello(self) -> Hello:
+        return Hello(self._node.config.swarm.name, self._node.id, self._node.address)
+
+    # -- the table --------------------------------------------------------------------------------
+
+    def _new(self, hello: Hello, *, is_opener: bool) -> Lane:
+        return Lane(self._node, self.pool, hello, is_opener=is_opener, on_closed=self._ended)
+
+    def _enrol(self, lane: Lane, address: str | None, counter: str) -> None:
+        self._lanes.add(lane)
+        self.counters[counter] += 1
+        where = bounded(address or "none")
+        event(log, logging.DEBUG, "lane.opened", peer=bounded(lane.peer.id), address=where)
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        if address is None:
+            return
+        way = self._ways.setdefault(address, _Way())
+        way.opened_at = asyncio.get_running_loop().time()
+        other, way.lane = way.lane, lane
+        if other is not None and not other.is_closing:
+            self._choose(way, other, lane)
+
+    def _choose(self, way: _Way, old: Lane, new: Lane) -> None:
+        """Keep one of two lanes: both nodes opened one at once, or a peer opened another.
+
+        Both ends keep that of the smaller id; among one opener's, the new one. Only the opener
+        closes the other, so that it is closed once, and after what is under way on it.
+        """
+        if self._opener(old) < self._opener(new):
+            way.lane = old
+        loser = new if way.lane is old else old
+        if loser.is_opener:
+            loser.close("there is another lane")
+
+    def _opener(self, lane: Lane) -> str:
+        return self._node.id if lane.is_opener else lane.peer.id
+
+    def _ended(self, lane: Lane, reason: str) -> None:
+        self._lanes.discard(lane)
+        self.counters["lanes_closed"] += 1
+        event(log, logging.DEBUG, "lane.closed", peer=bounded(lane.peer.id), reason=reason)
+        now = asyncio.get_running_loop().time()
+        for way in self._ways.values():
+            if way.lane is lane:
+                way.lane = None
+                is_young = now - way.opened_at < YOUNG_S
+                way.failures = way.failures + 1 if is_young else 0
+                if way.failures > 1:
+                    pause_s = min(PAUSE_S * 2.0 ** (way.failures - 2), PAUSE_S_MAX)
+                    way.retry_at = now + self._jittered(pause_s)
+
+    def _tick(self) -> None:
+        """Look after all lanes: keep alive, or end, and forget ways that lead nowhere."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._timer = loop.call_later(TICK_S, self._tick) if self._lanes else None
+        for lane in tuple(self._lanes):
+            if now - lane.last_heard > SILENT_S:
+                lane.abort("the peer is silent")
+            elif now - lane.last_frame > IDLE_S and not lane.is_busy:
+                lane.close("idle")
+            elif now - lane.last_heard > PING_S:
+                lane.ping()
+        if all(now - lane.last_frame > IDLE_S for lane in self._lanes):
+            self.pool.trim()
+        for address, way in tuple(self._ways.items()):
+            if way.lane is None and way.opening is None and now > way.retry_at + PAUSE_S_MAX:
+                del self._ways[address]
+
+
+def _opened(way: _Way, task: asyncio.Task[Lane | None]) -> None:
+    way.opening = None
+    if not task.cancelled():
+        task.exception()  # whoever waited has seen it; perhaps nobody waits any more

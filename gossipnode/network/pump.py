@@ -1,0 +1,106 @@
+"""What leaves through a lane: records in order, a frame's body from the memory where it lies.
+
+Invariant: a record that has begun is written to its end before another begins; replies overtake
+frames that have not begun. Nothing is joined or copied but small records, and no more than one
+piece of a frame is handed to the transport before that has room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+# One write. The transport tries to send it at once: 1 MiB takes 0.3 ms of the loop, and asyncio's
+# own transport, which before 3.12 copies what the socket does not take, copies little.
+WRITE_BYTES = 2**20
+# Below this, one copy is cheaper than a second system call: 64 KiB are copied in 5 us.
+JOINED_BYTES_MAX = 2**16
+
+
+class Pump:
+    """Writes to ``transport``; ``pause`` and ``resume`` are what the transport says of its room."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport = transport
+        self._small: list[bytes] = []
+        self._frames: deque[tuple[int, bytes, list[memoryview]]] = deque()
+        self._pieces: deque[bytes | memoryview] = deque()  # of the frame that has begun
+        self._begun: int | None = None
+        self._paused = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything has been handed to the transport."""
+        return not (self._small or self._frames or self._pieces)
+
+    @property
+    def waiting(self) -> int:
+        """Records that have not begun."""
+        return len(self._small) + len(self._frames)
+
+    def small(self, record: bytes) -> None:
+        """Write a record as soon as the frame under way has left."""
+        self._small.append(record)
+        self._go()
+
+    def frame(self, key: int, head: bytes, body: list[memoryview]) -> None:
+        """Write a frame's record, ``head`` being all that comes before the body.
+
+        The body's memory must not change until it has left.
+        """
+        self._frames.append((key, head, body))
+        self._go()
+
+    def withdraw(self, key: int) -> bool:
+        """Take the frame ``key`` back; False if it has begun."""
+        for entry in self._frames:
+            if entry[0] == key:
+                self._frames.remove(entry)
+                return True
+        return False
+
+    def is_leaving(self, key: int) -> bool:
+        """Whether the frame ``key`` has begun and may not have left as a whole."""
+        return self._begun == key and (
+            bool(self._pieces) or self._transport.get_write_buffer_size() > 0
+        )
+
+    def pause(self) -> None:
+        """Stop: the transport is full."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._go()
+
+    def drop(self) -> None:
+        """Forget everything: the connection is gone."""
+        self._paused = True
+        self._small.clear()
+        self._frames.clear()
+        self._pieces.clear()
+
+    def _go(self) -> None:
+        while not self._paused:
+            if self._pieces:
+                self._transport.write(self._pieces.popleft())
+            elif self._small:
+                records, self._small = self._small, []
+                self._transport.write(b"".join(records))
+            elif self._frames:
+                self._begin(*self._frames.popleft())
+            else:
+                return
+
+    def _begin(self, key: int, head: bytes, body: list[memoryview]) -> None:
+        """Cut the frame into pieces; the loop of ``_go`` writes them."""
+        self._begun = key
+        if len(head) + sum(len(view) for view in body) <= JOINED_BYTES_MAX:
+            self._pieces.append(b"".join((head, *body)))
+            return
+        # The head alone: the receiver admits it while the body is on its way.
+        self._pieces.append(head)
+        for view in body:
+            for start in range(0, len(view), WRITE_BYTES):
+                self._pieces.append(view[start : start + WRITE_BYTES])
