@@ -31,7 +31,7 @@ from gossipnode.simulation.vectorised import VectorisedSwarm
 
 PARAMS = 650
 # How messages travel: name -> arguments of SimulatedSwarm.
-MODES: dict[str, dict[str, Any]] = {"frames": {}}
+MODES: dict[str, dict[str, Any]] = {"frames": {}, "objects": {"objects": True}}
 
 
 class Figure(NamedTuple):
