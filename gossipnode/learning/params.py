@@ -32,7 +32,6 @@ DTYPES: Final = ("float16", "float32", "float64")
 # against 12.1 ms with blocks a quarter the size (more calls) and no less with larger ones.
 BLOCK: Final = 131072
 SMALL: Final = 4096
-FLOAT32_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +167,11 @@ def merge_into(incoming: Array, own: Array, weight: float) -> None:
         np.copyto(incoming, own)
         return
     weight = float(weight)
+    if incoming.size <= SMALL and incoming.dtype == own.dtype and incoming.dtype != np.float16:
+        incoming -= own  # the same three steps, without what walking in pieces costs
+        incoming *= weight
+        incoming += own
+        return
     for part, scratch in _pieces(incoming, own):
         ours = own[part]
         np.subtract(incoming[part], ours, out=scratch, dtype=scratch.dtype)
@@ -258,13 +262,8 @@ def _pieces(
 
     That is the result's own piece where its dtype allows, which saves a stream to memory.
     """
-    kind = result.dtype
-    if kind.itemsize < FLOAT32_BYTES or any(other.dtype != kind for other in others):
-        kind = np.result_type(np.float32, result, *others)
+    kind = np.result_type(np.float32, result, *others)
     if result.dtype == kind and not own_scratch:
-        if result.size <= BLOCK:
-            yield slice(None), result
-            return
         for part in _parts(result.size):
             yield part, result[part]
         return

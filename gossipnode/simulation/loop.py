@@ -10,6 +10,8 @@ Invariant: the clock moves only when every task waits, never backwards, and no t
 its instant.
 """
 
+# ruff: noqa: SLF001 - a loop and its handles are one thing in two classes
+
 from __future__ import annotations
 
 import asyncio

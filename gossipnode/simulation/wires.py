@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from gossipnode.errors import NetworkError
+from gossipnode.node.active import finish
 from gossipnode.node.world import Receipt
 from gossipnode.simulation.delivery import checksum_of, deliver, open_frame
 from gossipnode.simulation.network import ModelledNetwork, Passage
@@ -28,8 +29,10 @@ _EVENT = struct.Struct("<dIIBqQQ")
 class Wires:
     """Carries frames between the nodes of ``swarm`` over its modelled network."""
 
-    def __init__(self, swarm: SimulatedSwarm, network: ModelledNetwork) -> None:
-        self.swarm, self.network = swarm, network
+    def __init__(
+        self, swarm: SimulatedSwarm, network: ModelledNetwork, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.swarm, self.network, self._loop = swarm, network, loop
         self.frames: Counter[str] = Counter()  # delivered, by sender
         self.outcomes: Counter[str] = Counter()
         self.echoes: set[asyncio.Task[None]] = set()
@@ -47,38 +50,44 @@ class Wires:
         Raises ``NetworkError``, or ``TimeoutError`` after ``timeout_s``. How long a way takes is
         known when it is begun, so that no timer has to watch it.
         """
-        deadline = self.swarm.time + timeout_s
-        await self._pass(self.network.send(sender, receiver, frame.nbytes), deadline)
+        deadline = self._loop.time() + timeout_s
+        passage = self.network.send(sender, receiver, frame.nbytes)
+        await self._over(passage, deadline)
+        if passage.is_lost:
+            raise NetworkError("connection reset by peer")
         receipt = await self._deliver(sender, receiver, frame, deadline)
         if self.network.duplicates(sender, receiver):
             again = self._deliver_again(sender, receiver, frame, timeout_s)
-            echo = asyncio.get_running_loop().create_task(again)
+            echo = self._loop.create_task(again)
             self.echoes.add(echo)
             echo.add_done_callback(self.echoes.discard)
         if self.network.loses_reply(sender, receiver):
             raise NetworkError("connection reset by peer")
         answered = 0 if receipt.message is None else receipt.message.body_bytes
-        await self._pass(self.network.answer(receiver, sender, answered), deadline)
+        await self._over(self.network.answer(receiver, sender, answered), deadline)
         return receipt
 
-    async def _pass(self, passage: Passage, deadline: float) -> None:
-        left = deadline - self.swarm.time
-        if passage.seconds > left:
-            await asyncio.sleep(left)
-            raise TimeoutError
-        await asyncio.sleep(passage.seconds)
-        if passage.is_lost:
-            raise NetworkError("connection reset by peer")
+    def _over(self, passage: Passage, deadline: float) -> asyncio.Future[None]:
+        """Return what is done when the passage is over, or fails at the deadline."""
+        over: asyncio.Future[None] = self._loop.create_future()
+        arrival = self._loop.time() + passage.seconds
+        if arrival <= deadline:
+            self._loop.call_at(arrival, finish, over)
+        else:
+            self._loop.call_at(deadline, _time_out, over)
+        return over
 
     async def _deliver_again(
         self, sender: str, receiver: str, frame: Frame, timeout_s: float
     ) -> None:
-        deadline = self.swarm.time + timeout_s
+        deadline = self._loop.time() + timeout_s
+        passage = self.network.send(sender, receiver, frame.nbytes)
         try:
-            await self._pass(self.network.send(sender, receiver, frame.nbytes), deadline)
-            await self._deliver(sender, receiver, frame, deadline)
+            await self._over(passage, deadline)
+            if not passage.is_lost:
+                await self._deliver(sender, receiver, frame, deadline)
         except (NetworkError, TimeoutError):
-            return  # lost, or the receiver has died meanwhile; nobody waits for this answer
+            return  # cut, or the receiver has died meanwhile; nobody waits for this answer
 
     async def _deliver(self, sender: str, receiver: str, frame: Frame, deadline: float) -> Receipt:
         """Do what the server does; a paused process lets it wait."""
@@ -102,7 +111,7 @@ class Wires:
         self.outcomes[outcome] += 1
         self._trace.update(
             _EVENT.pack(
-                self.swarm.time,
+                self._loop.time(),
                 self._number[sender],
                 self._number[receiver],
                 message.kind,
@@ -113,3 +122,8 @@ class Wires:
             + outcome.encode()
         )
         self.swarm.delivered(receiver, message, outcome)
+
+
+def _time_out(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())

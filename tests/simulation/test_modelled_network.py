@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_learner import PlainLearner, plain_config
 
-from gossipnode.errors import NetworkError
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation.loop import run
 from gossipnode.simulation.network import ModelledNetwork
@@ -26,11 +26,9 @@ def arrivals(network: ModelledNetwork, pushes: Sequence[Push]) -> list[float | N
     async def one(push: Push) -> float | None:
         instant, sender, receiver, nbytes = push
         await asyncio.sleep(instant)
-        try:
-            await network.carry(sender, receiver, nbytes)
-        except NetworkError:
-            return None
-        return asyncio.get_running_loop().time()
+        passage = network.send(sender, receiver, nbytes)
+        await asyncio.sleep(passage.seconds)
+        return None if passage.is_lost else asyncio.get_running_loop().time()
 
     async def main() -> list[float | None]:
         return await asyncio.gather(*map(one, pushes))
@@ -118,19 +116,42 @@ def test_a_cut_is_one_way_until_it_is_healed():
     network = ModelledNetwork(Link(), 0)
     network.cut(["a"], ["b", "c"])
 
-    async def main() -> None:
-        for sender, receiver in (("a", "b"), ("a", "c")):
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(100):
-                    await network.carry(sender, receiver, 1)
-        for sender, receiver in (("b", "a"), ("c", "a"), ("b", "c")):
-            await network.carry(sender, receiver, 1)
-        assert asyncio.get_running_loop().time() == 200
-        network.heal()
-        await network.carry("a", "b", 1)
+    for sender, receiver in (("a", "b"), ("a", "c")):
+        assert network.send(sender, receiver, 1).seconds == inf
+        assert network.answer(sender, receiver, 1).seconds == inf
+    for sender, receiver in (("b", "a"), ("c", "a"), ("b", "c")):
+        assert network.send(sender, receiver, 1) == network.answer(sender, receiver, 1) == (0, 0)
+    network.heal()
+    assert network.send("a", "b", 1).seconds == 0
+    assert network.fired["cut"] == 4
 
-    run(main())
-    assert network.fired == {"cut": 2}
+
+def test_a_push_over_a_cut_wire_times_out_and_one_within_its_time_does_not():
+    config = plain_config(
+        algorithm__name="gossip",
+        training__local_steps=0,
+        run__rounds=3,
+        network__push_timeout_s=10.0,
+    )
+    learners = [PlainLearner([0.0]), PlainLearner([1.0])]
+    with SimulatedSwarm(config, 2, link=Link(latency_s=4.5), learners=learners) as swarm:
+        swarm.cut(["n0"], ["n1"])
+        swarm.run_to_end()
+        failed = {name: node.counters.get("pushes_failed") for name, node in swarm.nodes.items()}
+        assert failed["n0"] > 0
+        # Its push arrived, but the answer had to go where nothing goes.
+        assert failed["n1"] > 0
+        assert swarm.outcomes.keys() <= {"merged", "duplicate"}
+        assert not swarm.frames["n0"]
+
+
+def test_a_short_answer_waits_for_no_line_and_a_model_in_answer_does():
+    async def main() -> list[float]:
+        network = ModelledNetwork(Link(latency_s=0.5, up_bytes_s=100, loss=0.999), 0)
+        network.send("b", "c", 1000)
+        return [network.answer("b", "a", nbytes).seconds for nbytes in (0, 100)]
+
+    assert run(main()) == [0.5, 11.5]
 
 
 # -- what the nodes make of it ------------------------------------------------------------------
