@@ -71,13 +71,22 @@ def local_rho_ms(nodes: int, sends: int) -> float:
     return sqrt(max(0.0, (1.0 - unheard) / sends - 1.0 / (nodes - 1)))
 
 
-def check_sends(nodes: int, sends: int) -> None:
-    """Raise ``ConfigError`` unless a node has so many others to send to."""
+def check_sends(nodes: int, sends: int, *, in_pairs: bool = False) -> None:
+    """Raise ``ConfigError`` unless a node has so many others to send to.
+
+    ``in_pairs``: who is sent to sends back, so that nodes times sends must be even.
+    """
     if not (0 < sends < nodes or nodes == 1):
         raise ConfigError(
             f"{nodes} nodes cannot each send to {sends} others",
             key="topology.sends",
             allowed=f"1 to {nodes - 1}",
+        )
+    if in_pairs and nodes * sends % 2:
+        raise ConfigError(
+            f"{nodes} nodes cannot each exchange with {sends} others",
+            key="topology.sends",
+            allowed="an even number, since the number of nodes is odd",
         )
 
 

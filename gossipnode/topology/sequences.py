@@ -228,7 +228,7 @@ def _el_oracle(options: SequenceOptions) -> GraphSequence:
         sends = max(n.bit_length() - 1, min(1, n - 1))
         sends -= n * sends % 2 and (1 if sends > 1 else -1)
     else:
-        epidemic.check_sends(n, sends)
+        epidemic.check_sends(n, sends, in_pairs=True)
     count = sends
     epidemic.el_oracle(n, seed, 0, count)  # refuses now what it would refuse in round 0
     return GraphSequence(

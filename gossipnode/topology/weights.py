@@ -7,6 +7,7 @@ for every graph that a rule accepts. Models may not enter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import fsum
 from typing import Final
 
@@ -124,14 +125,20 @@ def _best_constant(graph: Graph) -> EdgeWeight:
 
     Self weights can be negative (the star's hub). Source: Xiao, Boyd, SCL 53, 2004, section 4.1.
     """
+    _must_be_undirected(graph, "best_constant")
+    return _constant(_best_of(graph))
+
+
+@lru_cache(maxsize=4)
+def _best_of(graph: Graph) -> float:
+    """Return it; every node of a simulated swarm asks for the same graph's."""
     # Imported here, since no other rule looks at a spectrum.
     from gossipnode.topology.eigen import laplacian_extremes
 
-    _must_be_undirected(graph, "best_constant")
     if graph.nodes == 1:
-        return _constant(1.0)
+        return 1.0
     small, large = laplacian_extremes(graph)
-    return _constant(2.0 / (small + large))
+    return 2.0 / (small + large)
 
 
 def _constant(weight: float) -> EdgeWeight:

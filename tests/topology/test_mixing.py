@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gossipnode.errors import ConfigError
 from gossipnode.topology import RULES, Graph, Mixing, build_graph, mixing_matrix, weight_row
 from gossipnode.topology.eigen import laplacian_extremes, rho
+from gossipnode.topology.sequences import build_sequence
 
 UNDIRECTED = ["ring", "chain", "star", "complete", "erdos_renyi", "random_geometric"]
 
@@ -179,3 +180,11 @@ def test_csr_without_scipy_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.sparse", None)
     with pytest.raises(ConfigError, match=r"gossipnode\[topology\]"):
         mixing_matrix(build_graph("ring", 4)).csr()
+
+
+@pytest.mark.parametrize("name", ["one_peer_exponential", "el_local", "od_equi_dyn", "star"])
+def test_receivers_of_a_node_are_the_rows_that_name_it(name: str) -> None:
+    mixing = build_sequence(name, 7, seed=2).at(3)
+    W = mixing.dense()
+    for j in range(7):
+        assert mixing.receivers_of(j) == [i for i in range(7) if i != j and W[i, j]]

@@ -258,7 +258,7 @@ def test_rounds_are_kept_but_not_all():
         ("od_equi_dyn", {"step": 1.5}, "topology.step"),
         ("el_local", {"sends": 9}, "topology.sends"),
         ("el_oracle", {"sends": 0}, "topology.sends"),
-        ("el_oracle", {"sends": 3}, "topology.degree"),
+        ("el_oracle", {"sends": 3}, "topology.sends"),
     ],
 )
 def test_impossible_sequences_name_the_option(name, options, key):
