@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from gossipnode.learning.params import Array, Layout
 from gossipnode.learning.prepare import prepare, read_quadratic, share_of
 from gossipnode.learning.schedule import Schedule
 from gossipnode.learning.schedule import schedule as make_schedule
+from gossipnode.learning.scratch import scratch
 from gossipnode.learning.tasks import (
     Batch,
     Evaluation,
@@ -115,10 +117,8 @@ class NumpyLearner:
         self._train_data: Dataset = train or NO_DATA
         self._test_data: Dataset = test or self._train_data
         self._optimizer, self._schedule = optimizer, schedule
-        self._description = dict(description or {})
-        self._gradient = self.layout.zeros()
+        self._description = description or {}
         self._batches = BatchStream(self.samples, batch_size, rng)
-        self._batch: Batch = _batch_buffers(self._train_data, self._batches)
 
     def initial_params(self, seed: int) -> Array:
         """Return what ``task`` starts from with ``default_rng(seed)``."""
@@ -128,11 +128,12 @@ class NumpyLearner:
         """Take ``steps`` SGD steps on ``params`` in place, each on the next batch."""
         self.layout.check(params)
         total, optimizer = 0.0, self._optimizer
+        gradient = scratch("gradient", params.shape, params.dtype)
         with np.errstate(all="ignore"):
             for _ in range(steps):
-                total += self.task.loss_and_gradient(params, self._next_batch(), self._gradient)
+                total += self.task.loss_and_gradient(params, self._next_batch(), gradient)
                 rate = optimizer.learning_rate * self._schedule(self.steps_done)
-                optimizer.step(params, self._gradient, rate)
+                optimizer.step(params, gradient, rate)
                 self.steps_done += 1
         return TrainResult(total / max(steps, 1), steps, self.samples)
 
@@ -156,38 +157,50 @@ class NumpyLearner:
         self._batches.restore(meta["batches"])
 
     def describe(self) -> dict[str, Any]:
-        """Return the description that the learner was built with."""
-        return dict(self._description)
+        """Return the description that the learner was built with, tuples as lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in self._description.items()}
 
     def _next_batch(self) -> Batch:
+        features, targets = self._train_data.features, self._train_data.targets
         if self._batches.full:
-            return self._batch
-        picked = self._batches.next()
+            return Batch(features, targets)
+        picked, rows = self._batches.next(), self._batches.batch_size
+        batch = Batch(
+            scratch("features", (rows, features.shape[1]), features.dtype),
+            scratch("targets", (rows,), targets.dtype),
+        )
         # Without mode="clip" numpy fills a copy first, lest a bad index leave the buffer torn.
-        self._train_data.features.take(picked, axis=0, out=self._batch.features, mode="clip")
-        self._train_data.targets.take(picked, out=self._batch.targets, mode="clip")
-        return self._batch
-
-
-def _batch_buffers(train: Dataset, batches: BatchStream) -> Batch:
-    """Return what every step's batch is copied into, or the samples where it is all of them."""
-    if batches.full:
-        return Batch(train.features, train.targets)
-    rows = batches.batch_size
-    features = np.empty((rows, train.features.shape[1]), train.features.dtype)
-    return Batch(features, np.empty(rows, train.targets.dtype))
+        features.take(picked, axis=0, out=batch.features, mode="clip")
+        targets.take(picked, out=batch.targets, mode="clip")
+        return batch
 
 
 def make_task(description: Mapping[str, Any]) -> Task:
     """Return the task that a learner's description tells of: linear, softmax or mlp."""
-    kind = _check_task(description["task"])
-    names, labels = tuple(description["feature_names"]), tuple(description["labels"])
-    l2, dtype = float(description["l2"]), str(description["dtype"])
+    return _task(
+        _check_task(description["task"]),
+        tuple(description["feature_names"]),
+        tuple(description["labels"]),
+        tuple(description["hidden"]),
+        float(description["l2"]),
+        str(description["dtype"]),
+    )
+
+
+@lru_cache(maxsize=4)
+def _task(
+    kind: str,
+    names: tuple[str, ...],
+    labels: tuple[str, ...],
+    hidden: tuple[int, ...],
+    l2: float,
+    dtype: str,
+) -> Task:
+    """Return the one task of all nodes of this process."""
     if kind == "linear":
         return LinearRegression(names, l2=l2, dtype=dtype)
     if kind == "softmax":
         return SoftmaxRegression(names, labels, l2=l2, dtype=dtype)
-    hidden = tuple(description["hidden"])
     return MultilayerPerceptron(names, labels, hidden=hidden, l2=l2, dtype=dtype)
 
 
@@ -260,8 +273,8 @@ def build_learner(
         "hidden": list(hidden) if task == "mlp" else [],
         "l2": l2,
         "label": label or "",
-        "labels": list(whole.labels),
-        "feature_names": list(whole.feature_names),
+        "labels": whole.labels,
+        "feature_names": whole.feature_names,
         "standardizer": statistics.to_json() if statistics else None,
     }
     return NumpyLearner(

@@ -7,6 +7,7 @@ Nothing but numpy may enter.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,31 +21,31 @@ from gossipnode.learning.tasks.task import Evaluation
 EVALUATED_ROWS = 4096
 
 
-class CrossEntropy:
-    """Mean cross-entropy of m rows of logits; keeps the row numbers between calls.
+def loss_into_gradient(logits: Array, targets: NDArray[Any]) -> float:
+    """Return the mean loss and turn ``logits``, shape (m, classes), into its gradient.
 
     With P = softmax(Z): loss = −1/m Σ_r ln P[r, target_r], ∂loss/∂Z = (P − onehot)/m.
     """
+    rows, classes = logits.shape
+    # Positions in the flat array: cheaper than pairs.
+    picked = _first_entries(rows, classes) + targets
+    flat = logits.reshape(-1)
+    logits -= np.maximum.reduce(logits, axis=1, keepdims=True)
+    right = np.add.reduce(flat.take(picked))
+    np.exp(logits, out=logits)
+    total = np.add.reduce(logits, axis=1, keepdims=True)
+    loss: float = float(np.log(total).sum() - right) / rows
+    total *= rows
+    logits /= total
+    flat[picked] -= 1 / rows
+    return loss
 
-    def __init__(self) -> None:
-        self._first_entries: NDArray[np.intp] = np.empty(0, np.intp)
 
-    def loss_into_gradient(self, logits: Array, targets: NDArray[Any]) -> float:
-        """Return the mean loss and turn ``logits``, shape (m, classes), into its gradient."""
-        rows, classes = logits.shape
-        if len(self._first_entries) != rows:
-            self._first_entries = np.arange(rows) * classes
-        picked = self._first_entries + targets  # positions in the flat array: cheaper than pairs
-        flat = logits.reshape(-1)
-        logits -= np.maximum.reduce(logits, axis=1, keepdims=True)
-        right = np.add.reduce(flat.take(picked))
-        np.exp(logits, out=logits)
-        total = np.add.reduce(logits, axis=1, keepdims=True)
-        loss: float = float(np.log(total).sum() - right) / rows
-        total *= rows
-        logits /= total
-        flat[picked] -= 1 / rows
-        return loss
+@lru_cache(maxsize=4)
+def _first_entries(rows: int, classes: int) -> NDArray[np.intp]:
+    first = np.arange(rows) * classes
+    first.flags.writeable = False
+    return first
 
 
 def evaluate_logits(logits_of: Callable[[Array], Array], data: Dataset) -> Evaluation:

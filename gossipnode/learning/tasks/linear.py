@@ -31,7 +31,6 @@ class LinearRegression:
             dtype,
             feature_meaning("linear", feature_names),
         )
-        self._scratch: Array = self.layout.zeros()
 
     def initial_params(self, rng: np.random.Generator) -> Array:
         """Return zeros: the loss is convex."""
@@ -49,7 +48,7 @@ class LinearRegression:
         np.dot(residual, features, out=gradient_out[:-1])
         gradient_out[-1] = residual.sum()
         if self.l2:
-            loss += add_l2(params, gradient_out, self.l2, self._scratch)
+            loss += add_l2(params, gradient_out, self.l2)
         return loss
 
     def evaluate(self, params: Array, data: Dataset) -> Evaluation:

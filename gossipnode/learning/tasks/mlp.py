@@ -15,7 +15,8 @@ from numpy.typing import DTypeLike
 
 from gossipnode.learning.data.dataset import Dataset
 from gossipnode.learning.params import Array, Layout
-from gossipnode.learning.tasks.crossentropy import CrossEntropy, evaluate_logits
+from gossipnode.learning.scratch import scratch
+from gossipnode.learning.tasks.crossentropy import evaluate_logits, loss_into_gradient
 from gossipnode.learning.tasks.task import Batch, Evaluation, add_l2, feature_meaning
 
 
@@ -44,9 +45,6 @@ class MultilayerPerceptron:
             (*feature_meaning("mlp", feature_names), *(f"class:{name}" for name in labels)),
         )
         self._sizes = sizes
-        self._outputs: list[Array] = []
-        self._scratch: Array = self.layout.zeros()
-        self._head = CrossEntropy()
 
     def initial_params(self, rng: np.random.Generator) -> Array:
         """Return weights drawn from N(0, 2/inputs) and zero biases.
@@ -70,7 +68,7 @@ class MultilayerPerceptron:
             output += bias
             if layer < len(layers) - 1:
                 np.maximum(output, 0, out=output)
-        loss = self._head.loss_into_gradient(inputs[-1], targets)
+        loss = loss_into_gradient(inputs[-1], targets)
         for layer in reversed(range(len(layers))):
             delta = inputs[layer + 1]  # by now the gradient of this layer's output
             np.matmul(inputs[layer].T, delta, out=gradients[layer][0])
@@ -80,7 +78,7 @@ class MultilayerPerceptron:
                 np.matmul(delta, layers[layer][0].T, out=inputs[layer])
                 inputs[layer] *= active
         if self.l2:
-            loss += add_l2(params, gradient_out, self.l2, self._scratch)
+            loss += add_l2(params, gradient_out, self.l2)
         return loss
 
     def evaluate(self, params: Array, data: Dataset) -> Evaluation:
@@ -110,6 +108,7 @@ class MultilayerPerceptron:
         return views
 
     def _buffers(self, rows: int) -> list[np.ndarray[Any, Any]]:
-        if not self._outputs or len(self._outputs[0]) != rows:
-            self._outputs = [np.empty((rows, size), self.layout.dtype) for size in self._sizes[1:]]
-        return self._outputs
+        return [
+            scratch(f"layer {layer}", (rows, size), self.layout.dtype)
+            for layer, size in enumerate(self._sizes[1:])
+        ]

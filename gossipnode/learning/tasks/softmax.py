@@ -10,7 +10,8 @@ from numpy.typing import DTypeLike
 
 from gossipnode.learning.data.dataset import Dataset
 from gossipnode.learning.params import Array, Layout
-from gossipnode.learning.tasks.crossentropy import CrossEntropy, evaluate_logits
+from gossipnode.learning.scratch import scratch
+from gossipnode.learning.tasks.crossentropy import evaluate_logits, loss_into_gradient
 from gossipnode.learning.tasks.task import Batch, Evaluation, add_l2, feature_meaning
 
 
@@ -33,9 +34,6 @@ class SoftmaxRegression:
         )
         self._shape = len(feature_names), len(labels)
         self._bias_at = len(feature_names) * len(labels)
-        self._logits: Array = np.empty((0, len(labels)), self.layout.dtype)
-        self._scratch: Array = self.layout.zeros()
-        self._head = CrossEntropy()
 
     def initial_params(self, rng: np.random.Generator) -> Array:
         """Return zeros: the loss is convex."""
@@ -45,16 +43,15 @@ class SoftmaxRegression:
     def loss_and_gradient(self, params: Array, batch: Batch, gradient_out: Array) -> float:
         """Return the loss of the module's docstring; write its gradient."""
         features, targets = batch
-        if len(self._logits) != len(targets):
-            self._logits = np.empty((len(targets), self._shape[1]), self.layout.dtype)
-        logits, bias_at = self._logits, self._bias_at
+        logits = scratch("logits", (len(targets), self._shape[1]), self.layout.dtype)
+        bias_at = self._bias_at
         np.matmul(features, params[:bias_at].reshape(self._shape), out=logits)
         logits += params[bias_at:]
-        loss = self._head.loss_into_gradient(logits, targets)
+        loss = loss_into_gradient(logits, targets)
         np.matmul(features.T, logits, out=gradient_out[:bias_at].reshape(self._shape))
         np.add.reduce(logits, axis=0, out=gradient_out[bias_at:])
         if self.l2:
-            loss += add_l2(params, gradient_out, self.l2, self._scratch)
+            loss += add_l2(params, gradient_out, self.l2)
         return loss
 
     def evaluate(self, params: Array, data: Dataset) -> Evaluation:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from gossipnode.learning.data.dataset import Dataset
 from gossipnode.learning.params import Array, Layout
+from gossipnode.learning.scratch import scratch
 
 
 class Batch(NamedTuple):
@@ -38,8 +39,8 @@ class Evaluation:
 class Task(Protocol):
     """A loss over params of one layout.
 
-    ``loss_and_gradient`` may reuse buffers of the task, so that one thread at a time calls it;
-    ``evaluate`` uses none of them and may run beside it in another thread.
+    A task keeps nothing between calls, so that all nodes of a process share one; any thread may
+    call it.
     """
 
     @property
@@ -63,10 +64,10 @@ class Task(Protocol):
         ...
 
 
-def add_l2(params: Array, gradient_out: Array, l2: float, scratch: Array) -> float:
-    """Add l2·params to ``gradient_out`` and return l2/2·‖params‖²; all arrays of shape (d,)."""
-    np.multiply(params, l2, out=scratch)
-    gradient_out += scratch
+def add_l2(params: Array, gradient_out: Array, l2: float) -> float:
+    """Add l2·params to ``gradient_out`` and return l2/2·‖params‖²; both arrays of shape (d,)."""
+    decay = np.multiply(params, l2, out=scratch("l2", params.shape, params.dtype))
+    gradient_out += decay
     return l2 / 2 * float(np.dot(params, params))
 
 
