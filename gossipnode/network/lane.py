@@ -107,21 +107,25 @@ class Lane(asyncio.BufferedProtocol):
         """Whether anything is under way."""
         return bool(self._pending or self._serving) or not self._reader.is_between
 
-    async def push(self, frame: Frame) -> Receipt:
+    async def push(self, frame: Frame, timeout_s: float) -> Receipt:
         """Send one frame and return the answer, a refusal included.
 
-        Raises ``LaneBrokenError``, or ``PeerError`` where the answer is none. Who stops waiting
-        while the frame is half sent breaks the lane: nothing could follow it.
+        Raises ``LaneBrokenError``, ``NetworkError`` after ``timeout_s``, or ``PeerError`` where
+        the answer is none. Who stops waiting while the frame is half sent breaks the lane:
+        nothing could follow it.
         """
         if not self.is_usable:
             raise LaneBrokenError("the lane is closing or full")
         number, answer = self._pending.add(frame.nbytes - len(frame.head))
         self.last_frame = self._loop.time()
+        # A third of the price of asyncio.timeout, which a small push would feel.
+        timer = self._loop.call_later(timeout_s, _expire, answer, timeout_s)
         record = record_head(Type.FRAME, number, frame.nbytes)
         self._pump.frame(number, record + frame.head, frame.body)
         try:
             got = await answer
         finally:
+            timer.cancel()
             if number in self._pending:
                 self._give_up(number)
         if isinstance(got, Reply):
@@ -420,3 +424,8 @@ class Lane(asyncio.BufferedProtocol):
     def _cut_later(self) -> None:
         if self._cut is None:
             self._cut = self._loop.call_later(CLOSE_S, self._transport.abort)
+
+
+def _expire(answer: asyncio.Future[Answer], timeout_s: float) -> None:
+    if not answer.done():
+        answer.set_exception(NetworkError(f"timed out after {timeout_s:g} s"))

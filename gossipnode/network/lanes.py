@@ -95,16 +95,26 @@ class Lanes:
         way = self._ways.get(address)
         return way.lane if way is not None and way.lane is not None and way.lane.is_usable else None
 
-    async def push(self, address: str, frame: Frame) -> Receipt | None:
+    async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt | None:
         """Push over the lane to ``address``, which is opened if need be; None: there is none.
 
-        Raises ``NetworkError`` where nobody listens, and ``PeerError`` as ``Lane.push`` does.
+        Raises ``NetworkError`` where nobody listens, and what ``Lane.push`` does but for a
+        broken lane.
         """
-        lane = self.to(address) or await self._open(address)
+        lane = self.to(address)
+        if lane is None:
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + timeout_s
+            try:
+                async with asyncio.timeout(timeout_s):
+                    lane = await self._open(address)
+            except TimeoutError:
+                raise NetworkError(f"timed out after {timeout_s:g} s") from None
+            timeout_s = deadline - loop.time()
         if lane is not None:
             self.counters["lane_pushes"] += 1
             try:
-                return await lane.push(frame)
+                return await lane.push(frame, timeout_s)
             except LaneBrokenError as error:
                 self.counters["lanes_broken"] += 1
                 event(
