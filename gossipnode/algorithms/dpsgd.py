@@ -28,6 +28,7 @@ that comes too early is asked to come again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,7 +127,7 @@ class DPSGD(Algorithm):
     async def wait_for_neighbours(self, node: NodeInterface, now: OpenRound, k: int) -> None:
         """Return when all models of round k are there, or the deadline is."""
         self.recheck(node, k)
-        missing = self.missing(node, now, k)
+        missing = list(self.missing(node, now, k))
         for j in missing:
             if node.is_unknown(j) and node.was_there(j, k, self.first):
                 node.vouch_for(j)
@@ -135,7 +136,7 @@ class DPSGD(Algorithm):
             # Never heard of: it may still be starting, so that a swarm may start in any order.
             until = max(until, self.started + self.start_deadline_s)
         while not await node.wait(now.complete, min(PROBE_EVERY_S, until - node.time())):
-            missing = self.missing(node, now, k)
+            missing = list(self.missing(node, now, k))
             if node.stopping:
                 return
             if node.time() >= until - CLOCK_S:
@@ -208,8 +209,8 @@ class DPSGD(Algorithm):
                 node.count("late_dropped", len(evicted.arrived))
         return now
 
-    def missing(self, node: NodeInterface, now: OpenRound, k: int) -> list[str]:
-        """Return the neighbours whose model of round k may still come.
+    def missing(self, node: NodeInterface, now: OpenRound, k: int) -> Iterator[str]:
+        """Yield the neighbours whose model of round k may still come.
 
         Models of one neighbour arrive in order, so a later one means that this one will not
         come; and a neighbour further ahead than lockstep allows has mixed without us. Where the
@@ -217,20 +218,21 @@ class DPSGD(Algorithm):
         one that did tell stands for them.
         """
         if self.leader is not None and node.went_on_without(self.leader, k):
-            return []
-        return [
-            j
-            for j in node.row_at(k).weights
-            if j not in now.arrived
-            and self.heard.get(j, -1) <= k
-            and not node.went_on_without(j, k)
-            and node.is_expected(j)
-        ]
+            return
+        for j in node.row_at(k).weights:
+            if (
+                j not in now.arrived
+                and self.heard.get(j, -1) <= k
+                and not node.went_on_without(j, k)
+                and node.is_expected(j)
+            ):
+                yield j
 
     def recheck(self, node: NodeInterface, k: int) -> None:
         """Complete round k if nobody is left to wait for."""
         now = self.open.get(k)
-        if now is not None and not self.missing(node, now, k):
+        # The first that is missing settles it: else d arrivals would look at d neighbours each.
+        if now is not None and next(self.missing(node, now, k), None) is None:
             now.complete.set()
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:
