@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 
 import numpy as np
 
@@ -44,9 +45,9 @@ PROBE_TIMEOUT_S = 5.0
 class Courier:
     """Delivers parcels to ``peers`` through ``world``.
 
-    ``insist`` keeps trying peers never heard of (fixed neighbours may still be starting).
-    ``on_change(peer)`` is told when a peer's state or round changed; ``on_exchange(peer, parcel,
-    receipt)`` gets the answer to an exchange.
+    ``rng`` makes the random numbers that spread repeats. ``insist`` keeps trying peers never
+    heard of (fixed neighbours may still be starting). ``on_change(peer)`` is told when a peer's
+    state or round changed; ``on_exchange(peer, parcel, receipt)`` gets the answer to an exchange.
     """
 
     def __init__(
@@ -55,14 +56,15 @@ class Courier:
         world: World,
         peers: PeerTable,
         counters: Counters,
-        rng: np.random.Generator,
+        rng: Callable[[], np.random.Generator],
         timeout_s: float,
         insist: bool,
         on_change: Callable[[str], None],
         on_exchange: Callable[[Peer, Parcel, Receipt], Awaitable[None]],
         room: Mapping[str, int] | None = None,
     ) -> None:
-        self.world, self.peers, self.counters, self.rng = world, peers, counters, rng
+        self.world, self.peers, self.counters = world, peers, counters
+        self._rng = cache(rng)  # most couriers never need one
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange = on_change, on_exchange
         self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
@@ -98,7 +100,7 @@ class Courier:
         finally:
             self._probed.discard(peer.id)
         if not listening and peer.state == "alive":
-            self.peers.failed(peer, asyncio.get_running_loop().time(), self.rng.random())
+            self.peers.failed(peer, asyncio.get_running_loop().time(), self._rng().random())
             self.suspect(peer.id, "connection refused")
 
     def _room_for(self, peer_id: str) -> int:
@@ -189,7 +191,7 @@ class Courier:
     def _failed(self, peer: Peer, reason: str) -> float | None:
         self.counters.add("pushes_failed")
         now = asyncio.get_running_loop().time()
-        pause = self.peers.failed(peer, now, self.rng.random())
+        pause = self.peers.failed(peer, now, self._rng().random())
         event(log, logging.DEBUG, "push.failed", peer=peer.id, reason=reason)
         if peer.state == "unknown" and self.insist:
             if reason != peer.reason:
@@ -217,7 +219,7 @@ class Courier:
         if reply.code == "busy":
             return min(reply.retry_after_s or 0.1, self.timeout_s)
         if reply.code in LASTING or reply.code == "draining":
-            self.peers.failed(peer, now, self.rng.random())
+            self.peers.failed(peer, now, self._rng().random())
             self.suspect(peer.id, refusal)
         return None
 

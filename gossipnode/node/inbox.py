@@ -8,7 +8,6 @@ at most once, and a refusal changes nothing but a counter.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,13 +92,14 @@ class Inbox:
         graph: str | None,
         senders: Collection[str] | None = None,
         inflight_bytes_max: int,
+        senders_max: int = SENDERS_MAX,
     ) -> None:
         self.swarm, self.node_id, self.layout = swarm, node_id, layout
         self.algorithm, self.graph, self.senders = algorithm, graph, senders
-        self.inflight_bytes_max = inflight_bytes_max
+        self.inflight_bytes_max, self.senders_max = inflight_bytes_max, senders_max
         self.inflight_bytes = 0
         self.draining = False
-        self._ledgers: OrderedDict[str, Ledger] = OrderedDict()
+        self._ledgers: dict[str, Ledger] = {}  # the sender heard last comes last
         self._fitting: tuple[Part, ...] | None = (
             None  # what has passed: nearly all parts are the same
         )
@@ -146,13 +146,13 @@ class Inbox:
         """Enter the message into the ledger; False if it is there already."""
         if self._is_duplicate(message):
             return False
-        ledger = self._ledgers.get(message.sender)
+        ledger = self._ledgers.pop(message.sender, None)
         if ledger is None or message.epoch > ledger.epoch:
             before = ledger if ledger is None or ledger.seen else ledger.before
-            ledger = self._ledgers[message.sender] = Ledger(message.epoch, before=before)
-            while len(self._ledgers) > SENDERS_MAX:
-                self._ledgers.popitem(last=False)
-        self._ledgers.move_to_end(message.sender)
+            ledger = Ledger(message.epoch, before=before)
+            while len(self._ledgers) >= self.senders_max:
+                del self._ledgers[next(iter(self._ledgers))]
+        self._ledgers[message.sender] = ledger
         ledger.enter(message.seq)
         return True
 

@@ -29,11 +29,11 @@ from gossipnode.node.active import ActiveSide, finish
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
 from gossipnode.node.directory import Directory
-from gossipnode.node.inbox import Admission, Inbox
+from gossipnode.node.inbox import SENDERS_MAX, Admission, Inbox
 from gossipnode.node.measuring import Measurements
 from gossipnode.node.memory import Memory
 from gossipnode.node.passive import Delivery, PassiveSide
-from gossipnode.node.peers import PeerTable
+from gossipnode.node.peers import PEERS_KEPT, PeerTable
 from gossipnode.node.place import Place, find_place, share_of
 from gossipnode.node.replica import Replica
 from gossipnode.node.report import build_shared_config, build_status, model_facts
@@ -46,14 +46,16 @@ log = logging.getLogger("gossipnode.node")
 
 # Streams of random numbers, apart so that one more draw here changes nothing there.
 STREAM_ALGORITHM, STREAM_SAMPLER, STREAM_BACKOFF = 1, 2, 3
-ROUND_TIMES_KEPT = 512
+ROUND_TIMES_KEPT = 32
 
 
 class Node(ActiveSide):
     """One node of the swarm. See the module's text for its life.
 
     ``peers`` lists all nodes, this one included where it has a fixed place. ``learner`` defaults
-    to the one that the config describes. ``address`` is where peers dial this node; whoever owns
+    to the one that the config describes, ``node_id`` to the config's. Of at most ``peers_kept``
+    peers more is remembered than the peer list says, and of ``senders_max`` what was merged from
+    them, unless they are neighbours. ``address`` is where peers dial this node; whoever owns
     the network sets it before ``start``. ``on_measurement`` gets each history row.
     """
 
@@ -64,13 +66,22 @@ class Node(ActiveSide):
         world: World,
         peers: Sequence[PeerEntry] = (),
         learner: Learner | None = None,
+        node_id: str = "",
+        peers_kept: int = PEERS_KEPT,
+        senders_max: int = SENDERS_MAX,
     ) -> None:
         self.config, self.world, self.directory = config, world, Directory.of(peers)
-        self.place: Place = find_place(config, self.directory)
+        self.place: Place = find_place(config, self.directory, node_id)
         self.id = self.place.id
         self.algorithm = build_algorithm(config)
         self.counters = Counters()
-        self.peers = PeerTable(config.network.peers_max, self.directory, self.place.id)
+        self.senders_max = SENDERS_MAX if self.algorithm.needs_graph else senders_max
+        self.peers = PeerTable(
+            config.network.peers_max,
+            self.directory,
+            self.id,
+            None if self.algorithm.needs_graph else peers_kept,
+        )
         self.measurements = Measurements(self)
         self.passive = PassiveSide(self)
         self.memory = Memory(self)
@@ -134,12 +145,13 @@ class Node(ActiveSide):
             graph=self.place.graph,
             senders=self.place.senders if self.algorithm.needs_graph else None,
             inflight_bytes_max=self.config.network.inflight_bytes_max,
+            senders_max=self.senders_max,
         )
         self.courier = Courier(
             world=self.world,
             peers=self.peers,
             counters=self.counters,
-            rng=np.random.default_rng([*seed, STREAM_BACKOFF]),
+            rng=lambda: np.random.default_rng([*seed, STREAM_BACKOFF]),
             timeout_s=self.config.network.push_timeout_s,
             insist=self.algorithm.needs_graph,
             on_change=lambda peer: self.algorithm.peer_changed(self, peer),

@@ -46,10 +46,13 @@ class Place:
     rounds: Rounds | None = None
 
 
-def find_place(config: Config, peers: Sequence[PeerEntry]) -> Place:
-    """Return this node's place; raises ``ConfigError`` where the peer list has none for it."""
+def find_place(config: Config, peers: Sequence[PeerEntry], node_id: str = "") -> Place:
+    """Return the place of ``node_id``, by default the config's.
+
+    Raises ``ConfigError`` where the peer list has none for it.
+    """
     directory = Directory.of(peers)
-    ids, node_id = directory.ids, config.node.id or host_id()
+    ids, node_id = directory.ids, node_id or config.node.id or host_id()
     i = directory.number.get(node_id)
     if config.topology.graph == "random":
         # One that joins later is in no list: its number, from its id, is unlike the others'.

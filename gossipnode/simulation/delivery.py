@@ -6,7 +6,7 @@ nobody writes to them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -40,25 +40,32 @@ class ObjectFrame(Frame):
 
 
 class ObjectEncoder:
-    """``encode`` for one node without making bytes; knows how many they would be."""
+    """``encode`` without making bytes, for all nodes of a swarm; knows how many they would be."""
 
     def __init__(self) -> None:
-        self._heads: dict[tuple[int, ...], int] = {}
+        self._heads: dict[Hashable, int] = {}
 
     def __call__(self, message: Message, arrays: Sequence[Vector]) -> ObjectFrame:
         """Return ``message`` with its ``arrays``, which nobody may write to from now on."""
         assert isinstance(message.age, int)
-        # All that makes one head of this node longer than another: msgpack's numbers.
+        body_bytes = message.body_bytes
+        # All that makes one head of a swarm longer than another: numbers and names.
         kind = (
             message.kind,
+            body_bytes,
+            *[part.role for part in message.parts],
             message.seq.bit_length(),
             message.round.bit_length(),
             message.age.bit_length(),
+            message.epoch.bit_length(),
+            message.degree and message.degree.bit_length(),
+            len(message.sender),
+            message.address and len(message.address),
         )
         head = self._heads.get(kind)
         if head is None:
             head = self._heads[kind] = len(encode(message, arrays).head)
-        return ObjectFrame(b"", [], message, arrays, head + message.body_bytes)
+        return ObjectFrame(b"", [], message, arrays, head + body_bytes)
 
 
 def open_frame(frame: Frame) -> tuple[Message, Body]:

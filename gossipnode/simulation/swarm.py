@@ -33,7 +33,6 @@ from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import consensus_distance
 from gossipnode.node.directory import Directory
 from gossipnode.node.node import Node
-from gossipnode.node.peers import PEERS_KEPT
 from gossipnode.simulation.checkers import Checkers, Total
 from gossipnode.simulation.delivery import ObjectEncoder
 from gossipnode.simulation.faults import Fired
@@ -45,8 +44,10 @@ from gossipnode.wire.message import Message
 
 T = TypeVar("T")
 
-# In a swarm so large a node remembers few of the others: it meets few of them twice.
-MANY_NODES, PEERS_KEPT_OF_MANY = 1000, 16
+# In so large a swarm a node meets few others twice, and remembers no more of them than it needs:
+# of senders, those of the time in which a push may be repeated.
+CROWD = 1000
+REMEMBERED_IN_A_CROWD = {"peers_kept": 8, "senders_max": 32}
 
 
 class SimulationError(AssertionError):
@@ -93,7 +94,7 @@ class SimulatedSwarm:
         self._stores = (
             {name: SimulatedStore(config.checkpoint.keep) for name in self.names} if stores else {}
         )
-        self._objects = objects
+        self._encode = ObjectEncoder() if objects else None
         self._learners = dict(zip(self.names, learners, strict=True)) if learners else {}
         self._loop = VirtualLoop()
         self.wires = Wires(self, self.network, self._loop)
@@ -357,11 +358,11 @@ class SimulatedSwarm:
             peers=self._peers,
             learner=self._learners.get(name),
             node_id=name,
-            peers_kept=PEERS_KEPT if len(self.names) < MANY_NODES else PEERS_KEPT_OF_MANY,
+            **(REMEMBERED_IN_A_CROWD if len(self.names) >= CROWD else {}),
         )
         node.address = address_of(name)
-        if self._objects:
-            node.passive.encode = ObjectEncoder()
+        if self._encode is not None:
+            node.passive.encode = self._encode
         self.nodes[name], self.worlds[name] = node, world
         return node
 

@@ -40,7 +40,7 @@ class Post:
             world=self,  # type: ignore[arg-type]
             peers=self.peers,
             counters=self.counters,
-            rng=np.random.default_rng(0),
+            rng=lambda: np.random.default_rng(0),
             timeout_s=30.0,
             insist=insist,
             on_change=self.changed.append,
