@@ -220,9 +220,7 @@ async def lane_sender(url: str, size: int) -> AsyncIterator[Send]:
                 check(receipt.reply)
 
             yield send
-            lanes = node._daemon.lanes
-            assert lanes is not None
-            assert lanes.counters["lane_fallbacks"] == 0, "a push went another way"
+            assert node.lanes.counters["lane_fallbacks"] == 0, "a push went another way"
 
 
 @contextlib.asynccontextmanager

@@ -94,8 +94,8 @@ class HttpNode(Node):
         super().__init__(config, world=self._daemon, peers=peers, learner=learner)
         self.url = ""
         self._listener = listener
-        self._daemon.lanes = Lanes(self)
-        self._server = Server(self, self._daemon.lanes)
+        self.lanes = self._daemon.lanes = Lanes(self)
+        self._server = Server(self, self.lanes)
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None
 

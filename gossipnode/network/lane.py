@@ -1,9 +1,9 @@
 """The lane: one connection between two nodes that carries pushes and answers both ways.
 
 After the 101 it is this protocol's. ``records`` is its framing, ``pump`` its way out; here frames
-meet the node: a header is admitted before its body has a buffer, a body that is not admitted is
-read and forgotten, and its refusal goes out at once. Many pushes may be under way, each with its
-number; answers come in any order.
+meet the node, those of the peer in ``arrivals``, our own in ``pending``. A body that is not
+admitted is read and forgotten, and its refusal goes out at once. Many pushes may be under way,
+each with its number; answers come in any order.
 
 Invariant: reading never waits for writing, so two nodes that push to each other cannot lock each
 other; what a peer can make us hold is bounded by ``UNANSWERED_MAX`` and by what the node admits.
@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
+from gossipnode.network.arrivals import Arrivals
 from gossipnode.network.frames import receipt_of
 from gossipnode.network.pending import Answer, Pending
 from gossipnode.network.pool import BufferPool
@@ -34,8 +34,8 @@ from gossipnode.network.records import (
     record_head,
 )
 from gossipnode.network.stall import StallWatch
-from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
+from gossipnode.node.passive import Delivery
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
@@ -57,15 +57,6 @@ class LaneBrokenError(NetworkError):
     """The lane ended before the answer came: the frame may be sent again, another way."""
 
 
-@dataclass(slots=True)
-class _Incoming:
-    """A body that is arriving: a push with its admission, or an answer."""
-
-    number: int
-    nbytes: int
-    admission: Admission | None = None
-
-
 class Lane(asyncio.BufferedProtocol):
     """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end."""
 
@@ -83,9 +74,7 @@ class Lane(asyncio.BufferedProtocol):
         self._node, self._pool, self._on_closed = node, pool, on_closed
         self._reader = RecordReader(self)
         self._pending = Pending()
-        self._serving: set[int] = set()
-        self._incoming: _Incoming | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._answer_bytes = 0  # of the body of an answer that is arriving
         self._closing = self._peer_closing = False
         self._reason = ""
         self._cut: asyncio.TimerHandle | None = None
@@ -105,7 +94,7 @@ class Lane(asyncio.BufferedProtocol):
     @property
     def is_busy(self) -> bool:
         """Whether anything is under way."""
-        return bool(self._pending or self._serving) or not self._reader.is_between
+        return bool(self._pending or self._arrivals) or not self._reader.is_between
 
     async def push(self, frame: Frame, timeout_s: float) -> Receipt:
         """Send one frame and return the answer, a refusal included.
@@ -150,11 +139,15 @@ class Lane(asyncio.BufferedProtocol):
         self._reason = self._reason or reason
         self._transport.abort()
 
+    def kill(self, reason: str) -> None:
+        """End at once, and give up what has arrived but is not merged."""
+        self.abort(reason)
+        self._arrivals.cancel()
+
     async def wait_closed(self) -> None:
         """Wait for the end of the connection and of what arrived through it."""
         await self._ended.wait()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._arrivals.wait()
 
     # -- what the transport calls -----------------------------------------------------------------
 
@@ -164,6 +157,9 @@ class Lane(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._pump = Pump(self._transport)
+        self._arrivals = Arrivals(
+            self._node, self._pool, self._answer, lambda: self.abort("this node has a fault")
+        )
         self._watch = StallWatch(
             self._node.config.network.body_timeout_s,
             lambda: self._reader.bytes_read,
@@ -208,7 +204,8 @@ class Lane(asyncio.BufferedProtocol):
         if self._cut is not None:
             self._cut.cancel()
         self._pump.drop()
-        self._release_incoming()
+        self._release_answer()
+        self._arrivals.give_up()
         self._pending.fail(LaneBrokenError(self._reason))
         self._ended.set()
         self._on_closed(self, self._reason)
@@ -224,55 +221,37 @@ class Lane(asyncio.BufferedProtocol):
             if record.length > limit:
                 raise PeerError("too_large", f"an answer of {record.length} bytes")
             return
-        if record.number in self._serving:
+        if record.number in self._arrivals:
             raise PeerError("malformed_frame", f"number {record.number} is not answered yet")
-        if len(self._serving) + self._pump.waiting > 2 * UNANSWERED_MAX:
+        if len(self._arrivals) + self._pump.waiting > 2 * UNANSWERED_MAX:
             raise PeerError("malformed_frame", f"more than {UNANSWERED_MAX} frames are unanswered")
         if record.length > limit:
             error = PeerError("too_large", f"{record.length} bytes; the layout allows {limit}")
-            self._refuse(record.number, error, None)
+            self._arrivals.refuse(record.number, error, None)
             raise error
 
     def frame_head(self, record: Record, message: Message) -> memoryview | None:
         """Give a body its buffer, or refuse it."""
         if record.kind is Type.ANSWER:
             return self._answer_buffer(record, message)
-        try:
-            admission = self._node.admit(message)
-        except PeerError as error:
-            self._refuse(record.number, error, message.sender)
-            return None
-        try:
-            body = self._pool.take(message.body_bytes)
-        except PeerError as error:
-            self._node.release(admission)
-            self._refuse(record.number, error, message.sender)
-            return None
-        self._serving.add(record.number)
-        self._incoming = _Incoming(record.number, len(body), admission)
-        return body
+        return self._arrivals.admit(record.number, message)
 
     def frame_refused(self, record: Record, error: PeerError) -> None:
         """Answer a frame whose head is wrong; the framing is intact."""
         if record.kind is Type.ANSWER:
             self._answered(record.number, error)
         else:
-            self._refuse(record.number, error, None)
+            self._arrivals.refuse(record.number, error, None)
 
     def frame_arrived(self, record: Record, message: Message, body: memoryview) -> None:
         """Hand a whole frame on."""
-        self._pool.arrived(len(body))
         self._watch.ended()
-        incoming, self._incoming = self._incoming, None
         if record.kind is Type.ANSWER:
+            self._release_answer()
             self._answered(record.number, (message, body))
-            return
-        assert incoming is not None
-        assert incoming.admission is not None
-        self.last_frame = self.last_heard
-        task = self._loop.create_task(self._deliver(record.number, incoming.admission, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._delivered)
+        else:
+            self.last_frame = self.last_heard
+            self._arrivals.arrived(body)
 
     def small_arrived(self, record: Record, payload: bytes) -> None:
         """Take a reply or a word about the lane itself."""
@@ -295,53 +274,6 @@ class Lane(asyncio.BufferedProtocol):
             self._cut_later()
             self._settle()
 
-    # -- passive side -----------------------------------------------------------------------------
-
-    async def _deliver(self, number: int, admission: Admission, body: memoryview) -> None:
-        try:
-            delivery = await self._node.deliver(admission, body)
-        except PeerError as error:
-            self._refuse(number, error, admission.message.sender)
-            return
-        self._serving.discard(number)
-        if self._ended.is_set():
-            return
-        frame = delivery.frame
-        if frame is None:
-            self._reply(number, delivery.reply)
-        else:
-            record = record_head(Type.ANSWER, number, frame.nbytes)
-            self._pump.frame(-1 - number, record + frame.head, frame.body)
-        self._settle()
-
-    def _delivered(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler(
-                {"message": "a push could not be delivered", "exception": error, "task": task}
-            )
-            self.abort("this node has a fault")
-
-    def _refuse(self, number: int, error: PeerError, sender: str | None) -> None:
-        self._serving.discard(number)
-        reply = self._node.refuse(error, sender)
-        if not self._ended.is_set():
-            self._reply(number, reply)
-            self._settle()
-
-    def _reply(self, number: int, reply: Reply) -> None:
-        payload = reply.encode()
-        self._pump.small(record_head(Type.REPLY, number, len(payload)) + payload)
-
-    def _release_incoming(self) -> None:
-        """Give up the body that is arriving."""
-        incoming, self._incoming = self._incoming, None
-        if incoming is not None:
-            self._pool.arrived(incoming.nbytes)
-            if incoming.admission is not None:
-                self._serving.discard(incoming.number)
-                self._node.release(incoming.admission)
-
     # -- active side ------------------------------------------------------------------------------
 
     def _answer_buffer(self, record: Record, message: Message) -> memoryview | None:
@@ -357,8 +289,12 @@ class Lane(asyncio.BufferedProtocol):
         except PeerError as error:
             self._answered(record.number, error)
             return None
-        self._incoming = _Incoming(record.number, len(body))
+        self._answer_bytes = len(body)
         return body
+
+    def _release_answer(self) -> None:
+        self._pool.arrived(self._answer_bytes)
+        self._answer_bytes = 0
 
     def _answered(self, number: int, answer: Answer | PeerError) -> None:
         self._pending.answered(number, answer)
@@ -373,6 +309,20 @@ class Lane(asyncio.BufferedProtocol):
         if self._pump.is_leaving(number):
             self.abort("a push was given up before all of it was sent")
 
+    # -- passive side -----------------------------------------------------------------------------
+
+    def _answer(self, number: int, delivery: Delivery) -> None:
+        if self._ended.is_set():
+            return
+        frame = delivery.frame
+        if frame is None:
+            payload = delivery.reply.encode()
+            self._pump.small(record_head(Type.REPLY, number, len(payload)) + payload)
+        else:
+            record = record_head(Type.ANSWER, number, frame.nbytes)
+            self._pump.frame(-1 - number, record + frame.head, frame.body)
+        self._settle()
+
     # -- the lane itself --------------------------------------------------------------------------
 
     def _read(self, read: Callable[[T], None], what: T) -> None:
@@ -386,10 +336,7 @@ class Lane(asyncio.BufferedProtocol):
 
     def _stalled(self) -> None:
         error = PeerError("body_timeout", "the frame came too slowly")
-        incoming = self._incoming
-        self._release_incoming()
-        if incoming is not None and incoming.admission is not None:
-            self._refuse(incoming.number, error, incoming.admission.message.sender)
+        self._arrivals.give_up(error)
         self._break(error)
 
     def _break(self, error: PeerError) -> None:
@@ -400,15 +347,15 @@ class Lane(asyncio.BufferedProtocol):
         """
         event(log, logging.DEBUG, "lane.fault", peer=bounded(self.peer.id), reason=error.reason)
         self._watch.ended()
-        self._release_incoming()
+        self._release_answer()
+        self._arrivals.give_up()
         self._reader.forget_all()
         if not self._closing:
             self._pump.small(close_record(str(error)))
         self._closing = True
         self._reason = self._reason or f"broken: {error}"
         self._pending.fail(LaneBrokenError(self._reason))
-        if self._pump.is_empty and self._transport.can_write_eof():
-            self._transport.write_eof()
+        self._pump.finish()
         self._cut_later()
 
     def _settle(self) -> None:
@@ -416,7 +363,7 @@ class Lane(asyncio.BufferedProtocol):
         if (
             self._peer_closing
             and not self._ended.is_set()
-            and not (self._pending or self._serving)
+            and not (self._pending or self._arrivals)
             and self._pump.is_empty
         ):
             self._transport.close()

@@ -133,7 +133,8 @@ class Lanes:
         if hello.address is not None and not is_address(hello.address):
             raise PeerError("malformed_frame", "Gossipnode-Address is no http://HOST:PORT")
         if self._closed or not node.ready:
-            raise PeerError("draining", f"this node is {node.state}")
+            code = "busy" if node.state in ("created", "starting") else "draining"
+            raise PeerError(code, f"this node is {node.state}")
         if len(self._lanes) >= LANES_MAX:
             raise PeerError("busy", f"{LANES_MAX} lanes are open already")
         lane = self._new(hello, is_opener=False)
@@ -161,7 +162,7 @@ class Lanes:
                 await asyncio.shield(ending)
         except TimeoutError:
             for lane in lanes:
-                lane.abort("this node is stopping")
+                lane.kill("this node is stopping")
             await ending
         self.pool.trim()
 
@@ -243,9 +244,11 @@ class Lanes:
         """Keep one of two lanes: both nodes opened one at once, or a peer opened another.
 
         Both ends keep that of the smaller id; among one opener's, the new one. Only the opener
-        closes the other, so that it is closed once, and after what is under way on it.
+        closes the other, so that it is closed once, and after what is under way on it. Whoever
+        names an address that another id answered at, when it was dialled, gets no pushes.
         """
-        if self._opener(old) < self._opener(new):
+        is_claim = old.is_opener and old.peer.id != new.peer.id
+        if is_claim or self._opener(old) < self._opener(new):
             way.lane = old
         loser = new if way.lane is old else old
         if loser.is_opener:

@@ -31,6 +31,7 @@ class Pump:
         self._begun: int | None = None
         self._paused = False
         self._turn: asyncio.Handle | None = None
+        self._finishing = self._ended = False
 
     @property
     def is_empty(self) -> bool:
@@ -44,16 +45,18 @@ class Pump:
 
     def small(self, record: bytes) -> None:
         """Write a record as soon as the frame under way has left."""
-        self._small.append(record)
-        self._go()
+        if not self._finishing:
+            self._small.append(record)
+            self._go()
 
     def frame(self, key: int, head: bytes, body: list[memoryview]) -> None:
         """Write a frame's record, ``head`` being all that comes before the body.
 
         The body's memory must not change until it has left.
         """
-        self._frames.append((key, head, body))
-        self._go()
+        if not self._finishing:
+            self._frames.append((key, head, body))
+            self._go()
 
     def withdraw(self, key: int) -> bool:
         """Take the frame ``key`` back; False if it has begun."""
@@ -77,6 +80,13 @@ class Pump:
         """Go on."""
         self._paused = False
         self._go()
+
+    def finish(self) -> None:
+        """Write what has begun and the small records, then say that no more comes."""
+        if not self._finishing:
+            self._finishing = True
+            self._frames.clear()
+            self._go()
 
     def drop(self) -> None:
         """Forget everything: the connection is gone."""
@@ -106,6 +116,10 @@ class Pump:
             elif self._frames:
                 self._begin(*self._frames.popleft())
             else:
+                if self._finishing and not self._ended:
+                    self._ended = True
+                    if self._transport.can_write_eof():  # TLS cannot: the peer sees the CLOSE
+                        self._transport.write_eof()
                 return
 
     def _next_turn(self) -> None:

@@ -31,7 +31,7 @@ from loopback import (
 
 from gossipnode.config import PeerEntry
 from gossipnode.errors import NetworkError, PeerError
-from gossipnode.network import HttpNode, lane, lanes, stall
+from gossipnode.network import HttpNode, lane, lanes, stall, upgrade
 from gossipnode.network.records import Type, record_head
 from gossipnode.wire import Frame, Kind, decode, encode
 
@@ -92,8 +92,7 @@ def framed(frame: bytes, number: int, kind: Type = Type.FRAME) -> bytes:
 
 
 def lanes_of(node: HttpNode) -> lanes.Lanes:
-    assert node._daemon.lanes is not None
-    return node._daemon.lanes
+    return node.lanes
 
 
 def frame_to(node: HttpNode, vector: np.ndarray | None = None, **changes: Any) -> Frame:
@@ -259,7 +258,7 @@ async def test_a_number_that_is_not_answered_yet_may_not_come_again(
         await peer.send(framed(frame_for(node), 1), framed(frame_for(node, seq=1), 1))
         assert await peer.closing() == "malformed_frame: number 1 is not answered yet"
         go_on.set()
-    await until(lambda: node.age == 7)  # what had arrived whole is merged
+        await until(lambda: node.age == 7)  # what had arrived whole is merged
 
 
 async def test_more_than_any_frame_is_refused_and_ends_the_lane(node: HttpNode) -> None:
@@ -644,13 +643,11 @@ async def test_a_push_without_an_answer_times_out_and_the_lane_stays(
 async def test_a_push_given_up_half_sent_breaks_the_lane(
     start_node: StartNode, start_b: StartNode
 ) -> None:
-    large = {"task": {"kind": "mlp", "hidden": [400_000]}}  # 120 MB: more than sockets hold
     node, b = await start_node(), await start_b()
     await push_from(b, node, frame_to(node))
     (accepted,) = lanes_of(node)._lanes
     accepted._transport.pause_reading()  # a peer that hangs
-    del large
-    vector = np.zeros(25_000_000, np.float32)
+    vector = np.zeros(25_000_000, np.float32)  # 100 MB: more than sockets hold
     frame = encode(message_for(node, vector), [vector])
     with pytest.raises(NetworkError, match="timed out"):
         await b.world.push(node.url, frame, 0.2)
@@ -680,6 +677,54 @@ async def test_a_peer_that_hangs_does_not_hold_up_the_stop(
         async with asyncio.timeout(lane.CLOSE_S):
             await lanes_of(node).close()
         assert not lanes_of(node)
+
+
+async def test_a_merge_that_hangs_does_not_hold_up_the_stop(
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "SHUTDOWN_S", 0.05)
+    begun = asyncio.Event()
+
+    async def hanging(admission: Any, body: memoryview) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(node, "deliver", hanging)
+    async with Peer(node.url) as peer:
+        await peer.send(framed(frame_for(node), 1))
+        await asyncio.wait_for(begun.wait(), PATIENCE_S)
+        async with asyncio.timeout(lane.CLOSE_S):
+            await lanes_of(node).close()
+        assert not lanes_of(node)
+    node.inbox.inflight_bytes = 0  # what the hanging merge would have given back
+
+
+async def test_who_names_the_address_of_another_gets_no_pushes(
+    node: HttpNode, start_b: StartNode
+) -> None:
+    b = await start_b()
+    await push_from(node, b, frame_to(b, sender="a"))
+    headers = {**HEADERS, "Gossipnode-Id": "0", "Gossipnode-Address": b.url}
+    async with Connection(node.url) as thief:
+        await thief.send(head("GET", "/v1/lane", **headers))
+        await until(lambda: len(lanes_of(node)) == 2)
+        receipt = await push_from(node, b, frame_to(b, sender="a", seq=1))
+        assert receipt.reply.sender == "b"
+
+
+def test_the_numbers_in_the_docs_are_the_real_ones() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+    section = " ".join(text.split("## The lane")[1].split("## Limits")[0].split())
+    assert f"At most {lane.UNANSWERED_MAX} FRAMEs" in section
+    assert f"After {lane.CLOSE_S:g} s either side may cut it" in section
+    assert f"After {lanes.PING_S:g} s of silence a PING" in section
+    assert f"after {lanes.SILENT_S:g} s the connection is cut" in section
+    assert f"FRAME for {lanes.IDLE_S:g} s is closed" in section
+    assert f"bring {stall.STALL_BYTES // 1024} KiB in any {stall.STALL_S:g} s" in section
+    assert f"at most {upgrade.ID_CHARS_MAX} characters" in section
+    assert f"at most {upgrade.ADDRESS_CHARS_MAX} characters" in section
+    for kind in Type:
+        assert f"| {kind.value} | {kind.name} |" in section
 
 
 async def test_silence_is_asked_about_and_ends_the_lane(
