@@ -64,9 +64,17 @@ class Checkers:
         """Count a node's round from ``until`` on: a fault took its time before."""
         self._lost_time[name] = until
 
-    def delivered(self, node: Node, message: Message, outcome: str) -> tuple[str, bool]:
-        """Check a delivery: return what is wrong, and whether the push was overtaken."""
+    def delivered(
+        self, node: Node, message: Message, outcome: str, *, look: bool = True
+    ) -> tuple[str, bool]:
+        """Check a delivery: return what is wrong, and whether the push was overtaken.
+
+        Without ``look`` the params are left for the checks at rest: a node looks at them itself
+        whenever they change, and twice is dear in a large swarm.
+        """
         fault, overtaken = self.merges.note(node.id, message, outcome in MERGED)
+        if not look:
+            return fault, overtaken
         # Most pushes of dpsgd change no params yet: nothing to look at again.
         params, sound = node.params, self._sound.get(node.id)
         if sound is None or sound() is not params:
