@@ -16,6 +16,7 @@ from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import numpy as np
 from yarl import URL
 
 from gossipnode.errors import NetworkError, PeerError
@@ -170,7 +171,9 @@ async def _exchanged(response: aiohttp.ClientResponse, pushed: Frame) -> Receipt
         raise PeerError(
             "too_large", f"an answer of {head.message.body_bytes} bytes to a push of {limit}"
         )
-    return await receipt_of(head.message, await read_body(response.content, head))
+    body = np.empty(head.message.body_bytes, np.uint8).data
+    await read_body(response.content, head, body)
+    return await receipt_of(head.message, body)
 
 
 async def _at_most(response: aiohttp.ClientResponse, limit: int) -> bytes | None:

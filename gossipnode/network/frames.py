@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from gossipnode.errors import PeerError
 from gossipnode.network.http import AbstractStreamWriter, Payload, aiohttp
 from gossipnode.node.world import Receipt
@@ -55,12 +53,11 @@ async def read_head(content: aiohttp.StreamReader) -> Head:
             return Head(reader.message, reader, head_bytes, rest)
 
 
-async def read_body(content: aiohttp.StreamReader, head: Head) -> memoryview:
-    """Read the body into a new writable buffer of exactly ``head.message.body_bytes`` bytes.
+async def read_body(content: aiohttp.StreamReader, head: Head, body: memoryview) -> None:
+    """Read the body into ``body``, writable and of exactly ``head.message.body_bytes`` bytes.
 
-    The caller has checked that so many bytes are acceptable. Raises ``PeerError``.
+    Raises ``PeerError``.
     """
-    body = np.empty(head.message.body_bytes, np.uint8).data
     filled = len(head.rest)
     body[:filled] = head.rest
     while filled < len(body):
@@ -71,7 +68,6 @@ async def read_body(content: aiohttp.StreamReader, head: Head) -> memoryview:
         body[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
     head.reader.finish()
-    return body
 
 
 async def receipt_of(message: Message, body: memoryview) -> Receipt:

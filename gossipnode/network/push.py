@@ -12,8 +12,9 @@ import math
 
 from gossipnode.errors import PeerError
 from gossipnode.network.answers import JSON, MSGPACK
-from gossipnode.network.frames import joined_or_payload, read_body, read_head
+from gossipnode.network.frames import Head, joined_or_payload, read_body, read_head
 from gossipnode.network.http import BaseRequest, Response
+from gossipnode.network.pool import BufferPool
 from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
@@ -28,10 +29,13 @@ RETRY_AFTER_S = 1.0
 class Push:
     """One push on its way in. ``sender`` is known once the header is read."""
 
-    __slots__ = ("_node", "_request", "_timeout_s", "sender")
+    __slots__ = ("_node", "_pool", "_request", "_timeout_s", "sender")
 
-    def __init__(self, node: Node, request: BaseRequest, timeout_s: float) -> None:
-        self._node, self._request, self._timeout_s = node, request, timeout_s
+    def __init__(
+        self, node: Node, pool: BufferPool, request: BaseRequest, timeout_s: float
+    ) -> None:
+        self._node, self._pool = node, pool
+        self._request, self._timeout_s = request, timeout_s
         self.sender: str | None = None
 
     async def answer(self) -> Response:
@@ -92,10 +96,19 @@ class Push:
             raise PeerError("malformed_frame", "Content-Length is not the length of the frame")
         admission = node.admit(head.message)
         try:
-            return admission, await read_body(request.content, head)
+            return admission, await self._body(head)
         except BaseException:
             node.release(admission)
             raise
+
+    async def _body(self, head: Head) -> memoryview:
+        nbytes = head.message.body_bytes
+        body = self._pool.take(nbytes)
+        try:
+            await read_body(self._request.content, head, body)
+        finally:
+            self._pool.arrived(nbytes)
+        return body
 
     def _refusal(self, error: PeerError) -> Response:
         node = self._node
