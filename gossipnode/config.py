@@ -341,8 +341,8 @@ class TopologyOptions(Section):
     )
     edges: str = option(
         "",
-        "explicit, in place of `neighbours`: path of an edge list; two ids a line, # begins a "
-        "comment.",
+        "explicit, in place of `neighbours`: path of an edge list, relative to this file; two ids "
+        "a line, # begins a comment.",
     )
     directed: bool = option(False, "explicit: edges lead one way, from a node to its neighbours.")
 

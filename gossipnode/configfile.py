@@ -95,7 +95,7 @@ def load_config(
             if not isinstance(entries, Mapping):
                 raise _unknown_section(str(path), section, is_table=False)
             _put_table(tree, origin, str(path), section, entries)
-        _anchor_peers(tree, origin, Path(path))
+        _anchor_paths(tree, origin, Path(path))
     known = {option.env: option for option in options()}
     for name, text in _name_first(environment or {}, "GOSSIPNODE_ALGORITHM_NAME"):
         if not name.startswith(ENV_PREFIX):
@@ -183,10 +183,11 @@ def _put_table(
         origin[f"{section}.{name}"] = where
 
 
-def _anchor_peers(tree: Tree, origin: Mapping[str, str], path: Path) -> None:
-    peers = tree.get("swarm", {}).get("peers")
-    if isinstance(peers, str) and peers and origin["swarm.peers"] == str(path):
-        tree["swarm"]["peers"] = str(path.parent / Path(peers).expanduser())
+def _anchor_paths(tree: Tree, origin: Mapping[str, str], path: Path) -> None:
+    for section, name in (("swarm", "peers"), ("topology", "edges")):
+        value = tree.get(section, {}).get(name)
+        if isinstance(value, str) and value and origin[f"{section}.{name}"] == str(path):
+            tree[section][name] = str(path.parent / Path(value).expanduser())
 
 
 def _name_first(layer: Mapping[str, T], name: str) -> list[tuple[str, T]]:

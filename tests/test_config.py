@@ -309,3 +309,18 @@ def test_peers_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
     assert words in str(caught.value)
     assert caught.value.file is not None
     assert caught.value.file.endswith("peers.toml")
+
+
+def test_paths_in_a_file_are_relative_to_it_and_those_of_flags_are_not(tmp_path: Path) -> None:
+    text = """
+        [swarm]
+        peers = "peers.toml"
+        [topology]
+        graph = "explicit"
+        edges = "sub/edges.txt"
+    """
+    path = written(tmp_path, text)
+    config = load_config(path)
+    assert config.swarm.peers == str(path.parent / "peers.toml")
+    assert config.topology.edges == str(path.parent / "sub/edges.txt")
+    assert load_config(path, flags={"topology.edges": "x.txt"}).topology.edges == "x.txt"

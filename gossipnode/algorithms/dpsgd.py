@@ -72,6 +72,7 @@ class DPSGD(Algorithm):
         self.closed = -1  # the last round that was mixed here: what comes for it is late
         self.mixing: OpenRound | None = None  # what ``combine`` holds and will mix
         self.heard: dict[str, int] = {}  # neighbour -> round of its last model
+        self.alone = False  # whether the last round had neighbours and heard none of them
         self.first = 0  # the round in which this life began
         self.leader: str | None = None  # of those that went on without us, the one furthest ahead
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
@@ -84,8 +85,12 @@ class DPSGD(Algorithm):
         self.closed = node.round - 1
         step = self.adapt_then_combine if self.form == "atc" else self.combine_then_adapt
         while self.catch_up(node):
+            began = node.time()
             await step(node, node.round)
             await node.end_round()
+            if self.alone and node.time() - began < CLOCK_S:
+                # Nobody to wait for, and nothing to do: rounds would pass until the budget is gone.
+                await node.sleep(PROBE_EVERY_S)
 
     async def adapt_then_combine(self, node: NodeInterface, k: int) -> None:
         """Train, send the half-step, mix."""
@@ -122,7 +127,9 @@ class DPSGD(Algorithm):
                 # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
                 await node.compute(add_scaled, now.acc, x, 1.0 - now.mass)
                 await node.commit(after=now.acc, before=x)
-        node.count("missing_models", len(node.row_at(k).weights) - len(now.arrived))
+        missing = len(node.row_at(k).weights) - len(now.arrived)
+        self.alone = missing > 0 and not now.arrived
+        node.count("missing_models", missing)
 
     async def wait_for_neighbours(self, node: NodeInterface, now: OpenRound, k: int) -> None:
         """Return when all models of round k are there, or the deadline is."""

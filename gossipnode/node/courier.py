@@ -217,6 +217,7 @@ class Courier:
             event(log, logging.WARNING, "push.refused", peer=peer.id, refusal=refusal)
         peer.refusal = refusal
         if reply.code == "busy":
+            self._heard(peer, now)  # it is there: no reason to give up on it
             return min(reply.retry_after_s or 0.1, self.timeout_s)
         if reply.code in LASTING or reply.code == "draining":
             self.peers.failed(peer, now, self._rng().random())

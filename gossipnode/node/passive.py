@@ -172,7 +172,7 @@ class PassiveSide:
             seq=node.seq,
             round=node.round,
             graph=node.place.graph,
-            degree=len(node.out_neighbours) or None,
+            degree=len(node.out_neighbours_at(node.round)) or None,
             age=age,
             address=None if node.algorithm.needs_graph else node.address,
             parts=tuple([Part.of(cast("Role", role), array) for role, array in parts.items()]),

@@ -15,11 +15,13 @@ its instant.
 from __future__ import annotations
 
 import asyncio
+import gc
 import heapq
 import selectors
 from asyncio.events import Handle, TimerHandle
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -182,3 +184,18 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run ``main`` to its end in virtual time; raises ``StuckError`` where it would never end."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let Python look for reference cycles a hundred times more rarely.
+
+    A simulation makes objects all the time, thousands of nodes stay, and next to nothing of it
+    is in cycles: looking took an eighth of its time.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100 * thresholds[0], *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)

@@ -58,7 +58,7 @@ class ModelledNetwork:
         self.link = link
         self.fired: Counter[str] = Counter()  # faults that happened, by kind
         self._own: dict[tuple[str, str], Link] = {}
-        self._cut: set[tuple[str, str]] = set()
+        self._cut: list[tuple[frozenset[str], frozenset[str]]] = []
         self._up_free: dict[str, float] = {}
         self._down_free: dict[str, float] = {}
         self._rng = {
@@ -74,8 +74,7 @@ class ModelledNetwork:
 
     def cut(self, senders: Iterable[str], receivers: Iterable[str]) -> None:
         """Let everything from ``senders`` to ``receivers`` vanish, in that direction."""
-        receivers = tuple(receivers)
-        self._cut |= {(i, j) for i in senders for j in receivers}
+        self._cut.append((frozenset(senders), frozenset(receivers)))
 
     def heal(self) -> None:
         """Mend every wire."""
@@ -83,13 +82,13 @@ class ModelledNetwork:
 
     def is_cut(self, sender: str, receiver: str) -> bool:
         """Whether nothing gets through in that direction."""
-        return (sender, receiver) in self._cut
+        return any(sender in here and receiver in there for here, there in self._cut)
 
     def send(self, sender: str, receiver: str, nbytes: int) -> Passage:
-        """Send ``nbytes`` off: when they arrive, and whether at all."""
+        """Send ``nbytes`` off: when they are at the receiver's line, and whether at all."""
         link = self._link(sender, receiver)
-        seconds = self._seconds(link, sender, receiver, nbytes)
-        if self._cut and self.is_cut(sender, receiver):
+        seconds = self._seconds(link, sender, nbytes)
+        if self.is_cut(sender, receiver):
             self.fired["cut"] += 1
             return CUT
         if link.loss and self._rng["loss"].random() < link.loss:
@@ -103,10 +102,10 @@ class ModelledNetwork:
         The connection is the push's: it is lost with it, or by ``loses_reply``.
         """
         link = self._link(sender, receiver)
-        if self._cut and self.is_cut(sender, receiver):
+        if self.is_cut(sender, receiver):
             self.fired["cut"] += 1
             return CUT
-        return Passage(self._seconds(link, sender, receiver, nbytes))
+        return Passage(self._seconds(link, sender, nbytes))
 
     def loses_reply(self, sender: str, receiver: str) -> bool:
         """Draw whether the answer to a delivered push is lost."""
@@ -124,21 +123,25 @@ class ModelledNetwork:
         self.fired["duplicate"] += 1
         return True
 
-    def _seconds(self, link: Link, sender: str, receiver: str, nbytes: int) -> float:
-        """Return how long ``nbytes`` take, and occupy the lines for that long."""
+    def receive(self, sender: str, receiver: str, nbytes: int) -> float:
+        """Take in ``nbytes`` that are at ``receiver``'s line now: return how long that takes."""
+        link = self._link(sender, receiver)
+        if not nbytes or not link.down_bytes_s:
+            return 0.0
+        return _occupy(self._down_free, receiver, nbytes / link.down_bytes_s)
+
+    def _seconds(self, link: Link, sender: str, nbytes: int) -> float:
+        """Return how long ``nbytes`` take to the other's line, and occupy the uplink."""
         seconds = link.latency_s
         if link.jitter_s:
             seconds += link.jitter_s * self._rng["latency"].random()
-        if not nbytes or not (link.up_bytes_s or link.down_bytes_s):
-            return seconds
-        now = asyncio.get_running_loop().time()
-        arrival = now
-        if link.up_bytes_s:
-            arrival = max(arrival, self._up_free.get(sender, 0.0)) + nbytes / link.up_bytes_s
-            self._up_free[sender] = arrival
-        arrival += seconds
-        if link.down_bytes_s:
-            free = self._down_free.get(receiver, 0.0)
-            arrival = max(arrival, free) + nbytes / link.down_bytes_s
-            self._down_free[receiver] = arrival
-        return arrival - now
+        if nbytes and link.up_bytes_s:
+            seconds += _occupy(self._up_free, sender, nbytes / link.up_bytes_s)
+        return seconds
+
+
+def _occupy(free: dict[str, float], node: str, seconds: float) -> float:
+    """Occupy a node's line for ``seconds`` once it is free; return when that is over, from now."""
+    now = asyncio.get_running_loop().time()
+    free[node] = max(now, free.get(node, 0.0)) + seconds
+    return free[node] - now

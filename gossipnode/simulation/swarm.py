@@ -10,19 +10,16 @@ Reads aloud::
         swarm.run(60)
         swarm.expect_consensus_below(1e-3)
 
-Invariant: what runs is the node, its frames pass through the real codec, and the same arguments
-give the same trace hash. After every delivery and at the end the checkers look
-(``simulation.checkers``); what they find is raised with seed, time and the command that replays
-it. Every fault that happens is counted under a name of ``simulation.faults``.
+Invariant: what runs is the node, and the same arguments give the same trace hash. After every
+delivery and at the end the checkers look (``simulation.checkers``); what they find is raised with
+seed, time and the command that replays it. Faults are counted by name (``simulation.faults``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -38,7 +35,7 @@ from gossipnode.node.node import Node
 from gossipnode.simulation.checkers import Checkers, Total
 from gossipnode.simulation.delivery import ObjectEncoder
 from gossipnode.simulation.faults import Fired
-from gossipnode.simulation.loop import StuckError, VirtualLoop
+from gossipnode.simulation.loop import StuckError, VirtualLoop, rare_collections
 from gossipnode.simulation.network import Link, ModelledNetwork
 from gossipnode.simulation.wires import Wires
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld, address_of
@@ -61,10 +58,9 @@ class SimulatedSwarm:
 
     ``seed`` decides network and faults (the model and the data have ``config.swarm.seed``);
     ``step_s`` is what a local step takes; ``learners`` replace what the config describes, one a
-    node. ``stores`` gives each node a simulated disk. The nodes of ``late`` wait for
-    ``start_late``. ``objects`` passes objects instead of frames: the same, faster, but that the
-    codec goes unused. ``replay`` is the command to print when an invariant breaks. Use it as a
-    context: entering starts the nodes.
+    node. ``stores`` gives each node a simulated disk. Those of ``late`` wait for ``start_late``.
+    ``objects`` passes messages without making bytes: the same trace, faster. ``replay`` is the
+    command to print when an invariant breaks. Use it as a context: entering starts the nodes.
     """
 
     # Where none is given. Whoever runs many swarms by one command, as a test does, sets it here.
@@ -381,7 +377,7 @@ class SimulatedSwarm:
 
     def _complete(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            with _rare_collections():
+            with rare_collections():
                 return self._loop.run_until_complete(work)
         except StuckError as error:
             raise SimulationError(self._told(self.time, str(error))) from error
@@ -404,18 +400,3 @@ class SimulatedSwarm:
         if tasks:
             self._complete(asyncio.wait(tasks))
         self._loop.close()
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Let Python look for reference cycles a hundred times more rarely.
-
-    A simulation makes objects all the time, thousands of nodes stay, and next to nothing of it
-    is in cycles: looking took an eighth of its time.
-    """
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100 * thresholds[0], *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)

@@ -16,7 +16,7 @@ from gossipnode.errors import NetworkError
 from gossipnode.node.active import finish
 from gossipnode.node.world import Receipt
 from gossipnode.simulation.delivery import checksum_of, deliver, open_frame
-from gossipnode.simulation.network import ModelledNetwork, Passage
+from gossipnode.simulation.network import ModelledNetwork
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
 
@@ -51,10 +51,7 @@ class Wires:
         known when it is begun, so that no timer has to watch it.
         """
         deadline = self._loop.time() + timeout_s
-        passage = self.network.send(sender, receiver, frame.nbytes)
-        await self._over(passage, deadline)
-        if passage.is_lost:
-            raise NetworkError("connection reset by peer")
+        await self._send(sender, receiver, frame.nbytes, deadline)
         receipt = await self._deliver(sender, receiver, frame, deadline)
         if self.network.duplicates(sender, receiver):
             again = self._deliver_again(sender, receiver, frame, timeout_s)
@@ -64,13 +61,29 @@ class Wires:
         if self.network.loses_reply(sender, receiver):
             raise NetworkError("connection reset by peer")
         answered = 0 if receipt.message is None else receipt.message.body_bytes
-        await self._over(self.network.answer(receiver, sender, answered), deadline)
+        await self._over(self.network.answer(receiver, sender, answered).seconds, deadline)
+        if answered:
+            await self._take_in(receiver, sender, answered, deadline)
         return receipt
 
-    def _over(self, passage: Passage, deadline: float) -> asyncio.Future[None]:
-        """Return what is done when the passage is over, or fails at the deadline."""
+    async def _send(self, sender: str, receiver: str, nbytes: int, deadline: float) -> None:
+        """Take ``nbytes`` there; raises ``NetworkError`` where they are lost."""
+        passage = self.network.send(sender, receiver, nbytes)
+        await self._over(passage.seconds, deadline)
+        if passage.is_lost:
+            raise NetworkError("connection reset by peer")
+        await self._take_in(sender, receiver, nbytes, deadline)
+
+    async def _take_in(self, sender: str, receiver: str, nbytes: int, deadline: float) -> None:
+        # Asked at arrival: who comes first has the line first, whoever was sent first.
+        seconds = self.network.receive(sender, receiver, nbytes)
+        if seconds:
+            await self._over(seconds, deadline)
+
+    def _over(self, seconds: float, deadline: float) -> asyncio.Future[None]:
+        """Return what is done after ``seconds``, or fails at the deadline."""
         over: asyncio.Future[None] = self._loop.create_future()
-        arrival = self._loop.time() + passage.seconds
+        arrival = self._loop.time() + seconds
         if arrival <= deadline:
             self._loop.call_at(arrival, finish, over)
         else:
@@ -81,11 +94,9 @@ class Wires:
         self, sender: str, receiver: str, frame: Frame, timeout_s: float
     ) -> None:
         deadline = self._loop.time() + timeout_s
-        passage = self.network.send(sender, receiver, frame.nbytes)
         try:
-            await self._over(passage, deadline)
-            if not passage.is_lost:
-                await self._deliver(sender, receiver, frame, deadline)
+            await self._send(sender, receiver, frame.nbytes, deadline)
+            await self._deliver(sender, receiver, frame, deadline)
         except (NetworkError, TimeoutError):
             return  # cut, or the receiver has died meanwhile; nobody waits for this answer
 

@@ -38,10 +38,15 @@ class SimulatedWorld:
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Carry the frame over the modelled wire, and the answer back."""
+        if self._paused is not None:
+            await self.until_resumed()
         try:
             return await self.swarm.wires.carry(self.name, name_of(address), frame, timeout_s)
         except TimeoutError:
             raise NetworkError(f"timed out after {timeout_s:g} s") from None
+        finally:
+            if self._paused is not None:
+                await self.until_resumed()
 
     @property
     def is_paused(self) -> bool:

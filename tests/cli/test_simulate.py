@@ -103,6 +103,20 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(capsys, folde
     assert one["accuracy"]["mean"] > 0.7
 
 
+def test_objects_in_place_of_frames_give_the_same_run(capsys, folder):
+    line = "--algorithm gossip --latency 0.05 --jitter 0.1 --bandwidth 1Mbit --loss 0.1"
+    frames = simulated(capsys, *line.split(), "--rounds", "20", "--out", "frames")
+    objects = simulated(
+        capsys, *line.split(), "--rounds", "20", "--engine", "objects", "--out", "objects"
+    )
+    assert objects.pop("engine") == "objects"
+    assert frames.pop("engine") == "events"
+    assert without_time(frames) == without_time(objects)
+    assert "--engine objects" in (folder / "objects" / "config.toml").read_text()
+    models = [load_model(folder / name / "model.safetensors") for name in ("frames", "objects")]
+    assert np.array_equal(models[0][0], models[1][0])
+
+
 def test_the_kept_config_and_command_play_the_run_again(capsys, folder):
     one = simulated(capsys, *CHURNING, "--seed", "5", "--set", "swarm.seed=3", "--out", "one")
     head = (folder / "one" / "config.toml").read_text().splitlines()[0]

@@ -34,6 +34,7 @@ class Trace:
     models: Any
     fired: dict[str, int]
     frames: dict[str, int]
+    bytes_sent: list[int]
 
 
 Story = Callable[[SimulatedSwarm], object]
@@ -93,7 +94,7 @@ def config(name: str) -> Config:
     )
 
 
-def played(name: str, fault: str, seed: int) -> Trace:
+def played(name: str, fault: str, seed: int, *, objects: bool = False) -> Trace:
     # Steps of different sizes, so that whatever comes in another order gives another model.
     learners = [PlainLearner([float(i)] * 3, 0.1 * i) for i in range(4)]
     with SimulatedSwarm(
@@ -106,12 +107,17 @@ def played(name: str, fault: str, seed: int) -> Trace:
         learners=learners,
         stores=True,
         late=["n3"] if fault == "late" else [],
+        objects=objects,
     ) as swarm:
         swarm.run(2)
         STORIES.get(fault, lambda swarm: None)(swarm)
         swarm.run(DURATION_S)
         return Trace(
-            swarm.trace_hash, swarm.models(), dict(swarm.network.fired), dict(swarm.frames)
+            swarm.trace_hash,
+            swarm.models(),
+            dict(swarm.network.fired),
+            dict(swarm.frames),
+            [node.counters.get("bytes_sent") for node in swarm.nodes.values()],
         )
 
 
@@ -128,3 +134,15 @@ def test_a_seed_is_a_run_and_another_seed_is_another(name: str, fault: str) -> N
     assert np.array_equal(one.models, again.models)
     assert (one.fired, one.frames) == (again.fired, again.frames)
     assert other.digest != one.digest  # the models may be equal: lockstep bears much
+
+
+@pytest.mark.parametrize("fault", ["loss", "duplicate", "restart"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_objects_in_place_of_frames_give_the_same_run_to_the_byte(name: str, fault: str) -> None:
+    """Their sizes decide when they arrive, and their checksums are in the trace."""
+    frames, objects = (played(name, fault, 1, objects=how) for how in (False, True))
+    assert sum(frames.bytes_sent) > 0
+    assert frames.bytes_sent == objects.bytes_sent
+    assert frames.digest == objects.digest
+    assert np.array_equal(frames.models, objects.models)
+    assert (frames.fired, frames.frames) == (objects.fired, objects.frames)

@@ -28,6 +28,8 @@ def arrivals(network: ModelledNetwork, pushes: Sequence[Push]) -> list[float | N
         await asyncio.sleep(instant)
         passage = network.send(sender, receiver, nbytes)
         await asyncio.sleep(passage.seconds)
+        if not passage.is_lost:
+            await asyncio.sleep(network.receive(sender, receiver, nbytes))
         return None if passage.is_lost else asyncio.get_running_loop().time()
 
     async def main() -> list[float | None]:
@@ -62,6 +64,13 @@ def test_pushes_to_one_node_share_its_downlink_in_turn():
 def test_up_and_down_are_passed_one_after_the_other():
     network = ModelledNetwork(Link(latency_s=0.25, up_bytes_s=100, down_bytes_s=400), 0)
     assert arrivals(network, [(0.0, "a", "b", 100)]) == [1.0 + 0.25 + 0.25]
+
+
+def test_who_arrives_first_has_the_downlink_first():
+    """The later push, over the shorter wire, does not wait for the one that was sent before it."""
+    network = ModelledNetwork(Link(latency_s=0.25, down_bytes_s=100), 0)
+    network.set_link("a", "c", Link(latency_s=5.0, down_bytes_s=100))
+    assert arrivals(network, [(0.0, "a", "c", 100), (1.0, "b", "c", 100)]) == [6.0, 2.25]
 
 
 def test_one_direction_of_one_wire_may_be_unlike_the_others():

@@ -90,10 +90,11 @@ NODES = 8
 )
 @click.option(
     "--engine",
-    type=click.Choice(["events", "matrix"]),
+    type=click.Choice(["events", "objects", "matrix"]),
     default="events",
     show_default=True,
-    help="events: every message, in virtual time. matrix: a round at once, X ← W(X − ηG), for "
+    help="events: every message, in virtual time. objects: the same, for large swarms, passing "
+    "messages on without making bytes of them. matrix: a round at once, X ← W(X − ηG), for "
     "synchronous algorithms on perfect wires, without time and faults; of more than "
     f"{MEASURED_MAX} nodes it measures {MEASURED_MAX}, evenly spread, and the mean model.",
 )

@@ -41,6 +41,7 @@ class EventsRun(Run):
             link=plan.conditions.link,
             step_s=plan.conditions.step_s,
             stores=churns and plan.config.checkpoint.enabled,
+            objects=plan.engine == "objects",
             replay=plan.command(plan.out / "config.toml"),
         )
         with swarm:

@@ -56,9 +56,9 @@ class Plan:
     def command(self, config: str | Path, seeds: int = 1) -> str:
         """Return the command that runs this plan, with ``config`` as its config."""
         words = ["gossipnode", "simulate", str(config)]
-        if self.engine == "events":
+        if self.engine != "matrix":
             words += ["--seed", str(self.seed)]
-        else:
+        if self.engine != "events":
             words += ["--engine", self.engine]
         if seeds > 1:
             words += ["--seeds", str(seeds)]
