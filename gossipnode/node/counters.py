@@ -58,9 +58,7 @@ class Counters:
     def by_label(self, name: str) -> dict[str, int]:
         """Return the counts of ``name`` by label value."""
         return {
-            label[1]: count
-            for (key, label), count in sorted(self._labelled.items())
-            if key == name
+            label[1]: count for (key, label), count in sorted(self._labelled.items()) if key == name
         }
 
     def items(self) -> Iterator[tuple[str, dict[str, str], int]]:
