@@ -38,15 +38,19 @@ class SimulatedWorld:
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Carry the frame over the modelled wire, and the answer back."""
-        if self._paused is not None:
-            await self.until_resumed()
+        await self.until_resumed()
+        fault = None
         try:
-            return await self.swarm.wires.carry(self.name, name_of(address), frame, timeout_s)
+            receipt = await self.swarm.wires.carry(self.name, name_of(address), frame, timeout_s)
         except TimeoutError:
-            raise NetworkError(f"timed out after {timeout_s:g} s") from None
-        finally:
-            if self._paused is not None:
-                await self.until_resumed()
+            fault = NetworkError(f"timed out after {timeout_s:g} s")
+        except NetworkError as error:
+            fault = error
+        # What the wires brought meanwhile is read once the process goes on.
+        await self.until_resumed()
+        if fault is not None:
+            raise fault
+        return receipt
 
     @property
     def is_paused(self) -> bool:

@@ -52,3 +52,16 @@ def test_a_wrong_clock_on_the_wall_changes_nothing(algorithm, skew_s):
             swarm.run(20)
             hashes.append(swarm.trace_hash)
     assert hashes[0] == hashes[1]
+
+
+@BOTH
+def test_a_process_that_stands_still_sends_nothing_and_can_be_killed(algorithm):
+    with learning(algorithm) as swarm:
+        swarm.run(20)
+        swarm.pause("n5")
+        swarm.run(1)  # what was on its way when it stopped
+        before = swarm.frames["n5"]
+        swarm.run(20)
+        assert swarm.frames["n5"] == before
+        swarm.kill("n5")
+        swarm.expect_progress(5)
