@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.algorithms.dpsgd import DPSGD
+from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config, DpsgdOptions, GossipOptions
 from gossipnode.learning.params import Array, all_finite
 from gossipnode.node.inbox import SENDERS_MAX
@@ -220,7 +220,7 @@ def _sizes(node: Node) -> Iterator[tuple[str, int, int]]:
     yield "ledgers", len(node.inbox._ledgers), SENDERS_MAX  # noqa: SLF001 - a checker looks inside
     yield "peers learnt", len(node.peers.learnt), node.config.network.peers_max
     yield "measurements", len(node.history()), node.config.run.history_max
-    if isinstance(node.algorithm, DPSGD):
+    if isinstance(node.algorithm, Lockstep):
         # The one under way, as many as lockstep needs, and one.
         yield "open rounds", len(node.algorithm.open), node.place.lead_max + 2
     for peer, slot in node.courier.outbox._slots.items():  # noqa: SLF001
@@ -295,7 +295,7 @@ def why_not_preserved(config: Config, nodes: Iterable[Node]) -> str:
 
 def _why_not_in_lockstep(nodes: list[Node]) -> str:
     for node in nodes:
-        assert isinstance(node.algorithm, DPSGD)
+        assert isinstance(node.algorithm, Lockstep)
         if node.round != nodes[0].round:
             return f"{node.id} is in another round than {nodes[0].id}"
         # With cta a round may be mixed and still be trained.

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_learner import PlainLearner, plain_config
 
-from gossipnode.algorithms import dpsgd as dpsgd_module
 from gossipnode.algorithms import gossip_learning
+from gossipnode.algorithms import lockstep as lockstep_module
 from gossipnode.algorithms.dpsgd import DPSGD
 from gossipnode.errors import GossipNodeError
 from gossipnode.node import inbox as inbox_module
@@ -259,8 +259,8 @@ def test_an_exchange_that_only_one_end_merges_is_found_by_the_sum(monkeypatch):
 
 @pytest.mark.parametrize("form", ["atc", "cta"])
 def test_a_row_that_does_not_sum_to_one_is_found_by_the_sum(monkeypatch, form):
-    whole = dpsgd_module.add_scaled
-    monkeypatch.setattr(dpsgd_module, "add_scaled", lambda acc, x, w: whole(acc, x, 0.999 * w))
+    whole = lockstep_module.add_scaled
+    monkeypatch.setattr(lockstep_module, "add_scaled", lambda acc, x, w: whole(acc, x, 0.999 * w))
     flags = {"training__local_steps": 0, "algorithm__form": form}
     with told(r"Σx moved by \S+, more than \S+"), lockstep(**flags) as swarm:
         swarm.run_to_end()
@@ -340,7 +340,7 @@ def test_an_outbox_without_bound_is_told(monkeypatch):
 
 def test_rounds_that_stay_open_are_told(monkeypatch):
     def hoarding(self: DPSGD, node: Any, k: int) -> Any:
-        return self.open.setdefault(k, dpsgd_module.OpenRound())
+        return self.open.setdefault(k, lockstep_module.OpenRound())
 
     monkeypatch.setattr(DPSGD, "open_round", hoarding)
     monkeypatch.setattr(DPSGD, "is_timely", lambda self, node, k: k > self.closed)

@@ -1,0 +1,248 @@
+"""Lockstep: rounds on a graph, each a weighted sum over the neighbourhood, with a deadline.
+
+The half that all synchronous algorithms share: who is sent to and waited for in round k, and what
+becomes of models that come early, late or never. A subclass's ``step`` says what is sent and what
+is done with the sums::
+
+    mixed_r = Σ_j w_ij v_j,r        for each role r, w of round k, j = i included
+
+Where the graph changes, W is that of round k, and so are the neighbours: sent to are those whom
+column i of it names, waited for those in row i. A neighbour whose model does not come in time
+leaves its w_ij to w_ii: the row still sums to one.
+
+Memory: one accumulator Σ w_ij v_j a role and a round, whatever the degree. In lockstep a neighbour
+is at most one round ahead, so two are open at most; on a directed graph a sender can be further
+ahead, by the length of the way back to it. Where the graph changes there may be no such bound: a
+model that comes too early is asked to come again.
+
+Invariant: all parts of a message go into the sums, or none does; what has been summed is never
+summed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.errors import PeerError
+from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
+
+PROBE_EVERY_S = 0.5
+# Timers may fire early by what a clock cannot tell apart.
+CLOCK_S = 1e-6
+
+
+@dataclass(slots=True)
+class OpenRound:
+    """What has arrived for one round: Σ w_ij v_j by role over ``arrived``, and Σ of those w_ij."""
+
+    acc: dict[str, Vector] = field(default_factory=dict)
+    mass: float = 0.0
+    arrived: set[str] = field(default_factory=set)
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Lockstep(Algorithm):
+    """A synchronous algorithm. Waits have the deadlines given, in seconds."""
+
+    needs_graph = True
+
+    def __init__(self, deadline_s: float, start_deadline_s: float) -> None:
+        self.deadline_s, self.start_deadline_s = deadline_s, start_deadline_s
+        self.started = 0.0
+        self.open: dict[int, OpenRound] = {}
+        self.closed = -1  # the last round that was mixed here: what comes for it is late
+        self.mixing: OpenRound | None = None  # what ``combine`` holds and will mix
+        self.heard: dict[str, int] = {}  # neighbour -> round of its last model
+        self.alone = False  # whether the last round had neighbours and heard none of them
+        self.first = 0  # the round in which this life began
+        self.leader: str | None = None  # of those that went on without us, the one furthest ahead
+        # Accumulating may leave the loop for the worker thread; a round is closed between adds.
+        self.lock = asyncio.Lock()
+
+    @abstractmethod
+    async def step(self, node: NodeInterface, k: int) -> None:
+        """Be round ``k``: send, combine, and commit what came of it."""
+
+    async def late(self, node: NodeInterface, arrival: Arrival, w: float, delta: int) -> Answer:
+        """Take a model whose round was closed ``delta`` rounds ago; ``w`` was its weight."""
+        del arrival, w, delta
+        node.count("late_dropped")
+        return Answer(Outcome.DROPPED)
+
+    async def run(self, node: NodeInterface) -> None:
+        """Run rounds until the budget is used up."""
+        self.started = node.time()
+        self.first = node.round
+        self.closed = node.round - 1
+        while self.catch_up(node):
+            began = node.time()
+            await self.step(node, node.round)
+            await node.end_round()
+            if self.alone and node.time() - began < CLOCK_S:
+                # Nobody to wait for, and nothing to do: rounds would pass until the budget is gone.
+                await node.sleep(PROBE_EVERY_S)
+
+    def send(self, node: NodeInterface, k: int, parts: Mapping[str, Vector]) -> None:
+        """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
+        neighbours = node.out_neighbours_at(k)
+        if neighbours:
+            node.push(neighbours, parts)
+
+    async def combine(
+        self, node: NodeInterface, k: int, own: Mapping[str, Vector]
+    ) -> dict[str, Vector]:
+        """Wait for the models of round ``k``, close it, and return Σ_j w_ij v_j of each role.
+
+        The sums are the caller's, but where nothing came they are the vectors of ``own``.
+        """
+        now = self.mixing = self.open_round(node, k)
+        await self.wait_for_neighbours(node, now, k)
+        async with self.lock:
+            self.closed = k
+            for old in [r for r in self.open if r <= k]:
+                passed = self.open.pop(old)
+                if old < k:  # a round that was skipped: its models have nowhere to go
+                    node.count("late_dropped", len(passed.arrived))
+        missing = len(node.row_at(k).weights) - len(now.arrived)
+        self.alone = missing > 0 and not now.arrived
+        node.count("missing_models", missing)
+        mixed = dict(own)
+        for role, acc in now.acc.items():
+            # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
+            await node.compute(add_scaled, acc, own[role], 1.0 - now.mass)
+            mixed[role] = acc
+        return mixed
+
+    async def wait_for_neighbours(self, node: NodeInterface, now: OpenRound, k: int) -> None:
+        """Return when all models of round k are there, or the deadline is."""
+        self.recheck(node, k)
+        missing = list(self.missing(node, now, k))
+        for j in missing:
+            if node.is_unknown(j) and node.was_there(j, k, self.first):
+                node.vouch_for(j)
+        until = node.time() + self.deadline_s
+        if any(node.is_unknown(j) for j in missing):
+            # Never heard of: it may still be starting, so that a swarm may start in any order.
+            until = max(until, self.started + self.start_deadline_s)
+        while not await node.wait(now.complete, min(PROBE_EVERY_S, until - node.time())):
+            missing = list(self.missing(node, now, k))
+            if node.stopping:
+                return
+            if node.time() >= until - CLOCK_S:
+                for j in missing:
+                    node.suspect(j, f"no model of round {k} within the deadline")
+                return
+            # A process that died says so at once, when asked: no need to wait out the deadline.
+            node.probe(missing)
+
+    async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
+        """Add w_ij·v_j to the sums of its round, or treat it as late."""
+        j, k = arrival.sender, arrival.round
+        w = node.row_at(k).weights.get(j)
+        if w is None:
+            raise PeerError("not_a_neighbour", "the graph has no edge between us")
+        self.note_leader(node, j)
+        if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
+            raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
+        async with self.lock:
+            if self.is_timely(node, k):
+                answer = await self.accumulate(node, arrival, w)
+                self.heard[j] = k
+                self.recheck(node, node.round)
+                return answer
+        self.heard[j] = k
+        return await self.late(node, arrival, w, max(1, self.closed + 1 - k))
+
+    async def accumulate(self, node: NodeInterface, arrival: Arrival, w: float) -> Answer:
+        """Set acc ← acc + w·v for each role; refuses what would not be finite, changing nothing."""
+        now = self.open_round(node, arrival.round)
+        if arrival.sender in now.arrived:
+            return Answer(Outcome.DUPLICATE)
+        sums = {}
+        for role, v in arrival.parts.items():
+            acc = now.acc.get(role)
+            # The sum lands in the arriving buffer, which then becomes the accumulator: a refusal
+            # leaves the old sum as it was, and no further memory is needed.
+            await node.compute(weighted_sum_into, v, np.zeros_like(v) if acc is None else acc, w)
+            if not await node.compute(all_finite, v):
+                raise PeerError("not_finite", "mixing would give a value that is not finite")
+            sums[role] = v
+        now.acc = sums
+        now.mass += w
+        now.arrived.add(arrival.sender)
+        return Answer(Outcome.BUFFERED)
+
+    def is_timely(self, node: NodeInterface, k: int) -> bool:
+        """Whether a model of round k still has a sum to go into."""
+        newer = sum(1 for r in self.open if r > k)
+        is_open = k in self.open or k == node.round or newer <= node.lead_max
+        return is_open and k > max(self.closed, node.round - 1)
+
+    def open_round(self, node: NodeInterface, k: int) -> OpenRound:
+        """Return the sums of round k.
+
+        Besides the round under way there is room for as many as lockstep needs, and one. The
+        oldest of them makes room: its time has passed if the neighbours have gone on that far.
+        """
+        now = self.open.setdefault(k, OpenRound())
+        ahead = sorted(r for r in self.open if r != node.round)
+        for old in ahead[: -1 - node.lead_max]:
+            evicted = self.open.pop(old)
+            evicted.complete.set()
+            if evicted is not self.mixing:
+                node.count("late_dropped", len(evicted.arrived))
+        return now
+
+    def missing(self, node: NodeInterface, now: OpenRound, k: int) -> Iterator[str]:
+        """Yield the neighbours whose model of round k may still come.
+
+        Models of one neighbour arrive in order, so a later one means that this one will not
+        come; and a neighbour further ahead than lockstep allows has mixed without us. Where the
+        graph changes the senders of this round may all be far ahead, and tell us nothing; then
+        one that did tell stands for them.
+        """
+        if self.leader is not None and node.went_on_without(self.leader, k):
+            return
+        for j in node.row_at(k).weights:
+            if (
+                j not in now.arrived
+                and self.heard.get(j, -1) <= k
+                and not node.went_on_without(j, k)
+                and node.is_expected(j)
+            ):
+                yield j
+
+    def recheck(self, node: NodeInterface, k: int) -> None:
+        """Complete round k if nobody is left to wait for."""
+        now = self.open.get(k)
+        # The first that is missing settles it: else d arrivals would look at d neighbours each.
+        if now is not None and next(self.missing(node, now, k), None) is None:
+            now.complete.set()
+
+    def peer_changed(self, node: NodeInterface, peer: str) -> None:
+        """A peer was suspected, or is further than we thought: maybe nobody is left."""
+        self.note_leader(node, peer)
+        self.recheck(node, node.round)
+
+    def note_leader(self, node: NodeInterface, j: str) -> None:
+        """Remember who is furthest ahead of those that went on without us."""
+        if not node.graph_changes or not node.went_on_without(j, node.round):
+            return
+        if self.leader is None or node.peer_round(j) > node.peer_round(self.leader):
+            self.leader = j
+
+    def catch_up(self, node: NodeInterface) -> bool:
+        """Go on in the neighbours' round if they have gone on without us; False at the end."""
+        neighbours = [self.leader] if self.leader else node.row_at(node.round).weights
+        gone = [node.peer_round(j) for j in neighbours if node.went_on_without(j, node.round)]
+        self.leader = None
+        if gone:
+            node.skip_to(max(gone))
+            self.closed = max(gone) - 1
+        return node.budget_left
