@@ -47,8 +47,8 @@ class Arrival:
     """A message that has passed every check of the inbox.
 
     ``parts`` maps roles to vectors of shape (d,) that the algorithm owns and may overwrite.
-    ``round`` and ``age`` are the sender's when it sent. ``own`` is set on an exchange reply: the
-    params that this node had sent, as they were then.
+    ``round`` and ``age`` are the sender's when it sent; ``scalars`` go with the parts. ``own`` is
+    set on an exchange reply: the params that this node had sent, as they were then.
     """
 
     sender: str
@@ -56,6 +56,7 @@ class Arrival:
     round: int
     age: int
     parts: Mapping[str, Vector]
+    scalars: Mapping[str, float] = field(default_factory=dict)
     own: Vector | None = None
     own_age: int = 0
 
@@ -127,6 +128,10 @@ class NodeInterface(Protocol):
         """This node's row of a W that stays: whom it receives from, and with what weight."""
 
     @property
+    def nodes(self) -> int:
+        """How many nodes the peer list has, this one included."""
+
+    @property
     def lead_max(self) -> int:
         """Rounds by which a sender can be ahead in lockstep: 1 where edges go both ways.
 
@@ -145,6 +150,12 @@ class NodeInterface(Protocol):
     async def train(self, steps: int) -> None:
         """Run local steps on a private copy, then apply the difference that they made."""
 
+    async def gradient(self, at: Vector) -> tuple[Vector, float]:
+        """Return the gradient at ``at`` on the next batch, and the η that belongs to this step.
+
+        It counts as a local step; ``commit`` says when it has gone into the params.
+        """
+
     async def compute(self, work: Callable[..., Any], *vectors: Any) -> Any:
         """Run a vector operation: at once when small, in the worker thread above 1 MB."""
 
@@ -155,8 +166,10 @@ class NodeInterface(Protocol):
         ``incoming`` is overwritten. Raises ``PeerError`` (not_finite), changing nothing.
         """
 
-    async def commit(self, after: Vector, before: Vector, age: int = 0) -> None:
+    async def commit(self, after: Vector, before: Vector, age: int = 0, steps: int = 0) -> None:
         """Apply the change from ``before`` (a snapshot) to ``after`` (owned) to the params.
+
+        ``steps`` local steps have gone into the change.
 
         Exact and without a copy where ``before`` still is the current snapshot. Raises
         ``PeerError`` (not_finite), changing nothing.
@@ -166,7 +179,11 @@ class NodeInterface(Protocol):
         """Choose a peer uniformly among those that seem alive; None if there is none."""
 
     def push(
-        self, peers: Iterable[str], parts: Mapping[str, Vector], purpose: Purpose = Purpose.MODEL
+        self,
+        peers: Iterable[str],
+        parts: Mapping[str, Vector],
+        purpose: Purpose = Purpose.MODEL,
+        scalars: Mapping[str, float] | None = None,
     ) -> None:
         """Queue one message for ``peers``; returns at once. A newer one replaces one unsent."""
 
@@ -220,6 +237,13 @@ class Algorithm(ABC):
     @abstractmethod
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Be the passive side of one arrival; raises ``PeerError`` to refuse it."""
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return what a checkpoint must hold besides the params: vectors, and facts as JSON."""
+        return {}, {}
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take up the ``state`` of an earlier life, before ``run``."""
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:  # noqa: B027 - optional
         """Notice that ``peer`` was heard of, suspected, or told its round."""

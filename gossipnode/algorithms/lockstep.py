@@ -15,6 +15,11 @@ is at most one round ahead, so two are open at most; on a directed graph a sende
 ahead, by the length of the way back to it. Where the graph changes there may be no such bound: a
 model that comes too early is asked to come again.
 
+Where an algorithm carries more than params from round to round (trackers, corrections), a model
+that is missed leaves an error in it for ever. Such an algorithm is ``restarting``: whoever misses a
+model names a round so far ahead that all will have heard of it, each message says so on, and in
+that round everybody's auxiliary state begins anew.
+
 Invariant: all parts of a message go into the sums, or none does; what has been summed is never
 summed again.
 """
@@ -25,6 +30,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -35,6 +41,8 @@ from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
 PROBE_EVERY_S = 0.5
 # Timers may fire early by what a clock cannot tell apart.
 CLOCK_S = 1e-6
+# The scalar that names the round in which all begin anew.
+RESTART = "restart"
 
 
 @dataclass(slots=True)
@@ -51,6 +59,7 @@ class Lockstep(Algorithm):
     """A synchronous algorithm. Waits have the deadlines given, in seconds."""
 
     needs_graph = True
+    restarting: ClassVar[bool] = False
 
     def __init__(self, deadline_s: float, start_deadline_s: float) -> None:
         self.deadline_s, self.start_deadline_s = deadline_s, start_deadline_s
@@ -59,6 +68,8 @@ class Lockstep(Algorithm):
         self.closed = -1  # the last round that was mixed here: what comes for it is late
         self.mixing: OpenRound | None = None  # what ``combine`` holds and will mix
         self.heard: dict[str, int] = {}  # neighbour -> round of its last model
+        self.restarted = -1
+        self.restart_at = -1  # the round in which all begin anew, or the last in which they did
         self.alone = False  # whether the last round had neighbours and heard none of them
         self.first = 0  # the round in which this life began
         self.leader: str | None = None  # of those that went on without us, the one furthest ahead
@@ -68,6 +79,9 @@ class Lockstep(Algorithm):
     @abstractmethod
     async def step(self, node: NodeInterface, k: int) -> None:
         """Be round ``k``: send, combine, and commit what came of it."""
+
+    def begin_anew(self) -> None:
+        """Forget all that is carried from round to round besides the params."""
 
     async def late(self, node: NodeInterface, arrival: Arrival, w: float, delta: int) -> Answer:
         """Take a model whose round was closed ``delta`` rounds ago; ``w`` was its weight."""
@@ -82,6 +96,9 @@ class Lockstep(Algorithm):
         self.closed = node.round - 1
         while self.catch_up(node):
             began = node.time()
+            if self.restart_is_due(node.round):
+                self.begin_anew()
+                node.count("restarts")
             await self.step(node, node.round)
             await node.end_round()
             if self.alone and node.time() - began < CLOCK_S:
@@ -91,8 +108,9 @@ class Lockstep(Algorithm):
     def send(self, node: NodeInterface, k: int, parts: Mapping[str, Vector]) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
         neighbours = node.out_neighbours_at(k)
+        scalars = {RESTART: self.restart_at} if self.restart_at > k else None
         if neighbours:
-            node.push(neighbours, parts)
+            node.push(neighbours, parts, scalars=scalars)
 
     async def combine(
         self, node: NodeInterface, k: int, own: Mapping[str, Vector]
@@ -112,6 +130,9 @@ class Lockstep(Algorithm):
         missing = len(node.row_at(k).weights) - len(now.arrived)
         self.alone = missing > 0 and not now.arrived
         node.count("missing_models", missing)
+        if missing and self.restarting and self.restart_at <= k:
+            # Word spreads by an edge a round, and no way is longer than n − 1.
+            self.restart_at = k + node.nodes
         mixed = dict(own)
         for role, acc in now.acc.items():
             # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
@@ -148,6 +169,9 @@ class Lockstep(Algorithm):
         if w is None:
             raise PeerError("not_a_neighbour", "the graph has no edge between us")
         self.note_leader(node, j)
+        restart_at = int(arrival.scalars.get(RESTART, -1))
+        if self.restarting and restart_at <= k + node.nodes:
+            self.restart_at = max(self.restart_at, restart_at)
         if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
             raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
         async with self.lock:
@@ -158,6 +182,13 @@ class Lockstep(Algorithm):
                 return answer
         self.heard[j] = k
         return await self.late(node, arrival, w, max(1, self.closed + 1 - k))
+
+    def restart_is_due(self, k: int) -> bool:
+        """Whether round ``k`` is the first of this life in or after the one that was named."""
+        if not self.restarted < self.restart_at <= k:
+            return False
+        self.restarted = self.restart_at
+        return True
 
     async def accumulate(self, node: NodeInterface, arrival: Arrival, w: float) -> Answer:
         """Set acc ← acc + w·v for each role; refuses what would not be finite, changing nothing."""

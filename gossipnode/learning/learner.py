@@ -13,10 +13,12 @@ from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.learning.batches import BatchStream
 from gossipnode.learning.data.dataset import NO_DATA, Dataset
+from gossipnode.learning.dtypes import computed_in
 from gossipnode.learning.optimizer import SGD
 from gossipnode.learning.params import Array, Layout
 from gossipnode.learning.prepare import prepare, read_quadratic, share_of
@@ -91,11 +93,30 @@ class Learner(Protocol):
         ...
 
 
+class GradientLearner(Learner, Protocol):
+    """A learner that also hands out gradients, for algorithms that do more with them than SGD."""
+
+    @property
+    def step_size(self) -> float:
+        """η of the next step, by the schedule."""
+        ...
+
+    def gradient(self, params: Array, gradient_out: Array) -> TrainResult:
+        """Write the gradient at ``params`` on the next batch; this is a step of the schedule."""
+        ...
+
+
 class NumpyLearner:
     """A task, this node's samples, an optimizer and a batch stream.
 
     ``train`` is None where the task needs no samples or the learner only evaluates. Without
     ``test``, evaluation is over the training samples. ``batch_size`` 0 means all samples.
+
+    ``dtype`` is that of the params where it is narrower than the task's, float16 or bfloat16 and
+    float32: then a call of ``train`` takes all its steps on a float32 copy, with gradients,
+    samples and momentum in float32, and rounds to nearest once, at its end. Rounded after every
+    step, an update below 1/256 of a param would be lost each time; so, only where all of a call's
+    steps together stay below.
     """
 
     def __init__(
@@ -109,9 +130,11 @@ class NumpyLearner:
         rng: np.random.Generator,
         *,
         description: Mapping[str, Any] | None = None,
+        dtype: DTypeLike | None = None,
     ) -> None:
         self.task = task
-        self.layout: Layout = task.layout
+        self.layout: Layout = task.layout if dtype is None else task.layout.in_dtype(dtype)
+        self._is_narrow = self.layout.dtype != task.layout.dtype
         self.samples = len(train) if train else 1
         self.steps_done = 0
         self._train_data: Dataset = train or NO_DATA
@@ -121,26 +144,40 @@ class NumpyLearner:
         self._batches = BatchStream(self.samples, batch_size, rng)
 
     def initial_params(self, seed: int) -> Array:
-        """Return what ``task`` starts from with ``default_rng(seed)``."""
-        return self.task.initial_params(np.random.default_rng(seed))
+        """Return what ``task`` starts from with ``default_rng(seed)``, in the params' dtype."""
+        params = self.task.initial_params(np.random.default_rng(seed))
+        return params.astype(self.layout.dtype, copy=False)
 
     def train(self, params: Array, steps: int) -> TrainResult:
         """Take ``steps`` SGD steps on ``params`` in place, each on the next batch."""
         self.layout.check(params)
-        total, optimizer = 0.0, self._optimizer
-        gradient = scratch("gradient", params.shape, params.dtype)
+        if not self._is_narrow:
+            return self._train(params, steps)
+        wide = scratch("params", params.shape, self.task.layout.dtype)
+        np.copyto(wide, params)
+        result = self._train(wide, steps)
         with np.errstate(all="ignore"):
-            for _ in range(steps):
-                total += self.task.loss_and_gradient(params, self._next_batch(), gradient)
-                rate = optimizer.learning_rate * self._schedule(self.steps_done)
-                optimizer.step(params, gradient, rate)
-                self.steps_done += 1
-        return TrainResult(total / max(steps, 1), steps, self.samples)
+            np.copyto(params, wide, casting="unsafe")
+        return result
+
+    @property
+    def step_size(self) -> float:
+        """The learning rate times the schedule's factor of the next step."""
+        return self._optimizer.learning_rate * self._schedule(self.steps_done)
+
+    def gradient(self, params: Array, gradient_out: Array) -> TrainResult:
+        """Write the gradient at ``params`` on the next batch; the optimizer's state stays."""
+        self.layout.check(params)
+        with np.errstate(all="ignore"):
+            loss = self.task.loss_and_gradient(params, self._next_batch(), gradient_out)
+        self.steps_done += 1
+        return TrainResult(loss, 1, self.samples)
 
     def evaluate(self, params: Array) -> Evaluation:
         """Return loss and accuracy on the test samples, in buffers of its own."""
         self.layout.check(params)
         with np.errstate(all="ignore"):
+            params = params.astype(self.task.layout.dtype, copy=False)
             return self.task.evaluate(params, self._test_data)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -151,7 +188,7 @@ class NumpyLearner:
     def restore(self, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
         """Continue exactly where the learner was that returned this ``state``."""
         for array in arrays.values():
-            self.layout.check(array)
+            self.task.layout.check(array)
         self._optimizer.state = {name: array.copy() for name, array in arrays.items()}
         self.steps_done = int(meta["steps_done"])
         self._batches.restore(meta["batches"])
@@ -159,6 +196,17 @@ class NumpyLearner:
     def describe(self) -> dict[str, Any]:
         """Return the description that the learner was built with, tuples as lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self._description.items()}
+
+    def _train(self, params: Array, steps: int) -> TrainResult:
+        total, optimizer = 0.0, self._optimizer
+        gradient = scratch("gradient", params.shape, params.dtype)
+        with np.errstate(all="ignore"):
+            for _ in range(steps):
+                total += self.task.loss_and_gradient(params, self._next_batch(), gradient)
+                rate = optimizer.learning_rate * self._schedule(self.steps_done)
+                optimizer.step(params, gradient, rate)
+                self.steps_done += 1
+        return TrainResult(total / max(steps, 1), steps, self.samples)
 
     def _next_batch(self) -> Batch:
         features, targets = self._train_data.features, self._train_data.targets
@@ -176,14 +224,17 @@ class NumpyLearner:
 
 
 def make_task(description: Mapping[str, Any]) -> Task:
-    """Return the task that a learner's description tells of: linear, softmax or mlp."""
+    """Return the task that a learner's description tells of: linear, softmax or mlp.
+
+    Its dtype is the one to compute in: float32 for params of float16 or bfloat16.
+    """
     return _task(
         _check_task(description["task"]),
         tuple(description["feature_names"]),
         tuple(description["labels"]),
         tuple(description["hidden"]),
         float(description["l2"]),
-        str(description["dtype"]),
+        computed_in(description["dtype"]).name,
     )
 
 
@@ -246,21 +297,22 @@ def build_learner(
     share_index]))``. ``labels`` are all class names, where the data may lack some. The dataset
     is kept per process (``prepare.forget_loaded_data``). Raises ConfigError and DataError.
     """
+    wide = computed_in(dtype).name
     optimizer = SGD(learning_rate, momentum, nesterov)
     factor = make_schedule(schedule, steps=schedule_steps, factor=schedule_factor)
     rng = np.random.default_rng([seed, share_index])
     if task == "quadratic":
-        quadratic = read_quadratic(data, share_index, share_count, dtype)
+        quadratic = read_quadratic(data, share_index, share_count, wide)
         description: dict[str, Any] = {"task": task, "dtype": dtype}
         return NumpyLearner(
-            quadratic, None, None, optimizer, factor, 0, rng, description=description
+            quadratic, None, None, optimizer, factor, 0, rng, description=description, dtype=dtype
         )
     _check_task(task)
     prepared = prepare(
         data,
         label=label or None,
         regression=task == "linear",
-        dtype=dtype,
+        dtype=wide,
         labels=tuple(labels),
         test_fraction=test_fraction,
         split_seed=split_seed,
@@ -286,4 +338,5 @@ def build_learner(
         batch_size,
         rng,
         description=description,
+        dtype=dtype,
     )

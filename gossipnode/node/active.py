@@ -10,14 +10,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from gossipnode.algorithms.base import Algorithm, Purpose, Row, Vector, Weight
 from gossipnode.config import Config
 from gossipnode.errors import PeerError, TrainingError
-from gossipnode.learning.learner import Learner, TrainResult
+from gossipnode.learning.learner import GradientLearner, Learner, TrainResult
+from gossipnode.learning.params import all_finite
 from gossipnode.logs import event
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
@@ -117,6 +118,11 @@ class ActiveSide:
         return self.place.out_neighbours if rounds is None else rounds.out_neighbours(k)
 
     @property
+    def nodes(self) -> int:
+        """How many nodes the peer list has."""
+        return self.place.nodes
+
+    @property
     def lead_max(self) -> int:
         """Rounds by which a sender can be ahead in lockstep."""
         return self.place.lead_max
@@ -174,6 +180,26 @@ class ActiveSide:
         self.last_training = result
         self.counters.add("local_steps", steps)
 
+    async def gradient(self, at: Vector) -> tuple[Vector, float]:
+        """Return the gradient on the next batch, and its η."""
+        learner = cast("GradientLearner", self.learner)
+        step_size = learner.step_size
+
+        def work() -> tuple[Vector, TrainResult]:
+            found = np.empty_like(at)
+            return found, learner.gradient(at, found)
+
+        # Until the round is over, the learner has moved on and the params have not.
+        self.in_step = True
+        found, self.last_training = await self.world.train(work, 1)
+        if not await self.compute(all_finite, found):
+            raise TrainingError(
+                f"training diverged in round {self.round}: the gradient is no longer finite; "
+                "lower training.learning_rate"
+            )
+        self.counters.add("local_steps")
+        return found, step_size
+
     async def compute(self, work: Callable[..., Any], *vectors: Any, size: int = 0) -> Any:
         """Run a vector operation here, or in the worker when it is large.
 
@@ -187,19 +213,23 @@ class ActiveSide:
         """Set params ← params + weight·(incoming − params)."""
         await self.replica.merge(incoming, weight, age)
 
-    async def commit(self, after: Vector, before: Vector, age: int = 0) -> None:
+    async def commit(self, after: Vector, before: Vector, age: int = 0, steps: int = 0) -> None:
         """Apply the change before → after to the params."""
-        await self.replica.commit(after, before, age)
+        await self.replica.commit(after, before, age, steps)
 
     def sample_peer(self) -> str | None:
         """Choose a peer uniformly among those that seem alive."""
         return self.peers.choose(self.sampler_rng, self.out_neighbours, self.time())
 
     def push(
-        self, peers: Iterable[str], parts: Mapping[str, Vector], purpose: Purpose = Purpose.MODEL
+        self,
+        peers: Iterable[str],
+        parts: Mapping[str, Vector],
+        purpose: Purpose = Purpose.MODEL,
+        scalars: Mapping[str, float] | None = None,
     ) -> None:
         """Queue one message for ``peers``: encoded once, whatever their number."""
-        frame = self.passive.frame(parts, purpose, self.age)
+        frame = self.passive.frame(parts, purpose, self.age, scalars)
         parcel = Parcel(frame, purpose, self.params, self.age)
         for peer in peers:
             self.courier.put(peer, parcel, self.tasks)
@@ -250,6 +280,7 @@ class ActiveSide:
     async def end_round(self) -> None:
         """Close the round; measure and checkpoint where that is due."""
         self.round += 1
+        self.in_step = False
         self.counters.add("rounds")
         now = self.time()
         self.round_times.append(now - self._round_began)

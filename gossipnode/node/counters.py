@@ -22,12 +22,20 @@ HELP = {
     "local_steps": "Local SGD steps taken in this life.",
     "rounds": "Rounds or periods closed in this life.",
     "rounds_skipped": "Rounds passed over to catch up with the neighbours.",
+    "restarts": "Times that trackers and the like began anew, after a model was missed somewhere.",
     "missing_models": "Neighbours' models that a round closed without.",
     "late_merged": "Models that came after their round and were merged.",
     "late_dropped": "Models that came after their round and were dropped.",
     "peers_suspected": "Times a peer was given up on until heard of again.",
     "checkpoints_written": "Checkpoints that reached the disk.",
     "checkpoint_failures": "Checkpoints that did not.",
+    "lanes_opened": "Lanes that this node opened.",
+    "lanes_accepted": "Lanes that peers opened.",
+    "lanes_closed": "Lanes that have ended, for whatever reason.",
+    "lanes_broken": "Lanes that ended with a push of this node unanswered.",
+    "lanes_refused": "Lanes asked for in vain; their peers are pushed to by POST.",
+    "lane_pushes": "Pushes sent over a lane.",
+    "lane_fallbacks": "Pushes sent by POST for want of a lane.",
 }
 
 Label = tuple[str, str]

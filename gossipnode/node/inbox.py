@@ -259,7 +259,7 @@ def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
     roles: list[str] = [part.role for part in message.parts]
     parts = dict(zip(roles, vectors, strict=True))
     purpose = PURPOSES[message.kind]
-    return Arrival(message.sender, purpose, message.round, message.age, parts)
+    return Arrival(message.sender, purpose, message.round, message.age, parts, message.scalars)
 
 
 def _read(message: Message, body: memoryview) -> list[Vector]:

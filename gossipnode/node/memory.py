@@ -87,9 +87,11 @@ class Memory:
         node = self.node
         arrays, learner = node.learner.state()
         # Training goes on while this is written: the optimizer's arrays must not move under it.
-        arrays = {name: array.copy() for name, array in arrays.items()}
+        arrays = {f"learner/{name}": array.copy() for name, array in arrays.items()}
+        own, facts = node.algorithm.state()
+        arrays |= {f"algorithm/{name}": array.copy() for name, array in own.items()}
         return Snapshot(
-            {"params": node.params, **{f"learner/{name}": a for name, a in arrays.items()}},
+            {"params": node.params, **arrays},
             {
                 "node": node.id,
                 "swarm": node.config.swarm.name,
@@ -100,6 +102,7 @@ class Memory:
                 "epoch": node.epoch,
                 "seq": node.seq,
                 "learner": learner,
+                "algorithm_state": facts,
                 "rng": node.rng.bit_generator.state,
                 "sampler_rng": node.sampler_rng.bit_generator.state,
                 "ledger": node.inbox.state(),
@@ -119,7 +122,9 @@ class Memory:
                     f"the checkpoint is of {name} {facts[name]}, this node's is {here}; give it "
                     "another --data-dir, or start with --fresh to begin anew"
                 )
-        if facts["algorithm"] != node.algorithm.name:
+        if facts["algorithm"] == node.algorithm.name:
+            node.algorithm.restore(_under("algorithm/", snapshot), facts.get("algorithm_state", {}))
+        else:
             was = facts["algorithm"]
             event(
                 log, logging.WARNING, "checkpoint.other_algorithm", was=was, now=node.algorithm.name
@@ -128,11 +133,7 @@ class Memory:
         node.layout.check(params)
         node.restore_params(params, facts["age"])
         node.round, node.durable_age = facts["round"], facts["age"]
-        prefix = "learner/"
-        node.learner.restore(
-            {k.removeprefix(prefix): a for k, a in snapshot.arrays.items() if k.startswith(prefix)},
-            facts["learner"],
-        )
+        node.learner.restore(_under("learner/", snapshot), facts["learner"])
         node.rng.bit_generator.state = facts["rng"]
         node.sampler_rng.bit_generator.state = facts["sampler_rng"]
         node.inbox.restore(facts["ledger"])
@@ -146,3 +147,8 @@ class Memory:
             for row in peers:
                 if row["id"] not in node.peers:
                     node.peers.add(row["id"], row["address"])
+
+
+def _under(prefix: str, snapshot: Snapshot) -> dict[str, Any]:
+    """Return the arrays whose name begins with ``prefix``, by the rest of it."""
+    return {k.removeprefix(prefix): a for k, a in snapshot.arrays.items() if k.startswith(prefix)}

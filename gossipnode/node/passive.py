@@ -157,7 +157,13 @@ class PassiveSide:
         node = self.node
         return Reply(LABELS[outcome][1], node.id, node.round, node.age)
 
-    def frame(self, parts: Mapping[str, Vector], purpose: Purpose, age: int) -> Frame:
+    def frame(
+        self,
+        parts: Mapping[str, Vector],
+        purpose: Purpose,
+        age: int,
+        scalars: Mapping[str, float] | None = None,
+    ) -> Frame:
         """Return ``parts`` as the next frame of this node; their memory is not copied."""
         node = self.node
         node.seq += 1
@@ -174,6 +180,7 @@ class PassiveSide:
             graph=node.place.graph,
             degree=len(node.out_neighbours_at(node.round)) or None,
             age=age,
+            scalars=dict(scalars or {}),
             address=None if node.algorithm.needs_graph else node.address,
             parts=tuple([Part.of(cast("Role", role), array) for role, array in parts.items()]),
         )

@@ -61,6 +61,10 @@ class ObjectEncoder:
             message.degree and message.degree.bit_length(),
             len(message.sender),
             message.address and len(message.address),
+            *[
+                (name, value.bit_length() if isinstance(value, int) else None)
+                for name, value in message.scalars.items()
+            ],
         )
         head = self._heads.get(kind)
         if head is None:
