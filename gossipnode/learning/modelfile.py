@@ -15,8 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gossipnode.errors import ConfigError, DataError, StorageError
+from gossipnode.errors import DataError, StorageError
 from gossipnode.learning.data import Standardizer, load, split
+from gossipnode.learning.dtypes import DTYPES
 from gossipnode.learning.learner import NumpyLearner, make_task
 from gossipnode.learning.optimizer import SGD
 from gossipnode.learning.params import Array, Layout
@@ -70,14 +71,19 @@ def load_model(path: Path) -> tuple[Array, dict[str, str]]:
 
 
 def layout_of(metadata: Mapping[str, str], *, file: str | None = None) -> Layout:
-    """Return the layout in a model file's metadata; DataError where it is not there or broken."""
+    """Return the layout in a model file's metadata; DataError where it is not there or broken.
+
+    Raises ConfigError where it is of bfloat16 and ml_dtypes is not installed.
+    """
     try:
         told = json.loads(metadata["layout"])
+        if told["dtype"] not in DTYPES:
+            raise ValueError(told["dtype"])
         shapes = {str(name): tuple(shape) for name, shape, _ in told["tensors"]}
         if any(not isinstance(n, int) or n < 0 for shape in shapes.values() for n in shape):
             raise DataError("a shape in the layout is no list of sizes", file=file)
         layout = Layout.of(shapes, str(told["dtype"]), tuple(map(str, told["meaning"])))
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError("is no gossipnode model: it has no layout", file=file) from error
     if layout.schema != metadata.get("schema"):
         raise DataError("the layout does not fit the schema that it names", file=file)
@@ -106,7 +112,7 @@ def learner_for_model(
         data,
         label=label or description["label"] or None,
         regression=not labels,
-        dtype=description["dtype"],
+        dtype=task.layout.dtype,
         labels=labels,
     )
     if test is None:
@@ -124,7 +130,15 @@ def learner_for_model(
         Standardizer.from_json(description["standardizer"]).apply(test.features)
     rng = np.random.default_rng(0)
     return NumpyLearner(
-        task, None, test, SGD(0.0), schedule("constant"), 0, rng, description=description
+        task,
+        None,
+        test,
+        SGD(0.0),
+        schedule("constant"),
+        0,
+        rng,
+        description=description,
+        dtype=description["dtype"],
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gossipnode.errors import ConfigError
 from gossipnode.learning import params as ops
-from gossipnode.learning.params import BLOCK, Layout
+from gossipnode.learning.dtypes import dtype_of
+from gossipnode.learning.params import BLOCK, COPIED, PLAIN, Layout
 
-SIZES = (1, 7, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5)
-DTYPES = ("float16", "float32", "float64")
+SIZES = (1, 7, PLAIN, PLAIN + 1, COPIED + 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 5)
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 sizes = st.sampled_from(SIZES)
 dtypes = st.sampled_from(DTYPES)
@@ -25,7 +27,20 @@ seeds = st.integers(0, 2**32 - 1)
 
 def vectors(seed: int, count: int, size: int, dtype: str) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal(size).astype(dtype) for _ in range(count)]
+    return [rng.standard_normal(size).astype(dtype_of(dtype)) for _ in range(count)]
+
+
+@pytest.fixture(params=["BLAS", "numpy alone"])
+def each_way(request, monkeypatch):
+    """The sums by numpy's BLAS, and as they are where there is none."""
+    if request.param == "numpy alone":
+        monkeypatch.setattr(ops, "axpby", lambda letter: None)
+
+
+# The fixture stays the same for all examples of a test, as it should.
+for_each_way = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def locked(x: np.ndarray) -> np.ndarray:
@@ -35,19 +50,23 @@ def locked(x: np.ndarray) -> np.ndarray:
 
 def assert_rounded(result: np.ndarray, exact: np.ndarray, scale: float) -> None:
     """Compare with float64 arithmetic: three roundings of terms no larger than scale."""
-    eps = float(np.finfo(result.dtype).eps)
+    eps = float(ml_dtypes.finfo(result.dtype).eps)
     assert np.abs(result.astype(np.float64) - exact).max() <= 3 * eps * scale
 
 
+@pytest.mark.usefixtures("each_way")
+@for_each_way
 @given(seeds, sizes, dtypes, weights)
 def test_merge_into_is_the_formula(seed, size, dtype, weight):
     incoming, own = vectors(seed, 2, size, dtype)
     a, b = incoming.astype(np.float64), own.astype(np.float64)
     ops.merge_into(incoming, locked(own), weight)
     assert_rounded(incoming, b + weight * (a - b), 30)
-    assert np.array_equal(own, b.astype(dtype))
+    assert np.array_equal(own.astype(np.float64), b)
 
 
+@pytest.mark.usefixtures("each_way")
+@for_each_way
 @given(seeds, sizes, dtypes, weights)
 def test_add_scaled_is_the_formula(seed, size, dtype, weight):
     acc, x = vectors(seed, 2, size, dtype)
@@ -56,6 +75,8 @@ def test_add_scaled_is_the_formula(seed, size, dtype, weight):
     assert_rounded(acc, exact, 20)
 
 
+@pytest.mark.usefixtures("each_way")
+@for_each_way
 @given(seeds, sizes, dtypes, weights)
 def test_weighted_sum_into_is_the_formula(seed, size, dtype, weight):
     incoming, acc = vectors(seed, 2, size, dtype)
@@ -72,28 +93,80 @@ def test_add_difference_into_is_the_formula(seed, size, dtype):
     assert_rounded(after, exact, 20)
 
 
+@pytest.mark.parametrize("size", [4, PLAIN + 4, BLOCK + 4])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_merge_is_exact_at_the_ends_and_for_equal_inputs(dtype):
-    largest = np.finfo(dtype).max
-    own = np.array([largest, -largest, 1.5, 0.1], dtype)
-    other = np.array([-largest, largest, 2.5, 0.7], dtype)
+@pytest.mark.usefixtures("each_way")
+def test_merge_is_exact_at_the_ends_and_for_equal_inputs(dtype, size):
+    kind = dtype_of(dtype)
+    largest = float(ml_dtypes.finfo(kind).max)
+    own = np.resize(np.array([largest, -largest, 1.5, 0.1]).astype(kind), size)
+    other = np.resize(np.array([-largest, largest, 2.5, 0.7]).astype(kind), size)
     for weight, expected in ((0.0, own), (1.0, other)):
         incoming = other.copy()
         ops.merge_into(incoming, locked(own.copy()), weight)
-        assert np.array_equal(incoming, expected)
+        assert incoming.tobytes() == expected.tobytes()
     for weight in (0.1, 1 / 3, 0.5, 0.9):
         incoming = own.copy()
         ops.merge_into(incoming, own, weight)
-        assert np.array_equal(incoming, own)
+        assert incoming.tobytes() == own.tobytes()
 
 
-def test_float16_models_can_be_summed_in_float32():
+@pytest.mark.usefixtures("each_way")
+@for_each_way
+@given(seeds, st.sampled_from([5, PLAIN + 1, BLOCK + 1]), dtypes, st.floats(0, 1))
+def test_merging_equal_inputs_gives_themselves(seed, size, dtype, weight):
+    """Of every order of magnitude whose products with a share are normal numbers."""
+    rng = np.random.default_rng(seed)
+    span = 1 if dtype == "float16" else 25
+    numbers = rng.standard_normal(size) * 10.0 ** rng.uniform(-span, span, size)
+    own = numbers.astype(dtype_of(dtype))
+    incoming = own.copy()
+    ops.merge_into(incoming, locked(own), weight)
+    assert incoming.tobytes() == own.tobytes()
+
+
+@pytest.mark.usefixtures("each_way")
+@for_each_way
+@given(seeds, dtypes, st.floats(0, 1))
+def test_a_merged_value_lies_between_the_two(seed, dtype, weight):
+    incoming, own = vectors(seed, 2, PLAIN + 3, dtype)
+    low, high = np.minimum(incoming, own), np.maximum(incoming, own)
+    ops.merge_into(incoming, locked(own), weight)
+    slack = 2 * float(ml_dtypes.finfo(own.dtype).eps) * np.maximum(abs(low), abs(high))
+    assert (incoming.astype(np.float64) >= low.astype(np.float64) - slack).all()
+    assert (incoming.astype(np.float64) <= high.astype(np.float64) + slack).all()
+
+
+def test_an_unaligned_or_strided_model_is_merged_too():
+    size = PLAIN + 1
+    odd = np.zeros(4 * size + 1, np.uint8)[1:].view(np.float32)
+    odd[:] = 4.0
+    ops.merge_into(odd, np.full(size, 2.0, np.float32), 0.25)
+    assert (odd == 2.5).all()
+    strided = np.full(2 * size, 8.0, np.float32)[::2]
+    ops.merge_into(strided, np.full(size, 4.0, np.float32), 0.25)
+    assert (strided == 5.0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_models_can_be_summed_in_float32(dtype):
     acc = np.zeros(3, np.float32)
-    x = np.array([60000, -60000, 1], np.float16)
+    x = np.array([60000, -60000, 1]).astype(dtype_of(dtype))
     for _ in range(4):
         ops.add_scaled(acc, x, 0.5)
     assert acc.dtype == np.float32
     assert np.array_equal(acc, 2 * x.astype(np.float32))
+
+
+@given(seeds, st.floats(0, 1))
+def test_bfloat16_is_rounded_once_to_nearest(seed, weight):
+    """Half a unit in the last of bfloat16's 8 bits, and the three roundings of float32."""
+    incoming, own = vectors(seed, 2, 1000, "bfloat16")
+    a, b = incoming.astype(np.float64), own.astype(np.float64)
+    exact = b + weight * (a - b)
+    ops.merge_into(incoming, own, weight)
+    allowed = 2.0**-8 * np.abs(exact) + 2.0**-22 * (np.abs(a) + np.abs(b))
+    assert (np.abs(incoming.astype(np.float64) - exact) <= allowed).all()
 
 
 def test_float16_is_computed_in_float32():
@@ -105,8 +178,9 @@ def test_float16_is_computed_in_float32():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_finite_has_no_false_alarm_and_no_warning(dtype):
-    largest = np.finfo(dtype).max
-    tiny = np.finfo(dtype).smallest_subnormal
+    dtype = dtype_of(dtype)
+    largest = ml_dtypes.finfo(dtype).max
+    tiny = ml_dtypes.finfo(dtype).smallest_subnormal
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for value in (largest, -largest, tiny, 0.0):
@@ -120,9 +194,10 @@ def test_all_finite_has_no_false_alarm_and_no_warning(dtype):
     ("dtype", "bad"), list(itertools.product(DTYPES, (np.inf, -np.inf, np.nan)))
 )
 def test_all_finite_sees_one_bad_element_anywhere(dtype, bad):
+    dtype = dtype_of(dtype)
     for size in SIZES:
         for position in {0, size // 2, size - 1}:
-            x = np.full(size, np.finfo(dtype).max, dtype)
+            x = np.full(size, ml_dtypes.finfo(dtype).max, dtype)
             x[position] = bad
             with np.errstate(all="raise"), warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -212,7 +287,7 @@ def test_schema_is_stable_across_versions():
 
 
 def test_unknown_dtype_is_a_config_error():
-    with pytest.raises(ConfigError, match="float16, float32, float64"):
+    with pytest.raises(ConfigError, match="float16, bfloat16, float32, float64"):
         Layout.of({"a": (1,)}, dtype="int32")
 
 
