@@ -111,8 +111,12 @@ class TaskOptions(Section):
     l2: float = option(
         0.0, "L2 penalty: adds l2/2·‖params‖² to the loss.", flag="--l2", ge=0.0, le=1e6
     )
-    dtype: Literal["float32", "float64"] = option(
-        "float32", "Number format of params, in memory and on the wire.", flag="--dtype"
+    dtype: Literal["float32", "float64", "float16", "bfloat16"] = option(
+        "float32",
+        "Number format of params, in memory and on the wire. float16 and bfloat16 halve both; "
+        "training and merging compute in float32 and round once. bfloat16 needs the extra "
+        "gossipnode[bfloat16].",
+        flag="--dtype",
     )
 
 

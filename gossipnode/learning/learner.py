@@ -134,7 +134,6 @@ class NumpyLearner:
     ) -> None:
         self.task = task
         self.layout: Layout = task.layout if dtype is None else task.layout.in_dtype(dtype)
-        self._is_narrow = self.layout.dtype != task.layout.dtype
         self.samples = len(train) if train else 1
         self.steps_done = 0
         self._train_data: Dataset = train or NO_DATA
@@ -151,14 +150,18 @@ class NumpyLearner:
     def train(self, params: Array, steps: int) -> TrainResult:
         """Take ``steps`` SGD steps on ``params`` in place, each on the next batch."""
         self.layout.check(params)
-        if not self._is_narrow:
-            return self._train(params, steps)
-        wide = scratch("params", params.shape, self.task.layout.dtype)
-        np.copyto(wide, params)
-        result = self._train(wide, steps)
+        wide = self._wide(params)
+        total, optimizer = 0.0, self._optimizer
+        gradient = scratch("gradient", wide.shape, wide.dtype)
         with np.errstate(all="ignore"):
-            np.copyto(params, wide, casting="unsafe")
-        return result
+            for _ in range(steps):
+                total += self.task.loss_and_gradient(wide, self._next_batch(), gradient)
+                rate = optimizer.learning_rate * self._schedule(self.steps_done)
+                optimizer.step(wide, gradient, rate)
+                self.steps_done += 1
+            if wide is not params:
+                np.copyto(params, wide, casting="unsafe")
+        return TrainResult(total / max(steps, 1), steps, self.samples)
 
     @property
     def step_size(self) -> float:
@@ -168,8 +171,12 @@ class NumpyLearner:
     def gradient(self, params: Array, gradient_out: Array) -> TrainResult:
         """Write the gradient at ``params`` on the next batch; the optimizer's state stays."""
         self.layout.check(params)
+        wide = self._wide(params)
+        found = gradient_out if wide is params else scratch("gradient", wide.shape, wide.dtype)
         with np.errstate(all="ignore"):
-            loss = self.task.loss_and_gradient(params, self._next_batch(), gradient_out)
+            loss = self.task.loss_and_gradient(wide, self._next_batch(), found)
+            if found is not gradient_out:
+                np.copyto(gradient_out, found, casting="unsafe")
         self.steps_done += 1
         return TrainResult(loss, 1, self.samples)
 
@@ -197,16 +204,13 @@ class NumpyLearner:
         """Return the description that the learner was built with, tuples as lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in self._description.items()}
 
-    def _train(self, params: Array, steps: int) -> TrainResult:
-        total, optimizer = 0.0, self._optimizer
-        gradient = scratch("gradient", params.shape, params.dtype)
-        with np.errstate(all="ignore"):
-            for _ in range(steps):
-                total += self.task.loss_and_gradient(params, self._next_batch(), gradient)
-                rate = optimizer.learning_rate * self._schedule(self.steps_done)
-                optimizer.step(params, gradient, rate)
-                self.steps_done += 1
-        return TrainResult(total / max(steps, 1), steps, self.samples)
+    def _wide(self, params: Array) -> Array:
+        """Return ``params`` in the task's dtype: themselves, or a copy in scratch memory."""
+        if params.dtype == self.task.layout.dtype:
+            return params
+        wide = scratch("params", params.shape, self.task.layout.dtype)
+        np.copyto(wide, params)
+        return wide
 
     def _next_batch(self) -> Batch:
         features, targets = self._train_data.features, self._train_data.targets
