@@ -411,6 +411,13 @@ class NetworkOptions(Section):
         ge=0,
         le=2**50,
     )
+    lanes: bool = option(
+        True,
+        "Push over lanes, and let peers open some; without them every push is a POST.",
+    )
+    lane_idle_s: float = option(
+        300.0, "Time without a push after which a lane is closed.", unit="s", gt=0, le=86_400
+    )
     peers_max: int = option(
         1024,
         "Peers learnt besides those of the peer list.",

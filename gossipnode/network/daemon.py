@@ -29,11 +29,13 @@ from gossipnode.errors import (
 )
 from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
+from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.server import Server, bind, origin_of, require_loopback
 from gossipnode.network.systemd import Notifier
 from gossipnode.network.world import DaemonWorld
 from gossipnode.node.node import Node
+from gossipnode.node.status import Status
 
 log = logging.getLogger("gossipnode.network.daemon")
 
@@ -94,8 +96,9 @@ class HttpNode(Node):
         super().__init__(config, world=self._daemon, peers=peers, learner=learner)
         self.url = ""
         self._listener = listener
-        self.lanes = self._daemon.lanes = Lanes(self)
-        self._server = Server(self, self.lanes)
+        self.lanes = self._daemon.lanes = Lanes(self) if config.network.lanes else None
+        self.loop_lag = LoopLag()
+        self._server = Server(self, self.lanes, self.loop_lag)
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None
 
@@ -112,6 +115,7 @@ class HttpNode(Node):
             self._listener = None
             await self._daemon.open(self.config, self.id)
             await self.start()
+            self.loop_lag.start()
         except BaseException:
             await self._close()
             raise
@@ -162,6 +166,14 @@ class HttpNode(Node):
                 self._timer.reschedule(self._deadline)
         super().request_stop()
 
+    def status(self) -> Status:
+        """Return the status of this moment, with what the network knows."""
+        status = super().status()
+        status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
+        if self.lanes is not None:
+            status.network.lanes = len(self.lanes)
+        return status
+
     @property
     def working(self) -> bool:
         """Whether a thread is at work, perhaps on something that nobody awaits any more."""
@@ -169,6 +181,7 @@ class HttpNode(Node):
 
     async def _close(self) -> None:
         """Close the server, the client and the threads; harmless twice."""
+        self.loop_lag.stop()
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,21 +45,8 @@ TICK_S = 5.0
 # Silence before a ping, below the minute after which common proxies and NATs forget; then the end.
 PING_S = 20.0
 SILENT_S = 60.0
-# Without a frame either way a lane is closed, and idle memory given back.
-IDLE_S = 300.0
 # For the peers' answers when this node closes; then the lanes are cut.
 SHUTDOWN_S = 1.0
-
-# name -> help, as in node/counters.py.
-HELP = {
-    "lanes_opened": "Lanes that this node opened.",
-    "lanes_accepted": "Lanes that peers opened.",
-    "lanes_closed": "Lanes that have ended, for whatever reason.",
-    "lanes_broken": "Lanes that ended with pushes unanswered; those went by POST.",
-    "lanes_refused": "Lanes asked for in vain; their peers are pushed to by POST.",
-    "lane_pushes": "Pushes sent over a lane.",
-    "lane_fallbacks": "Pushes sent by POST for want of a lane.",
-}
 
 
 @dataclass(slots=True)
@@ -78,9 +64,10 @@ class Lanes:
     """All lanes of ``node``. Constructing does nothing; close it in the loop that used it."""
 
     def __init__(self, node: Node) -> None:
-        self.counters: Counter[str] = Counter(dict.fromkeys(HELP, 0))
         self.pool = BufferPool(node.config.network.inflight_bytes_max)
-        self._node = node
+        self._node, self._counters = node, node.counters
+        # Without a frame either way a lane is closed, and idle memory given back.
+        self._idle_s = node.config.network.lane_idle_s
         self._ways: dict[str, _Way] = {}
         self._lanes: set[Lane] = set()
         self._rng = np.random.default_rng()  # for pauses alone, which no run repeats
@@ -112,15 +99,15 @@ class Lanes:
                 raise NetworkError(f"timed out after {timeout_s:g} s") from None
             timeout_s = deadline - loop.time()
         if lane is not None:
-            self.counters["lane_pushes"] += 1
+            self._counters.add("lane_pushes")
             try:
                 return await lane.push(frame, timeout_s)
             except LaneBrokenError as error:
-                self.counters["lanes_broken"] += 1
+                self._counters.add("lanes_broken")
                 event(
                     log, logging.DEBUG, "lane.broken", peer=bounded(lane.peer.id), reason=str(error)
                 )
-        self.counters["lane_fallbacks"] += 1
+        self._counters.add("lane_fallbacks")
         return None
 
     def accept(self, request: BaseRequest, hello: Hello) -> StreamResponse:
@@ -209,7 +196,7 @@ class Lanes:
         unavailable = isinstance(error, LaneRefusedError) and error.status == 503
         pause_s = UNAVAILABLE_S if unavailable else FALLBACK_S
         way.retry_at = asyncio.get_running_loop().time() + self._jittered(pause_s)
-        self.counters["lanes_refused"] += 1
+        self._counters.add("lanes_refused")
         reason = str(error) or f"no answer within {OPEN_S:g} s"
         level = logging.DEBUG if unavailable else logging.INFO
         event(log, level, "lane.refused", address=bounded(address), reason=reason)
@@ -227,7 +214,7 @@ class Lanes:
 
     def _enrol(self, lane: Lane, address: str | None, counter: str) -> None:
         self._lanes.add(lane)
-        self.counters[counter] += 1
+        self._counters.add(counter)
         where = bounded(address or "none")
         event(log, logging.DEBUG, "lane.opened", peer=bounded(lane.peer.id), address=where)
         if self._timer is None and not self._closed:
@@ -259,7 +246,7 @@ class Lanes:
 
     def _ended(self, lane: Lane, reason: str) -> None:
         self._lanes.discard(lane)
-        self.counters["lanes_closed"] += 1
+        self._counters.add("lanes_closed")
         event(log, logging.DEBUG, "lane.closed", peer=bounded(lane.peer.id), reason=reason)
         now = asyncio.get_running_loop().time()
         for way in self._ways.values():
@@ -279,11 +266,11 @@ class Lanes:
         for lane in tuple(self._lanes):
             if now - lane.last_heard > SILENT_S:
                 lane.abort("the peer is silent")
-            elif now - lane.last_frame > IDLE_S and not lane.is_busy:
+            elif now - lane.last_frame > self._idle_s and not lane.is_busy:
                 lane.close("idle")
             elif now - lane.last_heard > PING_S:
                 lane.ping()
-        if all(now - lane.last_frame > IDLE_S for lane in self._lanes):
+        if all(now - lane.last_frame > self._idle_s for lane in self._lanes):
             self.pool.trim()
         for address, way in tuple(self._ways.items()):
             if way.lane is None and way.opening is None and now > way.retry_at + PAUSE_S_MAX:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gossipnode.network.lag import LoopLag
 from gossipnode.node.counters import HELP
 from gossipnode.node.node import Node
 from gossipnode.node.status import Status
@@ -20,26 +21,28 @@ if TYPE_CHECKING:
 PREFIX = "gossipnode_"
 
 
-def exposition(node: Node) -> tuple[bytes, str]:
-    """Return the page and its content type."""
+def exposition(node: Node, lag: LoopLag | None = None) -> tuple[bytes, str]:
+    """Return the page and its content type; with ``lag`` that of the event loop, too."""
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(node))
+    registry.register(_Collector(node, lag))
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _Collector:
     """What prometheus_client asks for the metrics; its base class would only cost the import."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, node: Node, lag: LoopLag | None) -> None:
+        self._node, self._lag = node, lag
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counters, then the gauges of the status."""
+        """Yield the counters, then the gauges of the status, then the event loop's lag."""
         yield from _counters(self._node)
         yield from _gauges(self._node)
+        if self._lag is not None:
+            yield _lag(self._lag)
 
 
 def _counters(node: Node) -> Iterator[Metric]:
@@ -72,6 +75,18 @@ def _gauges(node: Node) -> Iterator[Metric]:
     )
 
 
+def _lag(lag: LoopLag) -> Metric:
+    from prometheus_client.metrics_core import HistogramMetricFamily
+
+    buckets = [(str(bound), count) for bound, count in lag.cumulative()]
+    return HistogramMetricFamily(
+        PREFIX + "loop_lag_seconds",
+        "How late a timer of the event loop fires, ten times a second.",
+        buckets=[*buckets, ("+Inf", lag.count)],
+        sum_value=lag.total_s,
+    )
+
+
 def _numbers(node: Node, status: Status) -> Iterator[tuple[str, str, float | None]]:
     yield "ready", "1 if the node takes part, else 0.", node.ready
     yield "uptime_seconds", "Time since the node started.", status.uptime_s
@@ -84,5 +99,6 @@ def _numbers(node: Node, status: Status) -> Iterator[tuple[str, str, float | Non
     yield "round_seconds", "Median duration of the last rounds.", status.round_s
     yield "params", "Parameters of the model.", status.params
     yield "samples", "Training samples of this node.", status.samples
+    yield "lanes", "Lanes that are open.", status.network.lanes
     yield "arriving_bytes", "Memory held for bodies that are arriving.", status.bytes.arriving
     yield "resident_bytes", "Resident memory of the process.", status.bytes.resident

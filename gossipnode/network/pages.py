@@ -17,6 +17,7 @@ import xxhash
 
 from gossipnode.network.answers import answer, fault
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
+from gossipnode.network.lag import LoopLag
 from gossipnode.node.node import Node
 
 Handler = Callable[[Node, BaseRequest], Awaitable[StreamResponse]]
@@ -47,11 +48,11 @@ async def readyz(node: Node, request: BaseRequest) -> Response:
     return answer(request, {"ready": True})
 
 
-async def metrics(node: Node, _request: BaseRequest) -> Response:
+def metrics(node: Node, lag: LoopLag | None) -> Response:
     """Prometheus' text format."""
     from gossipnode.network.metrics import exposition
 
-    body, content_type = exposition(node)
+    body, content_type = exposition(node, lag)
     return Response(body=body, headers={"Content-Type": content_type})
 
 

@@ -29,6 +29,7 @@ from gossipnode.network.http import (
     StreamResponse,
     http_parser,
 )
+from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.pages import Route
 from gossipnode.network.pool import BufferPool
@@ -45,7 +46,7 @@ ROUTES = (
     Route("GET", LANE_PATH, "Upgrade to the fast lane, gossipnode/1."),
     Route("GET", "/livez", "Whether the process is alive.", pages.livez),
     Route("GET", "/readyz", "Whether pushes are taken, else why not.", pages.readyz),
-    Route("GET", "/metrics", "Counters and gauges for Prometheus.", pages.metrics),
+    Route("GET", "/metrics", "Counters, gauges and a histogram for Prometheus."),
     Route("GET", "/v1/status", "The whole status.", pages.status),
     Route("GET", "/v1/peers", "The peer table.", pages.peers),
     Route("GET", "/v1/history", "What was measured since a round.", pages.history),
@@ -70,11 +71,11 @@ SHUTDOWN_S = 1.0
 class Server:
     """Serves one node. Constructing does nothing; ``start`` takes a socket of ``bind``.
 
-    Without ``lanes`` it opens none, and peers push by POST.
+    Without ``lanes`` it opens none, and peers push by POST; ``lag`` is for the metrics.
     """
 
-    def __init__(self, node: Node, lanes: Lanes | None = None) -> None:
-        self._node, self._lanes = node, lanes
+    def __init__(self, node: Node, lanes: Lanes | None = None, lag: LoopLag | None = None) -> None:
+        self._node, self._lanes, self._lag = node, lanes, lag
         limit = node.config.network.inflight_bytes_max
         self._pool = BufferPool(limit) if lanes is None else lanes.pool
         self._streams = Streams(node)
@@ -130,6 +131,8 @@ class Server:
             return self._lane(request)
         if route.path == "/v1/openapi.json":
             return answer(request, openapi.document(ROUTES, version("gossipnode")))
+        if route.path == "/metrics":
+            return pages.metrics(self._node, self._lag)
         assert route.handler is not None
         if route.path == "/v1/model":
             return await self._model(route, request)
@@ -141,9 +144,9 @@ class Server:
             reason = f"this is for Upgrade: {LANE_PROTOCOL}"
             headers = {"Upgrade": LANE_PROTOCOL, "Connection": "Upgrade"}
             return fault(request, 426, "upgrade_required", reason, headers)
+        if self._lanes is None:
+            return fault(request, 404, "not_found", "this node opens no lanes; POST to /v1/push")
         try:
-            if self._lanes is None:
-                raise PeerError("busy", "this node opens no lanes")
             return self._lanes.accept(request, hello_of(request))
         except PeerError as error:
             retry = {"Retry-After": "1"} if error.http_status == 503 else None

@@ -65,6 +65,18 @@ class BytesStatus:
 
 
 @dataclass(slots=True)
+class NetworkStatus:
+    """What the daemon's network is doing; nothing where the network is a model.
+
+    ``loop_lag_s_max`` is how late the event loop has been at most since the node was ready, null
+    where nobody measures that.
+    """
+
+    lanes: int = 0
+    loop_lag_s_max: float | None = None
+
+
+@dataclass(slots=True)
 class Status:
     """The whole status.
 
@@ -104,3 +116,4 @@ class Status:
     pushes: PushStatus
     bytes: BytesStatus
     checkpoint_error: str
+    network: NetworkStatus = field(default_factory=NetworkStatus)

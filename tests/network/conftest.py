@@ -21,7 +21,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The lane lives on transports, and asyncio's differ from uvloop's: its tests take both."""
-    if item.path.name == "test_lane.py":
+    if item.path.name.startswith("test_lane"):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 
@@ -41,3 +41,19 @@ async def start_node(tmp_path: Path) -> AsyncIterator[StartNode]:
 async def node(start_node: StartNode) -> HttpNode:
     """Ready, and idle: it merges, but does not train or push."""
     return await start_node()
+
+
+@pytest.fixture
+async def start_b(tmp_path: Path) -> AsyncIterator[StartNode]:
+    """Starts nodes beside ``a``: node ``b``, unless called another."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(
+            id_: str = "b", *, peers: tuple[PeerEntry, ...] = (), **sections: Any
+        ) -> HttpNode:
+            sections["node"] = {"id": id_, "data_dir": str(tmp_path / id_)}
+            return await stack.enter_async_context(
+                HttpNode(config_of(tmp_path / id_, **sections), peers=peers)
+            )
+
+        yield start
