@@ -207,7 +207,7 @@ async def _collected(plan: Plan, overseer: Overseer, client: HttpClient) -> Mode
         async with asyncio.timeout(SALVAGE_S if overseer.interrupted else None):
             await collect(client, nodes, plan.learner, models)
     except TimeoutError:
-        click.echo(f"{len(models.statuses)} of {len(nodes)} models fetched in time", err=True)
+        click.echo(f"{len(models.evaluations)} of {len(nodes)} models fetched in time", err=True)
     return models
 
 

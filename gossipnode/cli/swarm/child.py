@@ -22,6 +22,7 @@ from gossipnode.cli.lifeline import end_with_parent
 from gossipnode.config import Config, PeerEntry
 from gossipnode.logs import bounded
 from gossipnode.network import HttpNode, serve
+from gossipnode.node.measuring import median
 
 log = logging.getLogger("gossipnode.cli.swarm")
 
@@ -53,9 +54,9 @@ def be_node(
                 os.write(report, json.dumps({"node": index, **facts}).encode() + b"\n")
 
         def ready(node: HttpNode) -> None:
-            tell(state="ready")
+            tell(state="ready", **_told_by(node))
             # Here, not in the task: what happens before the task first runs counts as well.
-            tasks.append(asyncio.create_task(_tell_states(node.subscribe(), tell)))
+            tasks.append(asyncio.create_task(_tell_states(node, node.subscribe(), tell)))
 
         def measured(row: dict[str, Any]) -> None:
             tell(row=row)
@@ -79,11 +80,18 @@ def be_node(
         os._exit(code)
 
 
-async def _tell_states(events: asyncio.Queue[dict[str, Any]], tell: Callable[..., None]) -> None:
+async def _tell_states(
+    node: HttpNode, events: asyncio.Queue[dict[str, Any]], tell: Callable[..., None]
+) -> None:
     while True:
         event = await events.get()
         if event["event"] == "state":
-            tell(state=event["state"])
+            tell(state=event["state"], **_told_by(node))
+
+
+def _told_by(node: HttpNode) -> dict[str, Any]:
+    """Return what the summary needs of a node: a report's size must not grow with the swarm."""
+    return {"bytes_sent": node.counters.get("bytes_sent"), "round_s": median(node.round_times)}
 
 
 def _redirect(output: Path) -> None:

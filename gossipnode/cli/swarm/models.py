@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import safetensors.numpy
 
@@ -27,38 +26,39 @@ FETCH_TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class Models:
-    """What the nodes had learnt: a status and an evaluation for each that answered, by id."""
+    """What the nodes had learnt: a round and an evaluation for each that answered, by id."""
 
     spread: Spread = field(default_factory=Spread)
-    statuses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rounds: dict[str, int] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
 
     @property
     def least_round(self) -> int:
         """The round that every node that answered has done; 0 where none did."""
-        return min((status["round"] for status in self.statuses.values()), default=0)
+        return min(self.rounds.values(), default=0)
 
 
 async def collect(
     client: HttpClient, nodes: Mapping[str, str], learner: Learner, models: Models
 ) -> None:
-    """Fetch status and model of each of ``nodes`` (address by id), one after the other.
+    """Fetch the model of each of ``nodes`` (address by id), one after the other.
 
     Fills ``models`` as it goes, so that what interrupts it leaves the part that is done. A node
-    that does not answer is left out.
+    that does not answer is left out. No status is asked for: it lists all peers, which would make
+    n² lines of n nodes.
     """
     for node_id, address in nodes.items():
         try:
-            status = await client.get_json(f"{address}/v1/status", FETCH_TIMEOUT_S)
             data = await _fetch(client, address, learner.layout)
         except GossipNodeError:
             continue  # it died on the way; whoever watches the processes tells how
         params = params_of(data, learner.layout)
         evaluation = await asyncio.to_thread(learner.evaluate, params)
         models.spread.add(params)
-        models.statuses[node_id], models.evaluations[node_id] = status, evaluation
-        models.facts = models.facts or facts_of(data)
+        facts = facts_of(data)
+        models.rounds[node_id], models.evaluations[node_id] = int(facts["round"]), evaluation
+        models.facts = models.facts or facts
 
 
 async def distance_now(

@@ -31,12 +31,35 @@ OVER = ("finished", "draining", "stopped")
 
 @dataclass(slots=True)
 class View:
-    """What the parent knows of one node: its process, its state and its newest row."""
+    """What the parent knows of one node: its process, its state and its newest row.
+
+    ``bytes_sent`` and ``round_s``, the median duration of its last rounds, are those of its last
+    report, whether of a state or of a row.
+    """
 
     child: Child
     state: str = "starting"
     row: dict[str, Any] | None = None
     was_ready: bool = False
+    bytes_sent: int = 0
+    round_s: float | None = None
+
+    def take(self, report: dict[str, Any]) -> None:
+        """Take in what the node reported, other than a measurement."""
+        if "error" in report:
+            self.child.error = report["error"]
+            return
+        self.state = report["state"]
+        self.was_ready |= self.state == "ready"
+        self._note(report)
+
+    def measured(self, row: dict[str, Any]) -> None:
+        """Take in a row."""
+        self.row = row
+        self._note(row)
+
+    def _note(self, facts: dict[str, Any]) -> None:
+        self.bytes_sent, self.round_s = facts["bytes_sent"], facts["round_s"]
 
     @property
     def over(self) -> bool:
@@ -132,14 +155,11 @@ class Overseer:
         for line in lines:
             report = json.loads(line)
             view = self.views[report.pop("node")]
-            if "error" in report:
-                view.child.error = report["error"]
-            elif "row" in report:
-                view.row = report["row"]
+            if "row" in report:
+                view.measured(report["row"])
                 self._history.write(json.dumps({"node": view.child.id, **report["row"]}) + "\n")
             else:
-                view.state = report["state"]
-                view.was_ready |= view.state == "ready"
+                view.take(report)
         self._check()
 
     def _reap(self) -> None:

@@ -50,10 +50,10 @@ def summarize(
     out: Path,
 ) -> Summary:
     """Return the summary of this moment; times are counted from the launch of the process."""
-    statuses = list(models.statuses.values())
+    answered = [view for view in views if view.child.id in models.evaluations]
     evaluations = models.evaluations.values()
     accuracies = [e.accuracy for e in evaluations if e.accuracy is not None]
-    round_times = [s["round_s"] for s in statuses if s["round_s"] is not None]
+    round_times = [view.round_s for view in answered if view.round_s is not None]
     return {
         "nodes": len(views),
         "topology": config.topology.graph,
@@ -64,7 +64,7 @@ def summarize(
         "consensus_distance": models.spread.distance,
         "rounds": models.least_round,
         "interrupted": interrupted,
-        "bytes_sent": sum(s["bytes"]["sent"] for s in statuses),
+        "bytes_sent": sum(view.bytes_sent for view in answered),
         "wall_s": round(time.monotonic() - LAUNCHED, 3),
         "start_s": None if all_ready_at is None else round(all_ready_at - LAUNCHED, 3),
         "round_s": statistics.median(round_times) if round_times else None,
