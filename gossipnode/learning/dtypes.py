@@ -39,6 +39,16 @@ def computed_in(dtype: DTypeLike) -> np.dtype[Any]:
     return np.dtype(np.float32) if kind.itemsize < 4 else kind
 
 
+def epsilon(dtype: DTypeLike) -> float:
+    """Return the distance from 1 to the next number, as ``np.finfo`` does for numpy's own.
+
+    >>> epsilon("float16") == 2.0**-10
+    True
+    """
+    kind = dtype_of(dtype)
+    return 2.0**-7 if kind.name == "bfloat16" else float(np.finfo(kind).eps)
+
+
 def _bfloat16() -> np.dtype[Any]:
     try:
         import ml_dtypes
