@@ -165,22 +165,22 @@ class Lockstep(Algorithm):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Add w_ij·v_j to the sums of its round, or treat it as late."""
         j, k = arrival.sender, arrival.round
-        w = node.row_at(k).weights.get(j)
-        if w is None:
-            raise PeerError("not_a_neighbour", "the graph has no edge between us")
         self.note_leader(node, j)
         restart_at = int(arrival.scalars.get(RESTART, -1))
         if self.restarting and restart_at <= k + node.nodes:
             self.restart_at = max(self.restart_at, restart_at)
         if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
             raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
+        w = node.row_at(k).weights.get(j)
+        if w is None:
+            raise PeerError("not_a_neighbour", "the graph has no edge between us")
         async with self.lock:
             if self.is_timely(node, k):
                 answer = await self.accumulate(node, arrival, w)
-                self.heard[j] = k
+                self.heard[j] = max(k, self.heard.get(j, -1))
                 self.recheck(node, node.round)
                 return answer
-        self.heard[j] = k
+        self.heard[j] = max(k, self.heard.get(j, -1))
         return await self.late(node, arrival, w, max(1, self.closed + 1 - k))
 
     def restart_is_due(self, k: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Memory:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.on_snapshot: Callable[[], None] | None = None  # told of the moment that is kept
         self._kept_at = 0.0
         self._writing: asyncio.Task[None] | None = None
 
@@ -85,6 +87,8 @@ class Memory:
 
     def _snapshot(self) -> Snapshot:
         node = self.node
+        if self.on_snapshot is not None:
+            self.on_snapshot()
         arrays, learner = node.learner.state()
         # Training goes on while this is written: the optimizer's arrays must not move under it.
         arrays = {f"learner/{name}": array.copy() for name, array in arrays.items()}

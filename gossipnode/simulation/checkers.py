@@ -31,7 +31,7 @@ from gossipnode.simulation.world import SimulatedStore, SimulatedWorld
 from gossipnode.wire.message import Message
 
 # An identity in 64 bits: which sender, which of its lives, which of that life's messages.
-SENDER_BITS, LIFE_BITS, SEQ_BITS = 24, 8, 32
+SENDER_BITS, LIFE_BITS, SEQ_BITS = 20, 12, 32
 LAST_SEQ = 2**SEQ_BITS - 1
 
 # What came of a delivery that went into the model, now or when its round closes.
@@ -55,10 +55,6 @@ class Checkers:
     def begin(self, nodes: Iterable[Node]) -> None:
         """Remember Σx of the beginning."""
         self.start = Total.of(nodes)
-
-    def forget(self, name: str) -> None:
-        """Forget what a life merged: the next one, whose disk does not know, may merge it again."""
-        self.merges.forget(name)
 
     def excuse(self, name: str, until: float) -> None:
         """Count a node's round from ``until`` on: a fault took its time before."""
@@ -148,9 +144,13 @@ class MergedOnce:
             known.insert(at, key)
         return "", overtaken
 
-    def forget(self, receiver: str) -> None:
-        """Forget what a life merged: a crash takes it, so the next life may merge it again."""
-        self._merged[receiver] = array("Q")
+    def of(self, receiver: str) -> array[int]:
+        """Return a copy of what ``receiver`` has merged by now."""
+        return self._merged[receiver][:]
+
+    def go_back(self, receiver: str, known: array[int] | None) -> None:
+        """Go back to what the disk ``known``: the next life may merge again what was lost."""
+        self._merged[receiver] = array("Q") if known is None else known[:]
 
     def count(self, receiver: str) -> int:
         """Return how many merges of the receiver's present life are known."""

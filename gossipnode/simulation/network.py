@@ -3,7 +3,8 @@
 A push of B bytes from i to j leaves when i's uplink is free and takes B/bandwidth on it, crosses
 the wire in latency + jitter, and takes B/bandwidth on j's downlink when that is free. Pushes
 between the same two nodes may overtake one another by their jitter. Answers without a model are
-so short that they slip in between.
+so short that they slip in between. What was sent off is on the line, as in the buffers of a real
+one, although its sender may give up on it or die.
 
 Invariant: each kind of chance has a random stream of its own, so that switching one fault on
 changes nothing about the others.

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -37,6 +38,7 @@ from gossipnode.simulation.delivery import ObjectEncoder
 from gossipnode.simulation.faults import Fired
 from gossipnode.simulation.loop import StuckError, VirtualLoop, rare_collections
 from gossipnode.simulation.network import Link, ModelledNetwork
+from gossipnode.simulation.verbs import FaultVerbs
 from gossipnode.simulation.wires import Wires
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld, address_of
 from gossipnode.wire.message import Message
@@ -53,7 +55,7 @@ class SimulationError(AssertionError):
     """An invariant broke in a simulation; the text tells seed, time and how to replay it."""
 
 
-class SimulatedSwarm:
+class SimulatedSwarm(FaultVerbs):
     """Nodes ``n0``, ``n1``, … (or ``names``) that run ``config`` in virtual time.
 
     ``seed`` decides network and faults (the model and the data have ``config.swarm.seed``);
@@ -153,98 +155,6 @@ class SimulatedSwarm:
         _, pending = self._complete(asyncio.wait(running, timeout=within))
         self._raise_faults()
         self.expect(not pending, f"{len(pending)} nodes did not finish within {within:g} s")
-
-    # -- faults ---------------------------------------------------------------------------------
-
-    def partition(self, one: Iterable[str], other: Iterable[str]) -> None:
-        """Cut every wire between two groups, both ways."""
-        self.network.fired["partition"] += 1
-        one, other = tuple(one), tuple(other)
-        self.network.cut(one, other)
-        self.network.cut(other, one)
-
-    def cut(self, senders: Iterable[str], receivers: Iterable[str]) -> None:
-        """Cut the wires in one direction only."""
-        self.network.fired["one_way"] += 1
-        self.network.cut(senders, receivers)
-
-    def heal(self) -> None:
-        """Mend every wire."""
-        self.network.heal()
-
-    def kill(self, *names: str) -> None:
-        """End nodes as SIGKILL and a power cut do: what was not synced is lost."""
-        for name in names:
-            self.network.fired["kill"] += 1
-            self.down.add(name)
-            task = self._tasks.pop(name)
-            task.cancel()
-            self._complete(asyncio.wait([task]))
-            if name in self._stores:
-                self.network.fired["unsynced"] += self._stores[name].unsynced is not None
-                self._stores[name].crash()
-            # What was not synced is forgotten, merges included: the next life may merge it again.
-            self._checkers.forget(name)
-
-    def stop(self, *names: str) -> None:
-        """Stop nodes in good order, as SIGTERM does: drained, and with a last checkpoint."""
-        for name in names:
-            self.network.fired["stop"] += 1
-            node = self.nodes[name]
-            self._complete(node.drain())
-            node.request_stop()
-            self._complete(asyncio.wait([self._tasks.pop(name)]))
-            self._complete(node.stop())
-            self.down.add(name)
-            if name not in self._stores:
-                self._checkers.forget(name)
-
-    def restart(self, name: str) -> Node:
-        """Start a killed or stopped node again, from what its disk holds."""
-        self.network.fired["restart"] += 1
-        assert name in self.down
-        return self._start(self._create(name))
-
-    def start_late(self, name: str) -> Node:
-        """Start a node that was to be ``late``."""
-        self.network.fired["late"] += 1
-        assert name in self.down
-        return self._start(self.nodes[name])
-
-    def wipe(self, name: str) -> None:
-        """Give a node that is down an empty disk, as a machine that is replaced has."""
-        self.network.fired["wipe"] += 1
-        assert name in self.down
-        self._stores[name].durable.clear()
-        self._checkers.forget(name)
-
-    def slow_disk(self, name: str, sync_s: float) -> None:
-        """Let a node's disk take ``sync_s`` until what was written survives a crash."""
-        self.network.fired["slow_disk"] += 1
-        self._stores[name].sync_s = sync_s
-
-    def pause(self, name: str) -> None:
-        """Stop a process as SIGSTOP does: it neither trains nor answers."""
-        self.network.fired["pause"] += 1
-        self.worlds[name].pause()
-
-    def resume(self, name: str) -> None:
-        """Let a paused process go on."""
-        self._checkers.excuse(name, self.time)
-        self.worlds[name].resume()
-
-    def slow_down(self, name: str, factor: float) -> None:
-        """Make a node's local steps take ``factor`` times as long, from the next round on."""
-        self.network.fired["slow"] += 1
-        # The round under way may have begun with steps that took longer.
-        before = self.worlds[name].step_s * self.config.training.local_steps
-        self._checkers.excuse(name, self.time + before)
-        self.worlds[name].step_s = self.step_s * factor
-
-    def skew_clock(self, name: str, seconds: float) -> None:
-        """Put a node's clock on the wall off by ``seconds``."""
-        self.network.fired["skew"] += 1
-        self.worlds[name].clock_skew_s = seconds
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -350,8 +260,11 @@ class SimulatedSwarm:
         return [name for name in self.names if name not in self.down]
 
     def _create(self, name: str) -> Node:
-        world = SimulatedWorld(self, name, self._stores.get(name))
-        world.step_s = self.step_s
+        # The machine outlives the process: its speed, its clock and its disk stay what they were.
+        world = self.worlds.get(name)
+        if world is None:
+            world = SimulatedWorld(self, name, self._stores.get(name))
+            world.step_s = self.step_s
         node = Node(
             self.config,
             world=world,
@@ -361,10 +274,15 @@ class SimulatedSwarm:
             **(REMEMBERED_IN_A_CROWD if len(self.names) >= CROWD else {}),
         )
         node.address = address_of(name)
+        node.memory.on_snapshot = partial(self._remember_merges, name)
         if self._encode is not None:
             node.passive.encode = self._encode
         self.nodes[name], self.worlds[name] = node, world
         return node
+
+    def _remember_merges(self, name: str) -> None:
+        """A snapshot of a node was taken: with it, the disk will know what was merged by now."""
+        self._stores[name].note = self._checkers.merges.of(name)
 
     def _start(self, node: Node) -> Node:
         self._complete(node.start())

@@ -109,8 +109,10 @@ class Wires:
         if receiver in self.swarm.down:
             raise NetworkError("connection refused")
         message, body = open_frame(frame)
-        checksum = checksum_of(message, body)
-        receipt, outcome = await deliver(self.swarm.nodes[receiver], message, body)
+        checksum, node = checksum_of(message, body), self.swarm.nodes[receiver]
+        receipt, outcome = await deliver(node, message, body)
+        if receiver in self.swarm.down or self.swarm.nodes[receiver] is not node:
+            raise NetworkError("connection reset by peer")  # it was killed over this
         self._note(sender, receiver, message, checksum, outcome)
         return receipt
 

@@ -34,6 +34,8 @@ class SimulatedWorld:
         self.swarm, self.name, self.store = swarm, name, store
         self.step_s = 0.0
         self.clock_skew_s = 0.0
+        if isinstance(store, SimulatedStore):
+            store.wall_time = self.wall_time
         self._paused: asyncio.Event | None = None  # set when the pause is over
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
@@ -74,12 +76,12 @@ class SimulatedWorld:
             await self._paused.wait()
 
     async def is_listening(self, address: str, timeout_s: float) -> bool:
-        """Ask over the wire; a cut wire answers nothing."""
-        receiver = name_of(address)
-        if self.swarm.network.is_cut(self.name, receiver):
-            await asyncio.sleep(timeout_s)
-            return True
-        return receiver not in self.swarm.down
+        """Ask over the wire and back; one that is cut either way answers nothing."""
+        receiver, network = name_of(address), self.swarm.network
+        seconds = network.answer(self.name, receiver, 0).seconds
+        seconds += network.answer(receiver, self.name, 0).seconds
+        await asyncio.sleep(min(seconds, timeout_s))
+        return seconds > timeout_s or receiver not in self.swarm.down
 
     async def train(self, work: Callable[[], T], steps: int) -> T:
         """Compute now, and let it have taken ``steps`` local steps of virtual time."""
@@ -98,7 +100,7 @@ class SimulatedWorld:
 
     def wall_time(self) -> float:
         """Virtual seconds since 1970, off by the skew."""
-        return WALL_START_S + asyncio.get_running_loop().time() + self.clock_skew_s
+        return WALL_START_S + self.swarm.time + self.clock_skew_s
 
 
 class SimulatedStore:
@@ -108,6 +110,11 @@ class SimulatedStore:
         self.keep, self.sync_s = keep, sync_s
         self.unsynced: Snapshot | None = None
         self.durable: list[Snapshot] = []
+        self.wall_time: Callable[[], float] = lambda: 0.0  # its machine's, once it is in one
+        # What the swarm noted when the next snapshot was taken, and the newest durable one.
+        self.note: Any = None
+        self.known: Any = None
+        self._unsynced_note: Any = None
         self._epoch = 0
 
     def save(self, snapshot: Snapshot) -> None:
@@ -116,24 +123,30 @@ class SimulatedStore:
             {name: array.copy() for name, array in snapshot.arrays.items()},
             copy.deepcopy(snapshot.facts),
         )
+        self._unsynced_note = self.note
 
     def sync(self) -> None:
         """Make what was written survive."""
         if self.unsynced is not None:
             self.durable = [*self.durable, self.unsynced][-self.keep :]
-            self.unsynced = None
+            self.unsynced, self.known = None, self._unsynced_note
 
     def crash(self) -> None:
         """Lose what was not synced."""
         self.unsynced = None
+
+    def wipe(self) -> None:
+        """Be another disk, an empty one."""
+        self.durable.clear()
+        self.known, self._epoch = None, 0
 
     def load(self) -> Snapshot | None:
         """Return a copy of the newest durable snapshot."""
         return copy.deepcopy(self.durable[-1]) if self.durable else None
 
     def next_epoch(self) -> int:
-        """Return the next life's number."""
-        self._epoch += 1
+        """Return the next life's number: the time, unless the clock was set back."""
+        self._epoch = max(self._epoch + 1, int(self.wall_time() * 1000))
         return self._epoch
 
 

@@ -198,6 +198,9 @@ def test_a_list_longer_than_the_peer_table_still_has_its_neighbours() -> None:
             plain_config(**flags), NAMES, [PlainLearner([0.0]) for _ in NAMES]
         ) as swarm:
             await swarm.run()
+            for node in swarm.nodes.values():
+                assert node.round == 2
+                assert node.counters.get("missing_models") == 0
 
     virtual_time.run(main())
 

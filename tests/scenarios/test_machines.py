@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from setting import learning
+
+from gossipnode.simulation import Link
 
 BOTH = pytest.mark.parametrize("algorithm", ["dpsgd", "gossip"])
 
@@ -48,7 +53,6 @@ def test_a_wrong_clock_on_the_wall_changes_nothing(algorithm, skew_s):
             swarm.run(20)
             swarm.kill("n1")
             swarm.restart("n1")
-            swarm.skew_clock("n1", seconds)
             swarm.run(20)
             hashes.append(swarm.trace_hash)
     assert hashes[0] == hashes[1]
@@ -65,3 +69,97 @@ def test_a_process_that_stands_still_sends_nothing_and_can_be_killed(algorithm):
         assert swarm.frames["n5"] == before
         swarm.kill("n5")
         swarm.expect_progress(5)
+
+
+@BOTH
+def test_a_clock_set_back_makes_a_machine_without_a_disk_a_stranger_for_as_long(algorithm):
+    """Its new life seems older than the last one, and so is refused."""
+    with learning(algorithm, late=["n1"]) as swarm:
+        swarm.skew_clock("n1", 40.0)
+        swarm.start_late("n1")
+        swarm.run(10)
+        swarm.kill("n1")
+        swarm.skew_clock("n1", 0.0)
+        node = swarm.restart("n1")
+        swarm.run(20)
+        refused = node.counters.by_label("pushes_refused_by_peer")
+        assert refused["stale_epoch"] > 0
+        told = {row["refusal"].partition(":")[0] for row in node.peer_table()}
+        assert "stale_epoch" in told
+        swarm.kill("n1")
+        swarm.run(20)
+        node = swarm.restart("n1")
+        swarm.run(20)
+        assert not node.counters.by_label("pushes_refused_by_peer")
+        assert node.counters.get("pushes_acknowledged") > 0
+
+
+def test_a_machine_keeps_its_speed_and_its_clock_over_a_restart():
+    with learning("gossip") as swarm:
+        swarm.slow_down("n1", 4.0)
+        swarm.skew_clock("n1", 7.0)
+        swarm.kill("n1")
+        swarm.restart("n1")
+        assert swarm.worlds["n1"].step_s == 4 * swarm.step_s
+        assert swarm.worlds["n1"].clock_skew_s == 7.0
+
+
+def test_a_process_that_dies_over_a_delivery_acknowledges_nothing():
+    """Merging takes no time here, but a large model's merge waits for a disk that is slow."""
+    with learning("gossip", stores=True) as swarm:
+        swarm.run(5)
+        node, deliver = swarm.nodes["n1"], swarm.nodes["n1"].passive.deliver
+
+        async def slowly(admission: Any, body: Any) -> Any:
+            delivery = await deliver(admission, body)
+            await asyncio.sleep(3)
+            return delivery
+
+        node.passive.deliver = slowly  # type: ignore[method-assign]
+        failed = {n.id: n.counters.get("pushes_failed") for n in swarm.up}
+        merged = node.counters.get("pushes_received")
+        swarm.run_until(lambda: node.counters.get("pushes_received") > merged, within=10)
+        before = sum(swarm.frames.values())
+        swarm.kill("n1")
+        swarm.run(10)
+        assert sum(swarm.frames.values()) > before  # the others go on
+        assert any(n.counters.get("pushes_failed") > failed[n.id] for n in swarm.up)
+
+
+@pytest.mark.parametrize(
+    ("verb", "what"),
+    [
+        (lambda swarm: swarm.partition(["n0"], ["typo"]), "no node typo; there are n0, n1"),
+        (lambda swarm: swarm.cut(["typo"], ["n0"]), "no node typo"),
+        (lambda swarm: swarm.kill("typo"), "no node typo"),
+        (lambda swarm: swarm.stop("typo"), "no node typo"),
+        (lambda swarm: swarm.pause("typo"), "no node typo"),
+        (lambda swarm: swarm.skew_clock("typo", 1.0), "no node typo"),
+        (lambda swarm: swarm.slow_down("typo", 2.0), "no node typo"),
+        (lambda swarm: swarm.restart("n0"), "n0 is not down"),
+        (lambda swarm: swarm.wipe("n0"), "n0 is not down"),
+        (lambda swarm: swarm.slow_disk("n0", 1.0), "n0 has no disk; make the swarm with stores"),
+    ],
+)
+def test_a_verb_tells_what_is_wrong_and_counts_no_fault_that_was_none(verb, what):
+    with learning("gossip") as swarm:
+        with pytest.raises(ValueError, match=what):
+            verb(swarm)
+        assert not swarm.network.fired
+        assert not swarm.down
+
+
+def test_whether_a_peer_listens_is_known_after_the_way_there_and_back():
+    with learning("gossip", link=Link(latency_s=2.0)) as swarm:
+        world = swarm.worlds["n0"]
+        swarm.kill("n1")
+
+        def asked(timeout_s: float) -> tuple[bool, float]:
+            began = swarm.time
+            found = swarm._complete(world.is_listening("http://n1:1", timeout_s))
+            return found, swarm.time - began
+
+        assert asked(5.0) == (False, 4.0)
+        assert asked(3.0) == (True, 3.0)  # no answer proves nothing
+        swarm.cut(["n1"], ["n0"])
+        assert asked(5.0) == (True, 5.0)

@@ -153,13 +153,13 @@ def test_numbers_up_to_the_last_are_told_apart(numbers):
 )
 def test_what_does_not_fit_its_bits_is_refused(beyond):
     fault, _ = MergedOnce("ab").note("b", beyond, merged=True)
-    assert fault == f"{checkers.identity(beyond)} does not fit 24+8+32 bits"
+    assert fault == f"{checkers.identity(beyond)} does not fit 20+12+32 bits"
 
 
 def test_a_life_too_many_is_refused():
     notes = MergedOnce("ab")
-    faults = [notes.note("b", message(epoch=epoch), merged=True)[0] for epoch in range(257)]
-    assert faults == [""] * 256 + ["('a', 256, 0) does not fit 24+8+32 bits"]
+    faults = [notes.note("b", message(epoch=epoch), merged=True)[0] for epoch in range(4097)]
+    assert faults == [""] * 4096 + ["('a', 4096, 0) does not fit 20+12+32 bits"]
 
 
 def test_a_merge_takes_eight_bytes():
@@ -168,7 +168,12 @@ def test_a_merge_takes_eight_bytes():
         notes.note("b", message(seq=seq), merged=True)
     assert (notes.count("b"), notes.nbytes) == (1000, 8 * 1000)
     assert array("Q").itemsize == 8
-    notes.forget("b")
+    kept = notes.of("b")
+    notes.note("b", message(seq=1000), merged=True)
+    notes.go_back("b", kept)
+    assert notes.note("b", message(seq=1000), merged=True)[0] == ""
+    assert "twice" in notes.note("b", message(seq=999), merged=True)[0]
+    notes.go_back("b", None)
     assert notes.nbytes == 0
 
 
@@ -184,7 +189,39 @@ def test_a_push_repeated_after_its_receivers_crash_may_be_merged_again():
         swarm.kill("n1")
         swarm.restart("n1")
         swarm.heal()
+        merged = swarm.outcomes["merged"]
         swarm.run(20)
+        assert swarm.outcomes["merged"] > merged
+
+
+def unsound_restarts() -> None:
+    """Crash and restart a node whose senders go on repeating what it may have merged."""
+    config = plain_config(
+        algorithm__name="gossip",
+        algorithm__period_s=0.2,
+        run__rounds=100_000,
+        network__push_timeout_s=1.0,
+        checkpoint__every_s=0.5,
+    )
+    learners = [PlainLearner([float(i)]) for i in range(4)]
+    link = Link(latency_s=0.05, reply_loss=0.5, duplicate=0.5, jitter_s=1.0)
+    with SimulatedSwarm(
+        config, 4, seed=7, link=link, learners=learners, stores=True, replay="play --seed 7"
+    ) as swarm:
+        for _ in range(10):
+            swarm.run(3)
+            swarm.kill("n1")
+            swarm.restart("n1")
+
+
+def test_merges_that_the_disk_knows_are_not_made_again_after_a_crash() -> None:
+    unsound_restarts()
+
+
+def test_a_ledger_that_is_not_restored_is_found(monkeypatch):
+    monkeypatch.setattr(Inbox, "restore", lambda *_: None)
+    with told(r"n1 merged \('n\d', \d+, \d+\) twice"):
+        unsound_restarts()
 
 
 # -- params -------------------------------------------------------------------------------------
