@@ -27,7 +27,7 @@ _DTYPES: Final = {name: dtype for dtype, name in NAMES.items()}
 
 
 def tensors_of(data: bytes) -> dict[str, NDArray[Any]]:
-    """Return the tensors in the bytes of a file, writable copies.
+    """Return the tensors in the bytes of a file, writable.
 
     Raises ``safetensors.SafetensorError`` where they are no such file, KeyError for a dtype that
     is not in ``NAMES``, and ConfigError where bfloat16 cannot be had (``dtype_of``).
@@ -40,5 +40,8 @@ def tensors_of(data: bytes) -> dict[str, NDArray[Any]]:
     for name, told in deserialize(data):
         dtype = _DTYPES[told["dtype"]]
         kind = dtype_of(dtype) if dtype == "bfloat16" else np.dtype(dtype)
-        tensors[name] = np.frombuffer(bytearray(told["data"]), kind).reshape(told["shape"])
+        body = told["data"]
+        if not isinstance(body, bytearray):  # older releases give bytes
+            body = bytearray(body)
+        tensors[name] = np.frombuffer(body, kind).reshape(told["shape"])
     return tensors
