@@ -1,9 +1,11 @@
-# Two commands do everything, set-up included: make demo, make test.
+# Two commands do everything, set-up included: make demo, make test. make bench measures.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# An interpreter that has PyTorch; without one the comparison with gloo is left out.
+TORCH_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test lint format docs bench bench-full clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gossipnode swarm
@@ -22,6 +24,13 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m gossipnode.cli.reference > docs/config.md
+
+# They report, and fail for no figure. python -m benchmarks.compare OLD NEW tells what got slower.
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks --quick --torch-python $(TORCH_PYTHON) --json runs/bench-quick.json
+
+bench-full: $(VENV)/.demo
+	$(BIN)/python -m benchmarks --full --torch-python $(TORCH_PYTHON) --json runs/bench-full.json
 
 clean:
 	rm -rf $(VENV) runs
