@@ -200,8 +200,7 @@ class Lockstep(Algorithm):
             acc = now.acc.get(role)
             # The sum lands in the arriving buffer, which then becomes the accumulator: a refusal
             # leaves the old sum as it was, and no further memory is needed.
-            await node.compute(weighted_sum_into, v, np.zeros_like(v) if acc is None else acc, w)
-            if not await node.compute(all_finite, v):
+            if not await node.compute(_add, v, np.zeros_like(v) if acc is None else acc, w):
                 raise PeerError("not_finite", "mixing would give a value that is not finite")
             sums[role] = v
         now.acc = sums
@@ -277,3 +276,9 @@ class Lockstep(Algorithm):
             node.skip_to(max(gone))
             self.closed = max(gone) - 1
         return node.budget_left
+
+
+def _add(v: Vector, acc: Vector, w: float) -> bool:
+    """Set v ← acc + w·v; whether that is finite."""
+    weighted_sum_into(v, acc, w)
+    return all_finite(v)
