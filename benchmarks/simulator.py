@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -32,6 +33,9 @@ from gossipnode.simulation.vectorised import VectorisedSwarm
 PARAMS = 650
 # How messages travel: name -> arguments of SimulatedSwarm.
 MODES: dict[str, dict[str, Any]] = {"frames": {}, "objects": {"objects": True}}
+
+
+Swarm = Callable[[int, str], SimulatedSwarm]
 
 
 class Figure(NamedTuple):
@@ -93,16 +97,36 @@ def gossiping(nodes: int, mode: str) -> SimulatedSwarm:
     )
 
 
-def messages(nodes: int, periods: int, mode: str) -> Iterator[Figure]:
-    """Delivered messages a second of real time."""
-    with gossiping(nodes, mode) as swarm:
-        swarm.run(2)
-        before, began = sum(swarm.frames.values()), time.perf_counter()
-        swarm.run(periods)
-        took = time.perf_counter() - began
-        delivered = sum(swarm.frames.values()) - before
-    what = f"gossip, {mode}, n = {nodes}, d = {PARAMS}: delivered messages"
-    yield Figure(f"messages_{mode}", what, delivered / took, "1/s")
+def in_lockstep(nodes: int, mode: str) -> SimulatedSwarm:
+    """Return ``nodes`` of D-PSGD with eight neighbours each, a round every 10 ms; none learns."""
+    config = load_config(
+        flags={
+            "topology.graph": "random_regular",
+            "topology.degree": 8,
+            "run.rounds": 0,
+            "run.evaluate_every": 0,
+            "log.level": "error",
+        }
+    )
+    learners: Sequence[Learner] = [Still()] * nodes
+    return SimulatedSwarm(
+        config, nodes, learners=learners, link=Link(latency_s=0.01), **MODES[mode]
+    )
+
+
+def messages(name: str, make: Swarm, nodes: int, seconds: float, mode: str) -> Iterator[Figure]:
+    """Delivered messages a second of real time: the median of five stretches of ``seconds``."""
+    rates = []
+    with make(nodes, mode) as swarm:
+        swarm.run(seconds)
+        for _ in range(5):
+            before, began = sum(swarm.frames.values()), time.perf_counter()
+            swarm.run(seconds)
+            took = time.perf_counter() - began
+            rates.append((sum(swarm.frames.values()) - before) / took)
+    what = f"{name}, {mode}, n = {nodes}, d = {PARAMS}: delivered messages"
+    key = f"messages_{name.split(',')[0]}_{mode}"
+    yield Figure(key, what, statistics.median(rates), "1/s")
 
 
 def resident() -> int:
@@ -177,7 +201,8 @@ def plan(scale: int) -> Iterator[Callable[[], Iterator[Figure]]]:
     """Yield the measurements, each ``scale`` times as small."""
     yield partial(timers, 1000, 300 // scale)
     for mode in MODES:
-        yield partial(messages, 1000, 30 // scale, mode)
+        yield partial(messages, "gossip", gossiping, 1000, 6 / scale, mode)
+        yield partial(messages, "dpsgd, degree 8", in_lockstep, 500, 0.2 / scale, mode)
         yield partial(memory, 2000 // scale, 20, mode)
     yield partial(matrix, 1000, 50 // scale)
     yield partial(matrix, 10_000, 10 // scale)
