@@ -107,6 +107,7 @@ async def be_node(size: int, block: int, index: int, ports: list[int], descripto
             "bytes": node.counters.get("bytes_sent"),
             # The last round is cut short by the stop.
             "missing": node.counters.get("missing_models"),
+            "by_post": node.counters.get("lane_fallbacks"),
         }
     learner.gate.tell(json.dumps(told) + "\n")
 
@@ -207,6 +208,7 @@ def figures(
 ) -> Iterator[Figure]:
     """Yield what the times and the nodes' last words come to."""
     assert sum(one["missing"] for one in told) <= 2 * NODES, f"models were missing: {told}"
+    assert sum(one["by_post"] for one in told) <= 2 * NODES, f"models went by POST: {told}"
     ring = f"ring of {NODES}, {size:,} params"
     for way, taken in times.items():
         key = f"ring_{size}_{way.replace(' ', '_').replace('-', '_')}"

@@ -25,7 +25,9 @@ PUSH_BARS: dict[tuple[str, ...], float] = {
     for nbytes in (340_392, 4_000_000, 100_000_000)
     for way, bar in (("lane", 0.9), ("post", 0.4))
 }
-SIMULATOR_BARS: dict[tuple[str, ...], float] = {("messages_objects",): 20_000.0}
+SIMULATOR_BARS: dict[tuple[str, ...], float] = dict.fromkeys(
+    (("messages_gossip_objects",), ("messages_dpsgd_objects",)), 20_000.0
+)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def test_figures_are_read_as_they_were_written(tmp_path):
 
 
 def test_figures_of_the_simulator_get_a_direction_and_a_bar():
-    entry = {"key": "messages_objects", "what": "messages", "value": 9e3, "unit": "1/s"}
+    entry = {"key": "messages_gossip_objects", "what": "messages", "value": 9e3, "unit": "1/s"}
     (figure,) = figures.figures_of({"figures": [entry]}, suite.SIMULATOR_BARS)
     assert (figure.better, figure.bar, figure.met) == ("more", 20_000.0, False)
 
