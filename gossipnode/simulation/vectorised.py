@@ -73,7 +73,7 @@ class VectorisedSwarm:
         first = self.learner.initial_params(config.swarm.seed)
         self.models: NDArray[Any] = np.tile(first, (nodes, 1))
         self.losses: NDArray[Any] | None = None
-        self.traffic = Traffic(config, self.names, self.learner.layout, self.sequence)
+        self.traffic = Traffic(config, self.names, self.learner.layout)
         self.round = 0
 
     def run(self, rounds: int) -> None:

@@ -185,14 +185,15 @@ def test_graphs_that_change_follow_the_dense_recursion(form: str, graph: str) ->
 @pytest.mark.parametrize("form", ["atc", "cta"])
 @pytest.mark.parametrize("graph", SEQUENCES)
 def test_both_engines_agree_on_graphs_that_change(form: str, graph: str) -> None:
+    """Eleven nodes, whose ids differ in length: a header's bytes depend on id and degree."""
     flags = {"topology.graph": graph, "algorithm.form": form, "run.evaluate_every": 0}
     config = load_config(flags={**flags, "run.rounds": 12, "task.dtype": "float64"})
-    with SimulatedSwarm(config, 8) as swarm:
+    with SimulatedSwarm(config, 11) as swarm:
         swarm.run_to_end()
         by_events = swarm.models()
         messages = sum(swarm.frames.values())
         sent = [node.counters.get("bytes_sent") for node in swarm.up]
-    matrix = VectorisedSwarm(config, 8)
+    matrix = VectorisedSwarm(config, 11)
     matrix.run(12)
     np.testing.assert_allclose(matrix.models, by_events, rtol=0, atol=1e-13)
     assert matrix.traffic.messages == messages
