@@ -35,8 +35,10 @@ START_BAR_S, RESIDENT_BAR_MB = 0.7, 64.0
 READY_BAR_S, PSS_BAR_MB = 30.0, 25.0
 SWARMS = (64, 128)
 ROUNDS = 5
-# A loop, a trainer and a worker: one more would be BLAS's.
-THREADS_BAR = 3
+# The loop's, the trainer's, the worker's, libuv's, the lifeline's: one more would be BLAS's.
+THREADS_BAR = 5
+# Rounds after which every one of them has been needed.
+WORKED = 10
 # Quick, or not.
 REPETITIONS = {True: 3, False: 15}
 IDLE_S = {True: 3.0, False: 10.0}
@@ -254,10 +256,6 @@ def idle_swarm(nodes: int, folder: str, seconds: float) -> Iterator[Figure]:
         time.sleep(seconds)
         after = [held(pid) for pid in pids]
     what, key = f"swarm of {nodes}, idle", f"idle_{nodes}"
-    threads = max(one.threads for one in after)
-    yield Figure(
-        f"{key}_threads", f"{what}: threads a node, at most", threads, "", "less", THREADS_BAR
-    )
     pss = statistics.fmean(one.pss for one in after) / 1e6
     yield Figure(f"{key}_pss_mb", f"{what}: proportional set size a node", pss, "MB")
     for name, unit, field in (("wakes", "1/s", "wakes"), ("moved", "kB/s", "moved")):
@@ -265,6 +263,31 @@ def idle_swarm(nodes: int, folder: str, seconds: float) -> Iterator[Figure]:
         value = statistics.median(growth) / seconds / (1e3 if unit == "kB/s" else 1)
         text = "times a node wakes" if name == "wakes" else "bytes a node reads and writes"
         yield Figure(f"{key}_{name}", f"{what}: {text}", value, unit)
+
+
+def working_swarm(nodes: int, folder: str) -> Iterator[Figure]:
+    """Look at the nodes of a swarm in the midst of D-PSGD."""
+    words = ["swarm", "-n", str(nodes), "--rounds", "0", "--data", "npz:mnist.npz", "--no-plot"]
+    words += ["--evaluate-every", str(WORKED)]
+    out = Path(folder) / f"working-{nodes}"
+    with command(folder, *words, "--out", str(out)) as process:
+        until(lambda: far(out, nodes), f"{nodes} nodes to do {WORKED} rounds")
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        found = [held(int(word)) for word in children.read_text().split()]
+    what, key = f"swarm of {nodes}, at work", f"working_{nodes}"
+    threads = max(one.threads for one in found)
+    yield Figure(
+        f"{key}_threads", f"{what}: threads a node, at most", threads, "", "less", THREADS_BAR
+    )
+    pss = statistics.fmean(one.pss for one in found) / 1e6
+    yield Figure(f"{key}_pss_mb", f"{what}: proportional set size a node", pss, "MB")
+
+
+def far(out: Path, nodes: int) -> bool:
+    """Return whether every node has measured itself after ``WORKED`` rounds."""
+    history = out / "history.jsonl"
+    text = history.read_text() if history.exists() else ""
+    return text.count(f'"round": {WORKED},') == nodes
 
 
 def ready(out: Path) -> int:
@@ -280,6 +303,7 @@ def measurements(*, quick: bool) -> Iterator[Figure]:
         save_noise(Path(folder) / "mnist.npz", 10_000, 784)
         for nodes in SWARMS:
             yield from swarm(nodes, folder)
+        yield from working_swarm(SWARMS[0], folder)
         for nodes in (8, SWARMS[-1]) if quick else (8, *SWARMS):
             yield from idle_swarm(nodes, folder, IDLE_S[quick])
 

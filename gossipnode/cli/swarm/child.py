@@ -47,6 +47,8 @@ def be_node(
         _redirect(output)
         logs.configure(config.log.level, config.log.format)
         end_with_parent(lifeline)
+        # libuv starts four threads at the first name it looks up; a node looks up few.
+        os.environ.setdefault("UV_THREADPOOL_SIZE", "1")
         tasks: list[asyncio.Task[None]] = []  # the loop itself holds them weakly
 
         def tell(**facts: Any) -> None:
