@@ -125,7 +125,8 @@ class DataOptions(Section):
 
     source: str = option(
         "digits",
-        "digits (embedded), idx:DIR (MNIST files), npz:FILE (arrays x, y), csv:FILE, parquet:FILE.",
+        "digits (embedded), idx:DIR (MNIST files), npz:FILE (arrays x, y), csv:FILE, parquet:FILE. "
+        "A relative path is relative to where the command is run.",
         flag="--data",
     )
     label: str = option("", "Name of the label column, for csv and parquet.", flag="--label")
@@ -141,7 +142,7 @@ class DataOptions(Section):
     standardize: str = option(
         "none",
         "none, local (zero mean and unit variance, measured on the training samples) or the path "
-        "of a JSON statistics file that all nodes share.",
+        "of a JSON statistics file that all nodes share, relative to where the command is run.",
         flag="--standardize",
     )
     partition: str = option(

@@ -126,6 +126,25 @@ def test_the_kept_config_and_command_play_the_run_again(capsys, folder):
     assert without_time(one) == without_time(again)
 
 
+def test_a_run_is_played_again_from_its_own_folder(capsys, folder, monkeypatch):
+    """The command in the copy names no folder, so it is run there: all paths must still lead."""
+    (folder / "sub").mkdir()
+    (folder / "sub" / "swarm.toml").write_text(
+        '[topology]\ngraph = "explicit"\nedges = "friends.txt"\n[data]\nsource = "npz:x.npz"\n'
+        'standardize = "mean.json"\n[task]\nkind = "linear"\n'
+    )
+    edges = [f"node-{i} node-{i + 1}\n" for i in range(3)]
+    (folder / "sub" / "friends.txt").write_text("".join(edges))
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    np.savez("x.npz", x=x, y=x.sum(axis=1))
+    told = {"feature_names": ["x0", "x1"], "mean": [0.0, 0.0], "scale": [1.0, 2.0]}
+    (folder / "mean.json").write_text(json.dumps(told))
+    one = simulated(capsys, "sub/swarm.toml", "-n", "4", "--rounds", "3", "--out", "one")
+    monkeypatch.chdir(folder / "one")
+    again = simulated(capsys, "config.toml", "-n", "4", "--out", "again")
+    assert without_time(one) == without_time(again)
+
+
 def test_many_seeds_are_the_single_ones_with_mean_and_spread(capsys, folder):
     together = simulated(capsys, *CHURNING, "--seed", "3", "--seeds", "3", "--out", "all")
     assert together["seeds"] == [3, 4, 5]

@@ -70,12 +70,34 @@ def new_folder(out: Path | None) -> Path:
 
 
 def config_text(config: Config, command: str) -> str:
-    """Return the options as TOML that ``--config`` reads again, below the ``command`` they ran."""
+    """Return the options as TOML that ``--config`` reads again, below the ``command`` they ran.
+
+    Paths are absolute: the text lies in another folder than that from which they were given.
+    """
     lines = [f"# {command}"]
-    for section, entries in config.model_dump(mode="json").items():
+    for section, entries in _with_absolute_paths(config).model_dump(mode="json").items():
         lines += ["", f"[{section}]"]
         lines += [f"{k} = {describe.toml(v)}" for k, v in entries.items() if v is not None]
     return "\n".join(lines) + "\n"
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().resolve()) if path else path
+
+    kind, colon, path = config.data.source.partition(":")
+    standardize = config.data.standardize
+    return with_options(
+        config,
+        {
+            "swarm.peers": absolute(config.swarm.peers),
+            "topology.edges": absolute(config.topology.edges),
+            "data.source": kind + colon + absolute(path),
+            "data.standardize": (
+                standardize if standardize in ("none", "local") else absolute(standardize)
+            ),
+        },
+    )
 
 
 def write(path: Path, text: str) -> None:

@@ -190,15 +190,11 @@ def _check_events(plan: Plan) -> None:
 
 
 def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
-    """Return the names from peers.toml, or as many as asked for, and the config that goes with it.
-
-    The path in the config is made absolute: its copy lies in the run's folder.
-    """
+    """Return the names from peers.toml, or as many as asked for, and the config that goes with it."""
     if config.swarm.peers:
         names = tuple(entry.id for entry in load_peers(config.swarm.peers))
         if nodes in (None, len(names)):
-            absolute = str(Path(config.swarm.peers).resolve())
-            return with_options(config, {"swarm.peers": absolute}), names
+            return config, names
     named = tuple(f"node-{i}" for i in range(nodes or NODES))
     return with_options(config, {"swarm.peers": ""}), named
 
