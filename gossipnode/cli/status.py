@@ -117,9 +117,23 @@ def _facts(status: Status) -> dict[str, str]:
         "bytes": f"{quantity(sizes['sent'], 'B')} sent, {quantity(sizes['received'], 'B')} "
         f"received; {quantity(sizes['resident'], 'B')} resident",
     }
+    transfers = status.get("network", {}).get("transfers", [])  # older nodes do not tell
+    if transfers:
+        facts["transfers"] = "; ".join(_transfer(one) for one in transfers)
     if status["checkpoint_error"]:
         facts["checkpoint"] = status["checkpoint_error"]
     return facts
+
+
+def _transfer(one: dict[str, Any]) -> str:
+    """Return how far a long body to or from a peer is.
+
+    >>> _transfer({"peer": "b", "direction": "to", "bytes": 250e6, "bytes_total": 1e9,
+    ...     "bytes_per_s": 125e6})
+    '250 MB of 1 GB to b, 125 MB/s'
+    """
+    done, total, rate = (quantity(one[k], "B") for k in ("bytes", "bytes_total", "bytes_per_s"))
+    return f"{done} of {total} {one['direction']} {one['peer']}, {rate}/s"
 
 
 def peer_lines(peers: list[dict[str, Any]]) -> list[str]:
@@ -243,6 +257,9 @@ async def _now(client: HttpClient, url: str, *, as_json: bool, as_table: bool) -
             f"round {status['round']} loss {decimal(status['loss'])} "
             f"accuracy {decimal(status['accuracy'])} age {status['age']} "
             f"peers {alive}/{len(status['peers'])} alive"
+            + "".join(
+                f", {_transfer(one)}" for one in status.get("network", {}).get("transfers", [])
+            )
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gossipnode.errors import PeerError
+from gossipnode.network.partials import Partials
 from gossipnode.network.pool import BufferPool
 from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
@@ -24,10 +25,11 @@ class _Body:
 
     number: int
     admission: Admission
+    buffer: memoryview
 
 
 class Arrivals:
-    """What one peer pushes to ``node`` over one lane.
+    """What ``peer`` pushes to ``node`` over one lane; large bodies that it cuts are put aside.
 
     ``answer(number, delivery)`` sends what became of it; ``fault()`` hears of a bug of ours.
     """
@@ -36,10 +38,13 @@ class Arrivals:
         self,
         node: Node,
         pool: BufferPool,
+        partials: Partials,
+        peer: str,
         answer: Callable[[int, Delivery], None],
         fault: Callable[[], None],
     ) -> None:
         self._node, self._pool, self._answer, self._fault = node, pool, answer, fault
+        self._partials, self._peer = partials, peer
         self._loop = asyncio.get_running_loop()
         self._numbers: set[int] = set()
         self._body: _Body | None = None
@@ -52,21 +57,37 @@ class Arrivals:
     def __contains__(self, number: int) -> bool:
         return number in self._numbers
 
-    def admit(self, number: int, message: Message) -> memoryview | None:
-        """Return a buffer for the body, or refuse it at once."""
+    def announced(self, number: int, length: int, limit: int) -> None:
+        """Judge a frame of ``length`` bytes; raises ``PeerError`` where the lane must end."""
+        if number in self._numbers:
+            raise PeerError("malformed_frame", f"number {number} is not answered yet")
+        if length > limit:
+            error = PeerError("too_large", f"{length} bytes; the layout allows {limit}")
+            self.refuse(number, error, None)
+            raise error
+
+    def admit(self, number: int, message: Message, offset: int = 0) -> memoryview | None:
+        """Return a buffer for the body, or refuse it at once.
+
+        With an ``offset`` it is the buffer that the body's beginning is in already.
+        """
         try:
             admission = self._node.admit(message)
         except PeerError as error:
             self.refuse(number, error, message.sender)
             return None
         try:
-            buffer = self._pool.take(message.body_bytes)
+            if offset:
+                buffer = self._partials.take(self._peer, message, offset)
+            else:
+                self._partials.drop(self._peer)  # the peer has begun something else
+                buffer = self._pool.take(message.body_bytes)
         except PeerError as error:
             self._node.release(admission)
             self.refuse(number, error, message.sender)
             return None
         self._numbers.add(number)
-        self._body = _Body(number, admission)
+        self._body = _Body(number, admission, buffer)
         return buffer
 
     def arrived(self, body: memoryview) -> None:
@@ -92,6 +113,17 @@ class Arrivals:
             self._node.release(arriving.admission)
             if error is not None:
                 self.refuse(arriving.number, error, arriving.admission.message.sender)
+
+    def is_arriving(self, message: Message) -> bool:
+        """Whether it is the body of ``message`` that is arriving."""
+        return self._body is not None and self._body.admission.message == message
+
+    def broke(self, filled: int) -> None:
+        """Release the body that was arriving; put aside the ``filled`` bytes that are there."""
+        arriving = self._body
+        self.give_up()
+        if arriving is not None:
+            self._partials.keep(self._peer, arriving.admission.message, arriving.buffer, filled)
 
     def cancel(self) -> None:
         """Give up what has arrived but is not merged."""

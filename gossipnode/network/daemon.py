@@ -172,7 +172,14 @@ class HttpNode(Node):
         status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
         if self.lanes is not None:
             status.network.lanes = len(self.lanes)
+            status.network.transfers = self.lanes.transfers()
         return status
+
+    async def drain(self) -> None:
+        """Refuse new pushes, and forget those that were cut off."""
+        if self.lanes is not None:
+            self.lanes.partials.close()
+        await super().drain()
 
     @property
     def working(self) -> bool:

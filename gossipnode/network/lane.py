@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.network.arrivals import Arrivals
 from gossipnode.network.frames import receipt_of
-from gossipnode.network.pending import Answer, Pending
+from gossipnode.network.partials import Partials
+from gossipnode.network.pending import UNANSWERED_MAX, Answer, Pending, in_time
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.pump import Pump
 from gossipnode.network.records import (
@@ -29,13 +30,18 @@ from gossipnode.network.records import (
     Record,
     RecordReader,
     Type,
+    asked_for,
     close_record,
     frame_bytes_max,
+    frame_record,
+    have_of,
     record_head,
 )
 from gossipnode.network.stall import StallWatch
+from gossipnode.network.transfers import Progress
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
+from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
@@ -43,13 +49,8 @@ from gossipnode.wire.reply import Reply
 
 log = logging.getLogger("gossipnode.network.lane")
 
-# Frames of one side that wait for their answer. A node has one push under way a peer; the rest
-# is for those that were given up and whose answers are still to come.
-UNANSWERED_MAX = 32
 # From saying that a lane closes to cutting it.
 CLOSE_S = 2.0
-
-
 T = TypeVar("T")
 
 
@@ -58,84 +59,102 @@ class LaneBrokenError(NetworkError):
 
 
 class Lane(asyncio.BufferedProtocol):
-    """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end."""
+    """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end.
+
+    ``kept(lane, message)`` tells how much of a body is here that another lane has not brought to
+    its end.
+    """
 
     def __init__(
         self,
         node: Node,
+        partials: Partials,
         pool: BufferPool,
         peer: Hello,
         *,
         is_opener: bool,
         on_closed: Callable[[Lane, str], None],
+        kept: Callable[[Lane, Message], int],
     ) -> None:
         self.peer, self.is_opener = peer, is_opener
         self.last_heard = self.last_frame = 0.0
-        self._node, self._pool, self._on_closed = node, pool, on_closed
+        self._body_began = (0, 0.0)  # at which of its bytes, and when
+        self._node, self._partials, self._pool = node, partials, pool
+        self._on_closed, self._kept = on_closed, kept
         self._reader = RecordReader(self)
-        self._pending = Pending()
-        self._answer_bytes = 0  # of the body of an answer that is arriving
-        self._closing = self._peer_closing = False
+        self._pending = Pending(pool)
+        self.is_closing = self._peer_closing = False  # it has ended or is about to; by the peer
         self._reason = ""
         self._cut: asyncio.TimerHandle | None = None
 
-    # -- for whoever sends ------------------------------------------------------------------------
+    # -- for whoever sends, or looks --------------------------------------------------------------
 
     @property
     def is_usable(self) -> bool:
         """Whether another push may be sent."""
-        return not self._closing and len(self._pending) < UNANSWERED_MAX
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether it has ended, or is about to."""
-        return self._closing
+        return not self.is_closing and len(self._pending) < UNANSWERED_MAX
 
     @property
     def is_busy(self) -> bool:
         """Whether anything is under way."""
         return bool(self._pending or self._arrivals) or not self._reader.is_between
 
-    async def push(self, frame: Frame, timeout_s: float) -> Receipt:
-        """Send one frame and return the answer, a refusal included.
+    async def push(self, frame: Frame, timeout_s: float, offset: int = 0) -> Receipt:
+        """Send one frame, its body from ``offset`` on, and return the answer, a refusal included.
 
         Raises ``LaneBrokenError``, ``NetworkError`` after ``timeout_s``, or ``PeerError`` where
         the answer is none. Who stops waiting while the frame is half sent breaks the lane:
         nothing could follow it.
         """
-        if not self.is_usable:
-            raise LaneBrokenError("the lane is closing or full")
-        number, answer = self._pending.add(frame.nbytes - len(frame.head))
+        nbytes = frame.nbytes
+        number, answer = self._ask(nbytes - len(frame.head))
         self.last_frame = self._loop.time()
-        # A third of the price of asyncio.timeout, which a small push would feel.
-        timer = self._loop.call_later(timeout_s, _expire, answer, timeout_s)
-        record = record_head(Type.FRAME, number, frame.nbytes)
-        self._pump.frame(number, record + frame.head, frame.body)
-        try:
-            got = await answer
-        finally:
-            timer.cancel()
-            if number in self._pending:
-                self._give_up(number)
+        record = frame_record(number, nbytes, offset)
+        self._pump.frame(number, record + frame.head, frame.body, offset)
+        got = await self._wait(number, answer, timeout_s)
         if isinstance(got, Reply):
             return Receipt(reply=got)
+        if isinstance(got, int):
+            raise PeerError("malformed_frame", "a push was answered with a number")
         return await receipt_of(*got)
+
+    async def kept_of(self, frame: Frame, timeout_s: float) -> int:
+        """Ask how many bytes of the frame's body the peer has kept; raises as ``push`` does."""
+        number, answer = self._ask(0)
+        self._pump.small(record_head(Type.ASK, number, len(frame.head)) + frame.head)
+        got = await self._wait(number, answer, timeout_s)
+        if not isinstance(got, int) or got >= frame.nbytes - len(frame.head):
+            raise PeerError("malformed_frame", "it is not told how much was kept")
+        return got
+
+    def transfers(self) -> Iterator[TransferStatus]:
+        """Yield how far the long bodies under way are."""
+        now = self._loop.time()
+        yield from self._pump.progress.status(self.peer.id, "to", now)
+        coming = Progress(*self._reader.body_filled, *self._body_began)
+        yield from coming.status(self.peer.id, "from", now)
+
+    def surrender(self, message: Message) -> None:
+        """If it is the body of ``message`` that arrives, put it aside and end at once."""
+        if self._arrivals.is_arriving(message):
+            self._put_aside()
+            self.abort("the peer goes on over another lane")
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        if not self._closing:
+        if not self.is_closing:
             self._pump.small(record_head(Type.PING, 0, 0))
 
     def close(self, reason: str) -> None:
         """Send nothing new; let what is under way be answered, then end."""
-        if not self._closing:
-            self._closing, self._reason = True, reason
+        if not self.is_closing:
+            self.is_closing, self._reason = True, reason
             self._pump.small(close_record(reason))
             self._cut_later()
 
     def abort(self, reason: str) -> None:
         """End at once."""
-        self._closing = True
+        self.is_closing = True
         self._reason = self._reason or reason
         self._transport.abort()
 
@@ -158,7 +177,12 @@ class Lane(asyncio.BufferedProtocol):
         self._ended = asyncio.Event()
         self._pump = Pump(self._transport)
         self._arrivals = Arrivals(
-            self._node, self._pool, self._answer, lambda: self.abort("this node has a fault")
+            self._node,
+            self._pool,
+            self._partials,
+            self.peer.id,
+            self._answer,
+            lambda: self.abort("this node has a fault"),
         )
         self._watch = StallWatch(
             self._node.config.network.body_timeout_s,
@@ -196,7 +220,7 @@ class Lane(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everyone who waits."""
-        self._closing = True
+        self.is_closing = True
         self._reason = self._reason or (
             "the connection broke" if exc else "the peer closed the lane"
         )
@@ -204,8 +228,8 @@ class Lane(asyncio.BufferedProtocol):
         if self._cut is not None:
             self._cut.cancel()
         self._pump.drop()
-        self._release_answer()
-        self._arrivals.give_up()
+        self._pending.arrived()
+        self._put_aside()
         self._pending.fail(LaneBrokenError(self._reason))
         self._ended.set()
         self._on_closed(self, self._reason)
@@ -221,20 +245,16 @@ class Lane(asyncio.BufferedProtocol):
             if record.length > limit:
                 raise PeerError("too_large", f"an answer of {record.length} bytes")
             return
-        if record.number in self._arrivals:
-            raise PeerError("malformed_frame", f"number {record.number} is not answered yet")
         if len(self._arrivals) + self._pump.waiting > 2 * UNANSWERED_MAX:
             raise PeerError("malformed_frame", f"more than {UNANSWERED_MAX} frames are unanswered")
-        if record.length > limit:
-            error = PeerError("too_large", f"{record.length} bytes; the layout allows {limit}")
-            self._arrivals.refuse(record.number, error, None)
-            raise error
+        self._arrivals.announced(record.number, record.length, limit)
 
     def frame_head(self, record: Record, message: Message) -> memoryview | None:
         """Give a body its buffer, or refuse it."""
+        self._body_began = (record.offset, self.last_heard)
         if record.kind is Type.ANSWER:
             return self._answer_buffer(record, message)
-        return self._arrivals.admit(record.number, message)
+        return self._arrivals.admit(record.number, message, record.offset)
 
     def frame_refused(self, record: Record, error: PeerError) -> None:
         """Answer a frame whose head is wrong; the framing is intact."""
@@ -247,7 +267,7 @@ class Lane(asyncio.BufferedProtocol):
         """Hand a whole frame on."""
         self._watch.ended()
         if record.kind is Type.ANSWER:
-            self._release_answer()
+            self._pending.arrived()
             self._answered(record.number, (message, body))
         else:
             self.last_frame = self.last_heard
@@ -263,38 +283,42 @@ class Lane(asyncio.BufferedProtocol):
                 self._answered(record.number, Reply.decode(payload))
             except PeerError as error:
                 self._answered(record.number, error)
-        elif record.kind is Type.PING:
+        elif record.kind in (Type.PING, Type.ASK):
             if self._pump.waiting > 2 * UNANSWERED_MAX:
-                raise PeerError("malformed_frame", "more pings than anybody needs")
-            self._pump.small(record_head(Type.PONG, record.number, len(payload)) + payload)
+                raise PeerError("malformed_frame", "more questions than anybody needs")
+            kind = Type.PONG
+            if record.kind is Type.ASK:
+                kind, payload = Type.HAVE, have_of(self._kept(self, asked_for(payload)))
+            self._pump.small(record_head(kind, record.number, len(payload)) + payload)
+        elif record.kind is Type.HAVE:
+            if record.number not in self._pending:
+                raise PeerError("malformed_frame", "it was not asked what is there")
+            self._answered(record.number, int.from_bytes(payload, "little"))
         elif record.kind is Type.CLOSE:
             reason = bounded(payload.decode("utf-8", "replace"))
             self._reason = self._reason or f"the peer closed the lane: {reason}".rstrip(": ")
-            self._closing = self._peer_closing = True
+            self.is_closing = self._peer_closing = True
             self._cut_later()
             self._settle()
 
-    # -- active side ------------------------------------------------------------------------------
-
     def _answer_buffer(self, record: Record, message: Message) -> memoryview | None:
-        limit = self._pending.body_bytes(record.number)
         try:
-            if limit is None:
-                raise PeerError("unsupported_message", "nobody waits for this answer")
-            if message.body_bytes > limit:
-                raise PeerError(
-                    "too_large", f"an answer of {message.body_bytes} bytes to a push of {limit}"
-                )
-            body = self._pool.take(message.body_bytes)
+            return self._pending.buffer(record.number, message)
         except PeerError as error:
             self._answered(record.number, error)
             return None
-        self._answer_bytes = len(body)
-        return body
 
-    def _release_answer(self) -> None:
-        self._pool.arrived(self._answer_bytes)
-        self._answer_bytes = 0
+    def _ask(self, body_bytes: int) -> tuple[int, asyncio.Future[Answer]]:
+        if not self.is_usable:
+            raise LaneBrokenError("the lane is closing or full")
+        return self._pending.add(body_bytes)
+
+    async def _wait(self, number: int, answer: asyncio.Future[Answer], timeout_s: float) -> Answer:
+        try:
+            return await in_time(answer, timeout_s)
+        finally:
+            if number in self._pending:
+                self._give_up(number)
 
     def _answered(self, number: int, answer: Answer | PeerError) -> None:
         self._pending.answered(number, answer)
@@ -309,7 +333,10 @@ class Lane(asyncio.BufferedProtocol):
         if self._pump.is_leaving(number):
             self.abort("a push was given up before all of it was sent")
 
-    # -- passive side -----------------------------------------------------------------------------
+    def _put_aside(self) -> None:
+        """Let go of the body that was arriving: nobody brings it to its end here."""
+        self._arrivals.broke(self._reader.body_filled[0])
+        self._reader.forget_all()
 
     def _answer(self, number: int, delivery: Delivery) -> None:
         if self._ended.is_set():
@@ -347,12 +374,12 @@ class Lane(asyncio.BufferedProtocol):
         """
         event(log, logging.DEBUG, "lane.fault", peer=bounded(self.peer.id), reason=error.reason)
         self._watch.ended()
-        self._release_answer()
+        self._pending.arrived()
         self._arrivals.give_up()
         self._reader.forget_all()
-        if not self._closing:
+        if not self.is_closing:
             self._pump.small(close_record(str(error)))
-        self._closing = True
+        self.is_closing = True
         self._reason = self._reason or f"broken: {error}"
         self._pending.fail(LaneBrokenError(self._reason))
         self._pump.finish()
@@ -371,8 +398,3 @@ class Lane(asyncio.BufferedProtocol):
     def _cut_later(self) -> None:
         if self._cut is None:
             self._cut = self._loop.call_later(CLOSE_S, self._transport.abort)
-
-
-def _expire(answer: asyncio.Future[Answer], timeout_s: float) -> None:
-    if not answer.done():
-        answer.set_exception(NetworkError(f"timed out after {timeout_s:g} s"))

@@ -20,13 +20,16 @@ from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lane import Lane, LaneBrokenError
+from gossipnode.network.partials import RESUME_BYTES_MIN, Partials
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.records import Hello
 from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
 from gossipnode.node.node import Node
 from gossipnode.node.passive import is_address
+from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame
+from gossipnode.wire.message import Message
 
 log = logging.getLogger("gossipnode.network.lanes")
 
@@ -58,6 +61,9 @@ class _Way:
     opened_at: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
+    # The head of a large frame that was not answered, and how much of it the peer has had.
+    unfinished: bytes = b""
+    reached: int = 0
 
 
 class Lanes:
@@ -65,6 +71,7 @@ class Lanes:
 
     def __init__(self, node: Node) -> None:
         self.pool = BufferPool(node.config.network.inflight_bytes_max)
+        self.partials = Partials(self.pool)
         self._node, self._counters = node, node.counters
         # Without a frame either way a lane is closed, and idle memory given back.
         self._idle_s = node.config.network.lane_idle_s
@@ -85,30 +92,40 @@ class Lanes:
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt | None:
         """Push over the lane to ``address``, which is opened if need be; None: there is none.
 
+        A large frame whose lane breaks goes on over the next one, as long as that gets further.
         Raises ``NetworkError`` where nobody listens, and what ``Lane.push`` does but for a
         broken lane.
         """
-        lane = self.to(address)
-        if lane is None:
-            loop = asyncio.get_running_loop()
-            deadline = loop.time() + timeout_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        stuck = 0
+        while stuck < 2:
+            lane = self.to(address)
+            if lane is None:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        lane = await self._open(address)
+                except TimeoutError:
+                    raise NetworkError(f"timed out after {timeout_s:g} s") from None
+            if lane is None:
+                break
+            way = self._ways[address]
+            reached = way.reached
             try:
-                async with asyncio.timeout(timeout_s):
-                    lane = await self._open(address)
-            except TimeoutError:
-                raise NetworkError(f"timed out after {timeout_s:g} s") from None
-            timeout_s = deadline - loop.time()
-        if lane is not None:
-            self._counters.add("lane_pushes")
-            try:
-                return await lane.push(frame, timeout_s)
+                return await self._push(lane, way, frame, deadline - loop.time())
             except LaneBrokenError as error:
                 self._counters.add("lanes_broken")
-                event(
-                    log, logging.DEBUG, "lane.broken", peer=bounded(lane.peer.id), reason=str(error)
-                )
+                who = bounded(lane.peer.id)
+                event(log, logging.DEBUG, "lane.broken", peer=who, reason=str(error))
+            if not way.unfinished:
+                break
+            stuck = 0 if way.reached > reached else stuck + 1
         self._counters.add("lane_fallbacks")
         return None
+
+    def transfers(self) -> list[TransferStatus]:
+        """Return how far the long bodies under way are."""
+        return [transfer for lane in self._lanes for transfer in lane.transfers()]
 
     def accept(self, request: BaseRequest, hello: Hello) -> StreamResponse:
         """Make the request's connection a lane, or raise ``PeerError``; return what to return."""
@@ -133,6 +150,7 @@ class Lanes:
     async def close(self) -> None:
         """Let what is under way be answered, then end all lanes; harmless twice."""
         self._closed = True
+        self.partials.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -152,6 +170,43 @@ class Lanes:
                 lane.kill("this node is stopping")
             await ending
         self.pool.trim()
+
+    async def _push(self, lane: Lane, way: _Way, frame: Frame, timeout_s: float) -> Receipt:
+        """Push over one lane; a large frame goes on where another lane broke."""
+        self._counters.add("lane_pushes")
+        if frame.nbytes - len(frame.head) < RESUME_BYTES_MIN:
+            return await lane.push(frame, timeout_s)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        offset = 0
+        if way.unfinished == frame.head:
+            offset = await lane.kept_of(frame, timeout_s)
+        else:
+            way.unfinished, way.reached = frame.head, 0
+        if offset:
+            self._counters.add("lane_resumes")
+            who = bounded(lane.peer.id)
+            event(log, logging.DEBUG, "lane.resumed", peer=who, offset=offset)
+        if offset > way.reached:
+            way.reached, way.failures = offset, 0  # a link that breaks, but leads there
+        receipt = await lane.push(frame, deadline - loop.time(), offset)
+        code = receipt.reply.code if receipt.reply is not None else None
+        if offset and code in ("malformed_frame", "checksum_mismatch"):
+            # It was not ours that was kept there, or it is no longer.
+            receipt = await lane.push(frame, deadline - loop.time())
+        if code != "busy":
+            way.unfinished, way.reached = b"", 0
+        return receipt
+
+    def _kept(self, asker: Lane, message: Message) -> int:
+        """Return how much of a body is here that the asker's peer began to send on another lane.
+
+        That lane may be broken without this end knowing it.
+        """
+        for lane in tuple(self._lanes):
+            if lane is not asker and lane.peer.id == asker.peer.id:
+                lane.surrender(message)
+        return self.partials.bytes_of(asker.peer.id, message)
 
     # -- opening ----------------------------------------------------------------------------------
 
@@ -210,7 +265,15 @@ class Lanes:
     # -- the table --------------------------------------------------------------------------------
 
     def _new(self, hello: Hello, *, is_opener: bool) -> Lane:
-        return Lane(self._node, self.pool, hello, is_opener=is_opener, on_closed=self._ended)
+        return Lane(
+            self._node,
+            self.partials,
+            self.pool,
+            hello,
+            is_opener=is_opener,
+            on_closed=self._ended,
+            kept=self._kept,
+        )
 
     def _enrol(self, lane: Lane, address: str | None, counter: str) -> None:
         self._lanes.add(lane)

@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from gossipnode.errors import PeerError
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.network.pool import BufferPool
 from gossipnode.wire.message import Message
 from gossipnode.wire.reply import Reply
 
-Answer = Reply | tuple[Message, memoryview]
+# Frames of one side that wait for their answer. A node has one push under way a peer; the rest
+# is for those that were given up and whose answers are still to come.
+UNANSWERED_MAX = 32
+
+Answer = Reply | tuple[Message, memoryview] | int
 
 
 @dataclass(slots=True)
@@ -22,10 +27,30 @@ class _Push:
     body_bytes: int
 
 
-class Pending:
-    """The pushes under way. Numbers are 32 bits and go round."""
+async def in_time(answer: asyncio.Future[Answer], timeout_s: float) -> Answer:
+    """Wait for ``answer``; raises ``NetworkError`` after ``timeout_s``."""
+    # A third of the price of asyncio.timeout, which a small push would feel.
+    timer = asyncio.get_running_loop().call_later(timeout_s, _expire, answer, timeout_s)
+    try:
+        return await answer
+    finally:
+        timer.cancel()
 
-    def __init__(self) -> None:
+
+def _expire(answer: asyncio.Future[Answer], timeout_s: float) -> None:
+    if not answer.done():
+        answer.set_exception(NetworkError(f"timed out after {timeout_s:.3g} s"))
+
+
+class Pending:
+    """The pushes under way, and questions. Numbers are 32 bits and go round.
+
+    Bodies of answers are lent by ``pool``; one arrives at a time.
+    """
+
+    def __init__(self, pool: BufferPool) -> None:
+        self._pool = pool
+        self._arriving_bytes = 0
         self._pushes: dict[int, _Push] = {}
         self._number = 0
 
@@ -45,10 +70,23 @@ class Pending:
         self._pushes[self._number] = _Push(answer, body_bytes)
         return self._number, answer
 
-    def body_bytes(self, number: int) -> int | None:
-        """Return how long the pushed body is, None where nobody waits for the answer."""
+    def buffer(self, number: int, message: Message) -> memoryview:
+        """Return where the body of an answer goes, or raise ``PeerError``; then ``arrived``."""
         push = self._pushes.get(number)
-        return None if push is None or push.answer is None else push.body_bytes
+        if push is None or push.answer is None:
+            raise PeerError("unsupported_message", "nobody waits for this answer")
+        size = message.body_bytes
+        if size > push.body_bytes:
+            problem = f"an answer of {size} bytes to a push of {push.body_bytes}"
+            raise PeerError("too_large", problem)
+        body = self._pool.take(size)
+        self._arriving_bytes = size
+        return body
+
+    def arrived(self) -> None:
+        """Say that the body of an answer is there, or will never be; harmless if none was due."""
+        self._pool.arrived(self._arriving_bytes)
+        self._arriving_bytes = 0
 
     def answered(self, number: int, answer: Answer | PeerError) -> None:
         """Give the answer to whoever waits for it."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class BufferPool:
         # held when the garbage collector comes in between.
         self._idle: deque[NDArray[Any]] = deque(maxlen=IDLE_BLOCKS_MAX)
         self._lent: dict[int, weakref.ref[_Lent]] = {}
+        # What holds memory that it can do without gives it back for this many bytes.
+        self.make_room: Callable[[int], None] = lambda _nbytes: None
 
     @property
     def idle_bytes(self) -> int:
@@ -60,12 +63,17 @@ class BufferPool:
 
         Raises ``PeerError("busy")`` where too many bytes are arriving already.
         """
-        if self.inflight_bytes and self.inflight_bytes + nbytes > self.inflight_bytes_max:
-            raise PeerError("busy", "too many bodies are arriving at once; come again")
-        self.inflight_bytes += nbytes
+        self.arrives_again(nbytes)
+        self.make_room(0)
         if nbytes < RECYCLED_BYTES_MIN:
             return np.empty(nbytes, np.uint8).data
         return self._lend(self._idle_block(nbytes))
+
+    def arrives_again(self, nbytes: int) -> None:
+        """Say that a buffer which was put aside is filled further; else as ``take``."""
+        if self.inflight_bytes and self.inflight_bytes + nbytes > self.inflight_bytes_max:
+            raise PeerError("busy", "too many bodies are arriving at once; come again")
+        self.inflight_bytes += nbytes
 
     def arrived(self, nbytes: int) -> None:
         """Say that a buffer of ``take`` is full, or will never be."""

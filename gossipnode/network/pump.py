@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from gossipnode.network.transfers import SHOWN_BYTES_MIN, Progress
+
 # One write, about what a socket takes: the transport tries to send it at once, and rests until the
 # socket has room for what is left. asyncio's own transport copies that before Python 3.12.
 WRITE_BYTES = 2**22
@@ -26,9 +28,10 @@ class Pump:
     def __init__(self, transport: asyncio.WriteTransport) -> None:
         self._transport = transport
         self._small: list[bytes] = []
-        self._frames: deque[tuple[int, bytes, list[memoryview]]] = deque()
+        self._frames: deque[tuple[int, bytes, list[memoryview], int]] = deque()
         self._pieces: deque[bytes | memoryview] = deque()  # of the frame that has begun
         self._begun: int | None = None
+        self._long = (0, 0, 0.0)  # the body that has begun: all its bytes, its first one, when
         self._paused = False
         self._turn: asyncio.Handle | None = None
         self._finishing = self._ended = False
@@ -49,13 +52,20 @@ class Pump:
             self._small.append(record)
             self._go()
 
-    def frame(self, key: int, head: bytes, body: list[memoryview]) -> None:
-        """Write a frame's record, ``head`` being all that comes before the body.
+    @property
+    def progress(self) -> Progress:
+        """How far the body is that is leaving."""
+        left = sum(map(len, self._pieces)) + self._transport.get_write_buffer_size()
+        total, offset, began_at = self._long if left else (0, 0, 0.0)
+        return Progress(max(total - left, 0), total, offset, began_at)
+
+    def frame(self, key: int, head: bytes, body: list[memoryview], offset: int = 0) -> None:
+        """Write a frame's record, ``head`` being all that comes before the body's ``offset``.
 
         The body's memory must not change until it has left.
         """
         if not self._finishing:
-            self._frames.append((key, head, body))
+            self._frames.append((key, head, body, offset))
             self._go()
 
     def withdraw(self, key: int) -> bool:
@@ -126,14 +136,19 @@ class Pump:
         self._turn = None
         self._go()
 
-    def _begin(self, key: int, head: bytes, body: list[memoryview]) -> None:
+    def _begin(self, key: int, head: bytes, body: list[memoryview], offset: int) -> None:
         """Cut the frame into pieces; the loop of ``_go`` writes them."""
-        self._begun = key
-        if len(head) + sum(len(view) for view in body) <= JOINED_BYTES_MAX:
+        self._begun, total = key, sum(map(len, body))
+        self._long = (0, 0, 0.0)
+        if len(head) + total <= JOINED_BYTES_MAX and not offset:
             self._pieces.append(b"".join((head, *body)))
             return
         # The head alone: the receiver admits it while the body is on its way.
         self._pieces.append(head)
+        if total >= SHOWN_BYTES_MIN:
+            self._long = (total, offset, asyncio.get_running_loop().time())
         for view in body:
-            for start in range(0, len(view), WRITE_BYTES):
+            skipped = min(offset, len(view))
+            offset -= skipped
+            for start in range(skipped, len(view), WRITE_BYTES):
                 self._pieces.append(view[start : start + WRITE_BYTES])

@@ -33,6 +33,7 @@ from gossipnode.wire.reply import REPLY_BYTES_MAX
 
 HEAD_BYTES: Final = 16
 REASON_BYTES_MAX: Final = 512
+OFFSET_BYTES: Final = 8
 _HEAD: Final = struct.Struct("<BBHIQ")
 
 # One read of a body. It bounds the time in one callback: libuv reads up to 32 times in a row,
@@ -55,6 +56,9 @@ class Type(IntEnum):
     PING = 4
     PONG = 5
     CLOSE = 6
+    ASK = 7  # the head of a frame: how much of its body is there?
+    HAVE = 8
+    REST = 9  # a FRAME from a byte of its body on
 
 
 # The longest payload of the records that are no frames, and the least.
@@ -63,6 +67,8 @@ _SMALL: Final = {
     Type.PING: (0, 8),
     Type.PONG: (0, 8),
     Type.CLOSE: (0, REASON_BYTES_MAX),
+    Type.ASK: (PREFIX_BYTES + 1, PREFIX_BYTES + HEADER_BYTES_MAX),
+    Type.HAVE: (OFFSET_BYTES, OFFSET_BYTES),
 }
 
 
@@ -88,11 +94,16 @@ class Hello:
 
 @dataclass(slots=True)
 class Record:
-    """A record whose head has come: ``length`` bytes follow it."""
+    """A record whose head has come: ``length`` bytes follow it.
+
+    ``offset`` is where in the frame's body a REST begins, ``seen`` how many bytes were understood.
+    """
 
     kind: Type
     number: int
     length: int
+    offset: int = 0
+    seen: int = 0
 
 
 class Owner(Protocol):
@@ -102,7 +113,10 @@ class Owner(Protocol):
         """Take note that a frame or an answer of ``record.length`` bytes has begun."""
 
     def frame_head(self, record: Record, message: Message) -> memoryview | None:
-        """Return a buffer of ``message.body_bytes`` bytes, or None to have the body forgotten."""
+        """Return a buffer of ``message.body_bytes`` bytes, or None to have the body forgotten.
+
+        It is filled from ``record.offset`` on.
+        """
 
     def frame_refused(self, record: Record, error: PeerError) -> None:
         """Take note that the frame's head is wrong; what is left of it will be forgotten."""
@@ -146,6 +160,11 @@ class RecordReader:
     def is_between(self) -> bool:
         """Whether nothing has come of the next record yet, so that silence is no stalling."""
         return self._record is None and not self._partial and not self._forget
+
+    @property
+    def body_filled(self) -> tuple[int, int]:
+        """Bytes of the body that is arriving: those that are there, and all; (0, 0) if none is."""
+        return (0, 0) if self._body is None else (self._filled, len(self._body))
 
     def get_buffer(self) -> memoryview:
         """Return where the next bytes go, never empty; fill it and call ``buffer_updated``."""
@@ -213,6 +232,8 @@ class RecordReader:
             return HEAD_BYTES
         if self._record.kind in _SMALL:
             return self._record.length
+        if self._record.kind is Type.REST and not self._record.seen:
+            return OFFSET_BYTES
         return PREFIX_BYTES if self._prefix is None else self._prefix.header_bytes
 
     def _read(self, piece: memoryview) -> None:
@@ -233,29 +254,34 @@ class RecordReader:
 
     def _read_frame(self, record: Record, piece: memoryview) -> None:
         """Take a frame's prefix or header; a frame that is wrong is refused, the lane goes on."""
-        seen = PREFIX_BYTES
+        is_offset = record.kind is Type.REST and not record.seen
+        record.seen += len(piece)
         try:
+            if is_offset:
+                record.offset = int.from_bytes(piece, "little")
+                return
             if self._prefix is None:
                 self._prefix = decode_prefix(piece)
-                if PREFIX_BYTES + self._prefix.header_bytes > record.length:
+                if record.seen + self._prefix.header_bytes > record.length:
                     raise PeerError("malformed_frame", "the frame is longer than its record")
                 return
-            seen += self._prefix.header_bytes
             message = decode_header(self._prefix, piece)
-            if seen + message.body_bytes != record.length:
+            if record.seen + message.body_bytes - record.offset != record.length:
                 raise PeerError("malformed_frame", "the record is not as long as its frame")
+            if record.kind is Type.REST and not 0 < record.offset < message.body_bytes:
+                raise PeerError("malformed_frame", "the rest begins where it cannot")
         except PeerError as error:
             self._record = self._prefix = None
-            self._forget = record.length - seen
+            self._forget = record.length - record.seen
             self._owner.frame_refused(record, error)
             return
         self._prefix = None
         body = self._owner.frame_head(record, message)
         if body is None:
-            self._record, self._forget = None, message.body_bytes
+            self._record, self._forget = None, message.body_bytes - record.offset
             return
         assert len(body) == message.body_bytes, "a buffer of the body's size"
-        self._message, self._body, self._filled = message, body, 0
+        self._message, self._body, self._filled = message, body, record.offset
         self._finish_if_full()
 
     def _fill(self, view: memoryview) -> memoryview:
@@ -287,6 +313,7 @@ def _read_head(piece: memoryview) -> Record:
     if flags or reserved:
         raise PeerError("malformed_frame", "flags are set that mean nothing yet")
     least, most = _SMALL.get(kind, (PREFIX_BYTES + 1, 2**63 - 1))
+    least += OFFSET_BYTES if kind is Type.REST else 0
     if not least <= length <= most:
         raise PeerError("malformed_frame", f"a {kind.name} of {length} bytes")
     return Record(kind, number, length)
@@ -295,3 +322,22 @@ def _read_head(piece: memoryview) -> Record:
 def frame_bytes_max(body_bytes_max: int) -> int:
     """Return the length of the longest frame with such a body."""
     return PREFIX_BYTES + HEADER_BYTES_MAX + body_bytes_max
+
+
+def frame_record(number: int, frame_bytes: int, offset: int) -> bytes:
+    """Return what comes before the head of a frame whose body is sent from ``offset`` on."""
+    if not offset:
+        return record_head(Type.FRAME, number, frame_bytes)
+    length = OFFSET_BYTES + frame_bytes - offset
+    return record_head(Type.REST, number, length) + have_of(offset)
+
+
+def have_of(offset: int) -> bytes:
+    """Return an offset as a HAVE carries it."""
+    return offset.to_bytes(OFFSET_BYTES, "little")
+
+
+def asked_for(payload: bytes) -> Message:
+    """Return the message whose head an ASK carries; raises ``PeerError`` where it is none."""
+    prefix = decode_prefix(payload)
+    return decode_header(prefix, memoryview(payload)[PREFIX_BYTES:])

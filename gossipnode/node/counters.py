@@ -35,6 +35,7 @@ HELP = {
     "lanes_broken": "Lanes that ended with a push of this node unanswered.",
     "lanes_refused": "Lanes asked for in vain; their peers are pushed to by POST.",
     "lane_pushes": "Pushes sent over a lane.",
+    "lane_resumes": "Pushes continued on a lane where another one broke.",
     "lane_fallbacks": "Pushes sent by POST for want of a lane.",
 }
 

@@ -7,6 +7,7 @@ Ages of contacts are seconds before the moment of the answer; times of day are I
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gossipnode.node.peers import PeerState
 
@@ -65,6 +66,20 @@ class BytesStatus:
 
 
 @dataclass(slots=True)
+class TransferStatus:
+    """A long body on its way: ``bytes`` of ``bytes_total`` are over.
+
+    ``bytes_per_s`` is the mean since it began, or was continued.
+    """
+
+    peer: str
+    direction: Literal["to", "from"]
+    bytes: int
+    bytes_total: int
+    bytes_per_s: float
+
+
+@dataclass(slots=True)
 class NetworkStatus:
     """What the daemon's network is doing; nothing where the network is a model.
 
@@ -74,6 +89,7 @@ class NetworkStatus:
 
     lanes: int = 0
     loop_lag_s_max: float | None = None
+    transfers: list[TransferStatus] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -296,3 +296,33 @@ async def test_lanes_can_be_done_without(start_node: StartNode, start_b: StartNo
     assert (await push_from(b, node, frame_to(node))).reply.status == "merged"
     assert (b.counters.get("lane_fallbacks"), b.counters.get("lanes_refused")) == (1, 1)
     assert len(lanes_of(b)) == 0
+
+
+async def test_a_long_transfer_is_seen_at_both_ends_while_it_lasts(
+    start_node: StartNode, start_b: StartNode
+) -> None:
+    larger = {"task": {"kind": "mlp", "hidden": [65536]}}  # 20 MB
+    node, b = await start_node(**larger), await start_b("c", **larger)
+    total = 4 * node.layout.size
+    frame = frame_to(node, sender="c")
+    async with Peer(node.url) as peer:
+        await peer.send(framed(frame_for(node), 1)[: total // 2])
+        await until(lambda: node.status().network.transfers)
+        (here,) = (await get(node.url, "/v1/status")).json()["network"]["transfers"]
+        assert (here["peer"], here["direction"], here["bytes_total"]) == ("b", "from", total)
+        assert 0 < here["bytes"] <= total // 2
+    await until(lambda: not node.status().network.transfers)
+
+    await push_from(b, node, frame)
+    assert b.status().network.transfers == []
+    (at_a,) = lanes_of(node)._lanes
+    at_a._transport.pause_reading()
+    pushing = asyncio.create_task(push_from(b, node, frame_to(node, sender="c", seq=1)))
+    await until(lambda: b.status().network.transfers)
+    (there,) = (await get(b.url, "/v1/status")).json()["network"]["transfers"]
+    assert (there["peer"], there["direction"], there["bytes_total"]) == ("a", "to", total)
+    assert 0 < there["bytes"] < total
+    assert there["bytes_per_s"] > 0
+    at_a._transport.resume_reading()
+    assert (await pushing).reply.status == "merged"
+    assert b.status().network.transfers == []

@@ -18,6 +18,7 @@ from gossipnode.network.records import (
     RecordReader,
     Type,
     close_record,
+    frame_record,
     record_head,
 )
 from gossipnode.wire import Kind, Message, Part, encode
@@ -75,13 +76,20 @@ def write(reader: RecordReader, data: bytes, chunks: list[int]) -> None:
 Told = list[tuple[object, ...]]
 
 
+KINDS = ["frame", "answer", "rest", "bad rest", "bad frame", "reply", "ping", "close"]
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[bytes, Told]:
     """Some records as bytes, and what their owner must be told; bodies of 12 bytes are unwanted."""
     data, told = b"", []
     for seq in range(draw(st.integers(1, 6))):
         number = draw(st.integers(0, 2**32 - 1))
-        what = draw(st.sampled_from(["frame", "answer", "bad frame", "reply", "ping", "close"]))
+        what = draw(
+            st.sampled_from(
+                ["frame", "answer", "rest", "bad rest", "bad frame", "reply", "ping", "close"]
+            )
+        )
         if what in ("frame", "answer"):
             kind = Type.FRAME if what == "frame" else Type.ANSWER
             values = draw(st.sampled_from([0, 1, 3, 700, 9000]))
@@ -90,6 +98,24 @@ def streams(draw: st.DrawFn) -> tuple[bytes, Told]:
             told += [("announced", kind, number, len(frame)), ("head", number, seq)]
             if values != 3:
                 told.append(("arrived", kind, number, seq, body_of(values)))
+        elif what in ("rest", "bad rest"):
+            values = draw(st.sampled_from([3, 700, 9000]))
+            offset = draw(st.integers(1, 4 * values - 1))
+            frame = frame_of(seq, values)
+            cut = len(frame) - 4 * values
+            length = 8 + len(frame) - offset
+            told.append(("announced", Type.REST, number, length))
+            if what == "rest":
+                data += frame_record(number, len(frame), offset)
+                told.append(("head", number, seq))
+                if values != 3:
+                    beginning = bytes(offset)
+                    body = beginning + body_of(values)[offset:]
+                    told.append(("arrived", Type.REST, number, seq, body))
+            else:
+                data += record_head(Type.REST, number, length) + bytes(8)
+                told.append(("refused", number, "malformed_frame"))
+            data += frame[:cut] + frame[cut + offset :]
         elif what == "bad frame":
             frame = b"XX" + frame_of(seq, draw(st.sampled_from([1, 9000])))[2:]
             data += record_head(Type.FRAME, number, len(frame)) + frame
