@@ -31,7 +31,13 @@ OPTIONS = [
         help="Rule for w_ij of a graph; auto: metropolis, or uniform where it is directed.",
     ),
     click.Option(["--lazy"], is_flag=True, help="Mix with (I + W)/2."),
-    click.Option(["--seed"], type=int, default=0, show_default=True, help="Of random graphs."),
+    click.Option(
+        ["--seed"],
+        type=click.IntRange(0, 2**53),
+        default=0,
+        show_default=True,
+        help="Of random graphs.",
+    ),
     click.Option(["--degree"], type=int, help="Of random_regular and small_world; unset: 4."),
     click.Option(
         ["--probability"], type=float, help="Of an edge of erdos_renyi; unset: 2 ln n / n."

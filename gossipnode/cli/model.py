@@ -11,6 +11,7 @@ import click
 from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import NETWORK, OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import decimal
+from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
 from gossipnode.errors import DataError, NetworkError, StorageError
 from gossipnode.learning.modelfile import learner_for_model, load_model
@@ -83,7 +84,7 @@ def pull(url: str, file: Path, as_json: bool) -> None:
 @click.option("--label", help="Name of the label column, where the table calls it otherwise.")
 @click.option(
     "--test-fraction",
-    type=click.FloatRange(0, 0.9),
+    type=FiniteFloat(0, 0.9),
     default=0.0,
     show_default=True,
     help="Measure on this share alone, the one that nodes with data.test_fraction set so kept "

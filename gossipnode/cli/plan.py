@@ -12,6 +12,7 @@ import click
 from gossipnode.cli.app import OK, USAGE, notes
 from gossipnode.cli.bandwidth import bandwidth
 from gossipnode.cli.columns import columns, count, quantity
+from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.errors import ConfigError
 
@@ -44,11 +45,11 @@ TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
     "--params", type=click.IntRange(1), default=650, show_default=True, help="Size of the model."
 )
 @click.option(
-    "--bits", type=click.FloatRange(0, min_open=True), default=32, show_default=True,
+    "--bits", type=FiniteFloat(0, min_open=True), default=32, show_default=True,
     help="A param on the wire.",
 )  # fmt: skip
 @click.option(
-    "--bytes", "model_bytes", type=click.FloatRange(0, min_open=True),
+    "--bytes", "model_bytes", type=FiniteFloat(0, min_open=True),
     help="A model on the wire; overrides --params and --bits.",
 )  # fmt: skip
 @click.option(
@@ -68,9 +69,9 @@ TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
     help="Downlink of each machine; unset: as up.",
 )
 @click.option(
-    "--latency", type=click.FloatRange(0), default=0.0, show_default=True, help="Seconds one way."
+    "--latency", type=FiniteFloat(0), default=0.0, show_default=True, help="Seconds one way."
 )
-@click.option("--price", type=click.FloatRange(0), help="Of a GiB sent, in any currency.")
+@click.option("--price", type=FiniteFloat(0), help="Of a GiB sent, in any currency.")
 @click.option(
     "--topology", "topologies", multiple=True, metavar="NAME",
     help=f"A graph for D-PSGD and gossip; repeatable. Unset: {', '.join(TOPOLOGIES)}.",
@@ -80,7 +81,7 @@ TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
     help="An all-reduce that ends D-PSGD and gossip, so that all nodes have one model.",
 )  # fmt: skip
 @click.option(
-    "--within", type=click.FloatRange(0, min_open=True),
+    "--within", type=FiniteFloat(0, min_open=True),
     help="Also tell how many nodes a parameter server on this line serves in so many seconds.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -20,6 +20,7 @@ import click
 from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
 from gossipnode.cli.columns import columns, decimal, quantity
+from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.errors import NetworkError, PeerError
@@ -48,7 +49,7 @@ Status = dict[str, Any]
 @click.option("--watch", is_flag=True, help="Go on until interrupted, showing what changes.")
 @click.option(
     "--interval-s",
-    type=click.FloatRange(0.1, 3600),
+    type=FiniteFloat(0.1, 3600),
     default=1.0,
     show_default=True,
     help="Time between two looks with --watch. [s]",

@@ -12,6 +12,7 @@ import click
 
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import columns, count, quantity
+from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.topology.sequences import kinds
 
@@ -53,7 +54,7 @@ GRAPH_LIST = "\n\n\b\nGraphs:\n" + "\n".join(
     "--params", type=click.IntRange(1), default=650, show_default=True, help="Size of the model."
 )
 @click.option(
-    "--bits", type=click.FloatRange(0, min_open=True), default=32, show_default=True,
+    "--bits", type=FiniteFloat(0, min_open=True), default=32, show_default=True,
     help="A param on the wire.",
 )  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1), help="Also tell what so many rounds send.")

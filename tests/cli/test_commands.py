@@ -89,6 +89,41 @@ def test_wrong_usage_is_one_line_that_helps(line, hint, capsys):
     assert hint in told.err
 
 
+def ranged(command, words=()):
+    """Every option that is a number in a range, with the words of its verb."""
+    for name in command.list_commands(None):
+        verb = command.get_command(None, name)
+        if isinstance(verb, click.Group):
+            yield from ranged(verb, (*words, name))
+        for option in verb.params:
+            if isinstance(option.type, click.FloatRange):
+                yield (*words, name), option
+
+
+RANGES = list(ranged(app.root))
+# What a verb cannot do without, so that the number is all that is wrong.
+ARGUMENTS = {("model", "eval"): ["model.safetensors"], ("topology",): ["ring"]}
+
+
+@pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-inf", "1e400"])
+@pytest.mark.parametrize(
+    ("verb", "option"), RANGES, ids=[f"{' '.join(verb)} {option.name}" for verb, option in RANGES]
+)
+def test_a_number_is_finite(verb, option, value, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line = [*verb, *ARGUMENTS.get(verb, []), f"{option.opts[0]}={value}"]
+    assert app.run(line) == app.USAGE
+    error = capsys.readouterr().err
+    assert option.opts[0] in error
+    assert "finite" in error or "not in the range" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_are_numbers_to_try():
+    named = {" ".join([*verb, option.opts[0]]) for verb, option in RANGES}
+    assert {"simulate --latency", "model eval --test-fraction", "plan --bits"} <= named
+
+
 def test_an_unknown_variable_is_an_error_but_clicks_own_is_not(monkeypatch, capsys):
     monkeypatch.setenv("GOSSIPNODE_RUN_ROUND", "3")
     assert app.run(["start"]) == app.USAGE

@@ -130,6 +130,9 @@ def test_drawing_that_cannot_be(capsys, monkeypatch):
         ("plan --within 60", "--up"),
         ("plan --topology rign", "'ring'"),
         ("plan -n 1", "2<=x"),
+        ("plan --topology erdos_renyi --seed -1", "0<=x"),
+        ("topology erdos_renyi --seed -1", "0<=x"),
+        ("topology erdos_renyi --seed 9007199254740993", "<=9007199254740992"),
     ],
 )
 def test_refusals_help(line, hint, capsys):

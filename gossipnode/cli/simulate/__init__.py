@@ -27,6 +27,7 @@ from gossipnode.cli.app import (
     USAGE,
     notes,
 )
+from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.flags import (
     OptionsCommand,
     config_options,
@@ -115,7 +116,7 @@ NODES = 8
 @conditions_options
 @click.option(
     "--target-accuracy",
-    type=click.FloatRange(0, 1),
+    type=FiniteFloat(0, 1),
     help="Tell when the nodes' mean accuracy was first as high, as measured every "
     "run.evaluate_every rounds.",
 )
@@ -190,7 +191,7 @@ def _check_events(plan: Plan) -> None:
 
 
 def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
-    """Return the names from peers.toml, or as many as asked for, and the config that goes with it."""
+    """Return the names, from peers.toml or as many as asked for, and the config beside them."""
     if config.swarm.peers:
         names = tuple(entry.id for entry in load_peers(config.swarm.peers))
         if nodes in (None, len(names)):

@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from gossipnode.cli.bandwidth import bandwidth
+from gossipnode.cli.finite import FiniteFloat
 from gossipnode.simulation import Link
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -116,14 +117,14 @@ def conditions_options(function: F) -> F:
         ),
         click.option(
             "--step-s",
-            type=click.FloatRange(0),
+            type=FiniteFloat(0),
             default=0.0,
             show_default=True,
             help="Seconds that a local step takes.",
         ),
         click.option(
             "--loss",
-            type=click.FloatRange(0, 1, max_open=True),
+            type=FiniteFloat(0, 1, max_open=True),
             default=0.0,
             show_default=True,
             help="Chance that a push is lost on its way.",
@@ -137,14 +138,14 @@ def conditions_options(function: F) -> F:
         ),
         click.option(
             "--jitter",
-            type=click.FloatRange(0),
+            type=FiniteFloat(0),
             default=0.0,
             show_default=True,
             help="Largest extra latency, in seconds; drawn uniformly for each push.",
         ),
         click.option(
             "--latency",
-            type=click.FloatRange(0),
+            type=FiniteFloat(0),
             default=0.0,
             show_default=True,
             help="Seconds one way.",
