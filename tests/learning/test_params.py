@@ -204,8 +204,18 @@ def test_all_finite_sees_one_bad_element_anywhere(dtype, bad):
                 assert not ops.all_finite(x)
 
 
-def test_all_finite_sees_opposite_infinities():
-    assert not ops.all_finite(np.array([np.inf, -np.inf, 1], np.float32))
+@pytest.mark.parametrize("size", [3, BLOCK + 1])
+def test_all_finite_sees_opposite_infinities(size):
+    assert not ops.all_finite(np.resize(np.array([np.inf, -np.inf, 1], np.float32), size))
+
+
+@pytest.mark.parametrize("size", [3, PLAIN + 1])
+def test_all_finite_sees_a_signalling_nan(size):
+    x = np.ones(size, np.float32)
+    x.view(np.uint32)[size // 2] = 0x7F800001
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not ops.all_finite(x)
 
 
 @given(seeds, st.integers(1, 5), sizes, dtypes)
