@@ -30,6 +30,15 @@ def decimal(value: float | None) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
+def mean_count(value: float) -> str:
+    """Write a count, or a mean of counts to one digit after the point.
+
+    >>> mean_count(32.0), mean_count(50 / 7), mean_count(12_800_000)
+    ('32', '7.1', '12800000')
+    """
+    return f"{value:.1f}".removesuffix(".0")
+
+
 def quantity(value: float | None, unit: str) -> str:
     """Write a quantity with a decimal prefix; a dash for none.
 

@@ -11,7 +11,7 @@ import click
 
 from gossipnode.cli.app import OK, USAGE, notes
 from gossipnode.cli.bandwidth import bandwidth
-from gossipnode.cli.columns import columns, count, quantity
+from gossipnode.cli.columns import columns, count, mean_count, quantity
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.errors import ConfigError
@@ -74,7 +74,8 @@ TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
 @click.option("--price", type=FiniteFloat(0), help="Of a GiB sent, in any currency.")
 @click.option(
     "--topology", "topologies", multiple=True, metavar="NAME",
-    help=f"A graph for D-PSGD and gossip; repeatable. Unset: {', '.join(TOPOLOGIES)}.",
+    help="A graph for D-PSGD, and for gossip where it stays; repeatable. Unset: "
+    f"{', '.join(TOPOLOGIES)}.",
 )  # fmt: skip
 @click.option(
     "--final", type=click.Choice(["none", "naive", "ring"]), default="none", show_default=True,
@@ -149,6 +150,7 @@ def _loads(
     given: dict[str, Any], sequences: list[GraphSequence]
 ) -> list[tuple[Load, GraphSequence | None]]:
     """Return every scheme's load, with the graph that it mixes on, if any."""
+    from gossipnode.config import CHANGING
     from gossipnode.topology import costs
 
     n = given["nodes"]
@@ -159,7 +161,9 @@ def _loads(
     ]
     loads += [(costs.dpsgd(sequence), sequence) for sequence in sequences]
     loads.append((costs.gossip(n), None))
-    loads += [(costs.gossip(n, sequence), None) for sequence in sequences]
+    # On others gossip is refused: it has no rounds in common.
+    stay = [sequence for sequence in sequences if sequence.name not in CHANGING]
+    loads += [(costs.gossip(n, sequence), None) for sequence in stay]
     return loads
 
 
@@ -215,7 +219,7 @@ def _table(rows: list[tuple[Cost, float | None]], *, timed: bool, priced: bool) 
     lines = []
     for cost, mixing in rows:
         line = [
-            cost.scheme, f"{cost.messages:.10g}", _size(cost.node_bytes),
+            cost.scheme, mean_count(cost.messages), _size(cost.node_bytes),
             _size(cost.busiest_bytes), _size(cost.total_bytes),
             "-" if mixing is None else f"{mixing:.0f}",
         ]  # fmt: skip

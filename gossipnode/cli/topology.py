@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
-from gossipnode.cli.columns import columns, count, quantity
+from gossipnode.cli.columns import columns, count, mean_count, quantity
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.topology.sequences import kinds
@@ -140,11 +140,11 @@ def _page(one: Spectrum, facts: dict[str, Any], rounds: int | None) -> list[str]
         ("rho", f"{one.contraction.rho:.6f}  ({HOW[one.contraction.kind]})"),
         ("spectral gap", _gap(one.contraction.gap)),
         ("rounds to 1e-3", f"predicted {_predicted(one)}, measured {_measured(one)}"),
-        ("messages a round", _count(one.messages)),
+        ("messages a round", mean_count(one.messages)),
         ("bytes a round", quantity(facts["bytes"], "B")),
     ]
     if rounds:
-        sent = f"{_count(facts['messages_all_rounds'])} messages, "
+        sent = f"{mean_count(facts['messages_all_rounds'])} messages, "
         sent += quantity(facts["bytes_all_rounds"], "B")
         lines.append((f"{rounds} rounds", sent))
     width = max(len(name) for name, _ in lines) + 2
@@ -156,16 +156,12 @@ def _table(found: list[Spectrum], facts: list[dict[str, Any]]) -> list[str]:
     rows = [
         [
             one.name, one.rule, str(one.degree), f"{one.contraction.rho:.6f}",
-            _gap(one.contraction.gap), _predicted(one), _measured(one), _count(one.messages),
+            _gap(one.contraction.gap), _predicted(one), _measured(one), mean_count(one.messages),
             quantity(fact["bytes"], "B"),
         ]
         for one, fact in zip(found, facts, strict=True)
     ]  # fmt: skip
     return columns(head, rows)
-
-
-def _count(messages: float) -> str:
-    return f"{messages:.0f}" if float(messages).is_integer() else f"{messages:.1f}"
 
 
 def _gap(gap: float) -> str:

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from gossipnode.cli import app
+from gossipnode.configfile import load_config
+from gossipnode.topology.sequences import kinds
 
 
 @pytest.fixture(autouse=True)
@@ -183,13 +185,32 @@ def test_every_scheme_is_planned_and_the_time_is_the_busiest_links(capsys):
         "gossip, ring": 1.25,
         "gossip, torus": 1.25,
         "gossip, exponential": 1.25,
-        "gossip, one_peer_exponential": 1.25,
     }
     mixing = {row["scheme"]: row["rounds_to_1e-3"] for row in found["schemes"]}
     assert mixing["ring all-reduce"] == 1
     assert mixing["D-PSGD, one_peer_exponential"] == 4
     assert mixing["D-PSGD, ring"] == pytest.approx(132.6, abs=0.05)
     assert mixing["gossip, ring"] is None
+
+
+def test_only_what_nodes_would_run_is_planned(capsys):
+    """Gossip has no rounds in common, so nodes refuse it on a graph that changes with them."""
+    line = "plan -n 8" + "".join(f" --topology {name}" for name in kinds() if name != "explicit")
+    schemes = {row["scheme"] for row in told_json(capsys, line)["schemes"]}
+    assert {"gossip, ring", "gossip, d_equi_static", "D-PSGD, el_oracle"} <= schemes
+    for scheme in schemes - {"gossip, random peers"}:
+        family, _, graph = scheme.partition(", ")
+        if graph:
+            name = {"gossip": "gossip", "D-PSGD": "dpsgd"}[family]
+            load_config(flags={"algorithm.name": name, "topology.graph": graph})
+
+
+def test_a_mean_of_messages_is_no_long_fraction(capsys):
+    text = told(capsys, "plan -n 9 --topology base")
+    (row,) = [line for line in text.splitlines() if line.startswith("D-PSGD, base")]
+    assert row.split()[2] == "7.1"
+    found = told_json(capsys, "plan -n 9 --topology base")
+    assert scheme(found, "D-PSGD, base")["messages"] == pytest.approx(50 / 7)
 
 
 def test_graphs_nobody_asked_for_may_be_missing(capsys):
