@@ -31,7 +31,9 @@ def main(quick: bool, only: Sequence[str], path: Path | None, torch_python: str)
     absent: list[dict[str, str]] = []
     seconds: dict[str, float] = {}
     for benchmark, found in measured(only or NAMES, quick=quick, torch_python=torch_python):
-        seconds[benchmark.name] = round(time.monotonic() - began - sum(seconds.values()), 1)
+        seconds[benchmark.name] = max(
+            round(time.monotonic() - began - sum(seconds.values()), 1), 0.0
+        )
         print(f"\n{benchmark.name}: {benchmark.about}\n", flush=True)
         if isinstance(found, AbsentError):
             print(f"{found}", flush=True)
