@@ -1,14 +1,16 @@
 """Measure a push against a raw blocking socket that does the same acknowledged exchange.
 
-``python -m benchmarks.push [--quick] [--json FILE]``. Three processes on loopback: this one sends
-every frame; one receives from a blocking socket, with one buffer for ever; one is a node. Each
-repetition sends the same frame each way, one after the other, so that whatever else the machine
-does falls on all of them; the ratio is the median over the repetitions of raw time / our time.
+``python -m benchmarks.push [--quick] [--tls] [--size 1GB] [--json FILE]``. Three processes on
+loopback: this one sends every frame; one receives from a blocking socket, with one buffer for ever;
+one is a node. Each repetition sends the same frame each way, one after the other, so that whatever
+else the machine does falls on all of them; the ratio is the median over the repetitions of raw
+time / our time.
 
 *carried*: the frame is in the receiver's memory and acknowledged. *merged*: the receiver also
 verifies the checksum, looks for values that are not finite and merges, the raw one with the same
 functions. Invariant: nothing is timed but the exchange; frames are made, checksums included,
-before.
+before. With ``--tls`` all of them speak TLS 1.3, both ends verified. From 500 MB on, memory and the
+loop's lag are told too, and nothing is posted.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -24,102 +27,50 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gossipnode.config import Config
+from benchmarks import certificates
+from benchmarks.still import Sink, Still, config_of
+from benchmarks.watching import Watch
 from gossipnode.errors import PeerError
-from gossipnode.learning.learner import TrainResult
-from gossipnode.learning.params import Layout, all_finite, merge_into
-from gossipnode.learning.tasks import Evaluation
+from gossipnode.learning.params import all_finite, merge_into
 from gossipnode.network import HttpClient, HttpNode
-from gossipnode.node.inbox import Admission
-from gossipnode.node.passive import Delivery
 from gossipnode.wire.frame import Frame, FrameReader, encode, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
 from gossipnode.wire.reply import Reply
 
 # Params: 340 KB (a LeNet), 4 MB, 100 MB.
 SIZES = (85_098, 1_000_000, 25_000_000)
-REPETITIONS = {False: (400, 100, 25), True: (80, 25, 7)}
+# Bytes up to which so many repetitions are made; quick ones are a quarter.
+REPETITIONS = {10**6: 400, 10**7: 100, 5 * 10**8: 25, 10**12: 5}
+HUGE_BYTES = 5 * 10**8
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 WARM_UP = 3
 PATIENCE_S = 60.0
 # What the raw exchange puts before a frame, and what it answers: as the lane does.
 RECORD_BYTES = 16
 BARS = {"lane": 0.9, "post": 0.4}
+TLS_BARS = {"lane": 0.7}
 
-
-class Still:
-    """A learner of one vector that never learns."""
-
-    samples = 1
-
-    def __init__(self, size: int) -> None:
-        self.layout = Layout.of({"x": (size,)}, "float32", ())
-
-    def initial_params(self, seed: int) -> Any:
-        """Return zeros."""
-        del seed
-        return self.layout.zeros()
-
-    def train(self, params: Any, steps: int) -> TrainResult:
-        """Change nothing."""
-        del params
-        return TrainResult(0.0, steps, 1)
-
-    def evaluate(self, params: Any) -> Evaluation:
-        """Return nothing of interest."""
-        del params
-        return Evaluation(0.0, 0.0, 1)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return nothing."""
-        return {}, {}
-
-    def restore(self, arrays: Any, meta: Any) -> None:
-        """Take nothing."""
-
-    def describe(self) -> dict[str, Any]:
-        """Say nothing."""
-        return {}
-
-
-class Sink(HttpNode):
-    """A node that takes a body in and thanks for it, without a look at it."""
-
-    async def deliver(self, admission: Admission, body: memoryview) -> Delivery:
-        """Acknowledge."""
-        del body
-        self.release(admission)
-        return Delivery(Reply("merged", self.id))
-
-
-def config_of(name: str, folder: str) -> Config:
-    """Return the config of an idle gossip node on a free port."""
-    return Config.model_validate(
-        {
-            "node": {"id": name, "data_dir": folder},
-            "network": {"bind": "127.0.0.1", "port": 0},
-            "algorithm": {"name": "gossip", "period_s": 86_400.0},
-            "topology": {"graph": "random"},
-            "checkpoint": {"enabled": False},
-            "log": {"level": "warning"},
-        }
-    )
+Tls = tuple[SSLContext, SSLContext]
 
 
 # -- the receivers, each a process of its own -----------------------------------------------------
 
 
-def receive_raw(size: int, *, merging: bool) -> None:
+def receive_raw(size: int, *, merging: bool, tls: Tls | None) -> None:
     """Take frames from one connection and answer each; the body goes into the same buffer."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
     connection, _ = listener.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if tls is not None:
+        connection = tls[0].wrap_socket(connection, server_side=True)
     own, spare = (np.zeros(size, np.float32) for _ in range(2))
     answer = Reply("merged", "raw").encode()
     while True:
@@ -153,20 +104,28 @@ def fill(connection: socket.socket, view: memoryview) -> bool:
     return True
 
 
-async def receive_as_node(size: int, *, merging: bool) -> None:
-    """Be a node until standard input ends."""
+async def receive_as_node(size: int, *, merging: bool, tls: Tls | None) -> None:
+    """Be a node until a line comes on standard input; then tell what was watched."""
     with tempfile.TemporaryDirectory() as folder:
         kind = HttpNode if merging else Sink
-        async with kind(config_of("receiver", folder), learner=Still(size), peers=()) as node:
+        config = config_of("receiver", folder)
+        async with kind(config, learner=Still(size), peers=(), tls=tls) as node:
+            watch = Watch(lambda: node.inbox.inflight_bytes > 0)
+            watch.start()
             print(node.url, flush=True)
-            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+            watch.stop()
+            print(json.dumps(watch.summary()), flush=True)
 
 
 @contextlib.contextmanager
-def receiver(kind: str, size: int, *, merging: bool) -> Iterator[str]:
-    """Start a receiving process; yields the line that it says first."""
+def receiver(
+    kind: str, size: int, *, merging: bool, chain: Path | None
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a receiving process; yields the line that it says first, and the process."""
     words = [sys.executable, "-m", "benchmarks.push", "--receive", kind, str(size)]
     words += ["--merging"] if merging else []
+    words += [] if chain is None else ["--chain", str(chain)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -174,7 +133,7 @@ def receiver(kind: str, size: int, *, merging: bool) -> Iterator[str]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process
     finally:
         process.stdin.close()
         if kind == "raw":
@@ -191,9 +150,11 @@ Send = Callable[[Frame], Awaitable[None]]
 class RawSender:
     """The yardstick: blocking ``sendall`` of the same bytes, then a blocking read."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: Tls | None) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self._socket = tls[1].wrap_socket(self._socket, server_hostname="127.0.0.1")
         self._answer = memoryview(bytearray(RECORD_BYTES + len(Reply("merged", "raw").encode())))
 
     async def send(self, frame: Frame) -> None:
@@ -210,10 +171,11 @@ class RawSender:
 
 
 @contextlib.asynccontextmanager
-async def lane_sender(url: str, size: int) -> AsyncIterator[Send]:
+async def lane_sender(url: str, size: int, tls: Tls | None) -> AsyncIterator[Send]:
     """The fast lane, as a node uses it."""
     with tempfile.TemporaryDirectory() as folder:
-        async with HttpNode(config_of("sender", folder), learner=Still(size), peers=()) as node:
+        config = config_of("sender", folder)
+        async with HttpNode(config, learner=Still(size), peers=(), tls=tls) as node:
 
             async def send(frame: Frame) -> None:
                 receipt = await node.world.push(url, frame, PATIENCE_S)
@@ -224,9 +186,9 @@ async def lane_sender(url: str, size: int) -> AsyncIterator[Send]:
 
 
 @contextlib.asynccontextmanager
-async def post_sender(url: str) -> AsyncIterator[Send]:
+async def post_sender(url: str, tls: Tls | None) -> AsyncIterator[Send]:
     """``POST /v1/push``."""
-    async with HttpClient() as client:
+    async with HttpClient(tls[1] if tls is not None else None) as client:
 
         async def send(frame: Frame) -> None:
             receipt = await client.push(url, frame, PATIENCE_S)
@@ -269,27 +231,41 @@ class Row(NamedTuple):
     ratio: float
 
 
-async def measure(size: int, repetitions: int, *, merging: bool) -> list[Row]:
+async def measure(size: int, repetitions: int, *, merging: bool, chain: Path | None) -> list[Row]:
     """Send ``repetitions`` frames of ``size`` params each way, in turns."""
+    tls = None if chain is None else certificates.contexts(chain)
+    is_huge = 4 * size >= HUGE_BYTES
     async with contextlib.AsyncExitStack() as stack:
-        port = stack.enter_context(receiver("raw", size, merging=merging))
-        url = stack.enter_context(receiver("node", size, merging=merging))
-        raw = RawSender(int(port))
+        started = functools.partial(receiver, size=size, merging=merging, chain=chain)
+        port, _ = stack.enter_context(started("raw"))
+        url, process = stack.enter_context(started("node"))
+        raw = RawSender(int(port), tls)
         stack.callback(raw.close)
         ways: dict[str, Send] = {
             "raw": raw.send,
-            "lane": await stack.enter_async_context(lane_sender(url, size)),
-            "post": await stack.enter_async_context(post_sender(url)),
+            "lane": await stack.enter_async_context(lane_sender(url, size, tls)),
         }
+        if not is_huge:
+            ways["post"] = await stack.enter_async_context(post_sender(url, tls))
+        current = ""
+        watch = Watch(lambda: current == "lane")
+        watch.start()
         times: dict[str, list[float]] = {way: [] for way in ways}
         made = frames(size)
         for number in range(WARM_UP + repetitions):
             for way, send in ways.items():
                 frame = next(made)
+                await asyncio.sleep(0)
+                current = way
                 began = time.perf_counter()
                 await send(frame)
+                current = ""
                 if number >= WARM_UP:
                     times[way].append(time.perf_counter() - began)
+        watch.stop()
+        if is_huge:
+            tell("sender", 4 * size, watch.summary())
+            tell("receiver", 4 * size, finished(process))
     what = "merged" if merging else "carried"
     return [row(what, 4 * size, way, times[way], times["raw"]) for way in ways]
 
@@ -301,15 +277,44 @@ def row(what: str, nbytes: int, way: str, taken: list[float], raw: list[float]) 
     return Row(what, nbytes, way, median * 1e3, nbytes / median / 1e9, ratio)
 
 
-async def measure_all(*, quick: bool) -> list[Row]:
+def finished(process: subprocess.Popen[str]) -> dict[str, float]:
+    """End a receiving node and return what it has watched."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    found: dict[str, float] = json.loads(process.stdout.readline())
+    return found
+
+
+def tell(who: str, nbytes: int, watched: dict[str, float]) -> None:
+    """Print the peak of memory and the loop's lag of one process."""
+    models = (watched["peak"] - watched["base"]) / nbytes
+    print(
+        f"  {who}: base {watched['base'] / 1e6:.0f} MB + {models:.2f} models at most (bar 4); loop "
+        f"lag {watched['lag_ms']:.1f} ms at 99.9 % (bar 20), {watched['lag_ms_max']:.1f} ms at "
+        f"most, {watched['samples']} samples",
+        flush=True,
+    )
+
+
+def repetitions_of(nbytes: int, *, quick: bool) -> int:
+    """Return how often frames of ``nbytes`` are sent."""
+    many = next(count for limit, count in REPETITIONS.items() if nbytes <= limit)
+    return max(many // 4, 3) if quick else many
+
+
+async def measure_all(sizes: Sequence[int], *, quick: bool, chain: Path | None) -> list[Row]:
     """Measure all sizes, carried and merged, printing each row as it comes."""
+    bars = BARS if chain is None else TLS_BARS
     rows: list[Row] = []
     print(f"{'':8} {'bytes':>11} {'way':5} {'ms':>9} {'GB/s':>6} {'ratio':>6}")
     for merging in (False, True):
-        for size, repetitions in zip(SIZES, REPETITIONS[quick], strict=True):
-            for one in await measure(size, repetitions, merging=merging):
+        for size in sizes:
+            repetitions = repetitions_of(4 * size, quick=quick)
+            for one in await measure(size, repetitions, merging=merging, chain=chain):
                 rows.append(one)
-                bar = BARS.get(one.way)
+                bar = bars.get(one.way)
                 note = "" if bar is None or merging else f"  bar {bar}"
                 print(
                     f"{one.what:8} {one.nbytes:>11,} {one.way:5} {one.median_ms:>9.3f} "
@@ -327,22 +332,39 @@ def run(coroutine: Any) -> Any:
         return runner.run(coroutine)
 
 
+def params_of(text: str) -> int:
+    """Return the float32 params of a size such as 1GB.
+
+    >>> params_of("340KB"), params_of("1GB")
+    (85000, 250000000)
+    """
+    return int(float(text[:-2]) * UNITS[text[-2:].upper()] / 4)
+
+
 def main() -> None:
     """Measure, or be one of the receivers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.push", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    parser.add_argument("--tls", action="store_true", help="everything over TLS 1.3")
+    parser.add_argument("--size", action="append", type=params_of, help="such as 340KB or 1GB")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--receive", nargs=2, metavar=("KIND", "PARAMS"), help=argparse.SUPPRESS)
     parser.add_argument("--merging", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--chain", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.receive:
         kind, size = options.receive[0], int(options.receive[1])
+        tls = None if options.chain is None else certificates.contexts(options.chain)
         if kind == "raw":
-            receive_raw(size, merging=options.merging)
+            receive_raw(size, merging=options.merging, tls=tls)
         else:
-            run(receive_as_node(size, merging=options.merging))
+            run(receive_as_node(size, merging=options.merging, tls=tls))
         return
-    rows = run(measure_all(quick=options.quick))
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Path(folder) / "chain.pem" if options.tls else None
+        if chain is not None:
+            certificates.make(chain)
+        rows = run(measure_all(options.size or SIZES, quick=options.quick, chain=chain))
     if options.json:
         Path(options.json).write_text(json.dumps([one._asdict() for one in rows], indent=1) + "\n")
 

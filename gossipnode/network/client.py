@@ -13,6 +13,7 @@ import functools
 import json
 import os
 from collections.abc import Coroutine
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -49,9 +50,13 @@ class NoNodeError(NetworkError):
 
 
 class HttpClient:
-    """One session for all peers. Enter it in the running loop; close it there."""
+    """One session for all peers. Enter it in the running loop; close it there.
 
-    def __init__(self) -> None:
+    Addresses that begin with ``https`` are dialled with ``tls``.
+    """
+
+    def __init__(self, tls: SSLContext | None = None) -> None:
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -72,7 +77,10 @@ class HttpClient:
         self._session = aiohttp.ClientSession(
             # One frame is in flight a peer, so the peers bound the connections.
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=DNS_TTL_S
+                limit=0,
+                keepalive_timeout=KEEPALIVE_S,
+                ttl_dns_cache=DNS_TTL_S,
+                ssl=self._tls if self._tls is not None else True,
             ),
             # Each call has one deadline of its own, retry included.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),

@@ -15,6 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,7 +32,7 @@ from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
 from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
-from gossipnode.network.server import Server, bind, origin_of, require_loopback
+from gossipnode.network.server import Server, bind, require_loopback
 from gossipnode.network.systemd import Notifier
 from gossipnode.network.world import DaemonWorld
 from gossipnode.node.node import Node
@@ -78,8 +79,9 @@ class HttpNode(Node):
     """A node that listens and dials: ``async with HttpNode(config) as node: await node.run()``.
 
     ``peers`` defaults to the file that the config names; ``listener`` is a bound socket to use
-    in place of ``network.bind`` and ``network.port``. Entering raises ``ConfigError``,
-    ``DataError``, ``NetworkError`` or ``StorageError``.
+    in place of ``network.bind`` and ``network.port``. ``tls`` is what to serve and what to dial
+    with, in this order: then everything is TLS, and addresses begin with ``https``. Entering
+    raises ``ConfigError``, ``DataError``, ``NetworkError`` or ``StorageError``.
     """
 
     def __init__(
@@ -89,16 +91,18 @@ class HttpNode(Node):
         peers: Sequence[PeerEntry] | None = None,
         learner: Learner | None = None,
         listener: socket.socket | None = None,
+        tls: tuple[SSLContext, SSLContext] | None = None,
     ) -> None:
         if peers is None:
             peers = load_peers(config.swarm.peers) if config.swarm.peers else ()
-        self._daemon = DaemonWorld()
+        serving, dialling = tls if tls is not None else (None, None)
+        self._daemon = DaemonWorld(dialling)
         super().__init__(config, world=self._daemon, peers=peers, learner=learner)
         self.url = ""
         self._listener = listener
-        self.lanes = self._daemon.lanes = Lanes(self) if config.network.lanes else None
+        self.lanes = self._daemon.lanes = Lanes(self, dialling) if config.network.lanes else None
         self.loop_lag = LoopLag()
-        self._server = Server(self, self.lanes, self.loop_lag)
+        self._server = Server(self, self.lanes, self.loop_lag, serving)
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None
 
@@ -109,7 +113,7 @@ class HttpNode(Node):
             self._listener = listener
             host = str(listener.getsockname()[0])
             require_loopback(host, insecure=self.config.network.insecure)
-            self.url = origin_of(listener)
+            self.url = self._server.origin_of(listener)
             self.address = self._advertised(host)
             await self._server.start(listener)
             self._listener = None

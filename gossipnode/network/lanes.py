@@ -13,6 +13,7 @@ import asyncio
 import logging
 import socket
 from dataclasses import dataclass
+from ssl import SSLContext
 
 import numpy as np
 
@@ -67,9 +68,13 @@ class _Way:
 
 
 class Lanes:
-    """All lanes of ``node``. Constructing does nothing; close it in the loop that used it."""
+    """All lanes of ``node``. Constructing does nothing; close it in the loop that used it.
 
-    def __init__(self, node: Node) -> None:
+    Those to ``https`` addresses are opened with ``tls``.
+    """
+
+    def __init__(self, node: Node, tls: SSLContext | None = None) -> None:
+        self._tls = tls
         self.pool = BufferPool(node.config.network.inflight_bytes_max)
         self.partials = Partials(self.pool)
         self._node, self._counters = node, node.counters
@@ -134,7 +139,7 @@ class Lanes:
             raise PeerError("wrong_swarm", f"this is swarm {node.config.swarm.name}")
         if hello.id == node.id:
             raise PeerError("not_a_neighbour", f"{node.id} is this node's own id")
-        if hello.address is not None and not is_address(hello.address):
+        if hello.address is not None and not _is_origin(hello.address):
             raise PeerError("malformed_frame", "Gossipnode-Address is no http://HOST:PORT")
         if self._closed or not node.ready:
             code = "busy" if node.state in ("created", "starting") else "draining"
@@ -227,7 +232,7 @@ class Lanes:
     async def _dial(self, address: str, way: _Way) -> Lane | None:
         try:
             async with asyncio.timeout(OPEN_S):
-                transport, hello, rest = await dial(address, self._hello())
+                transport, hello, rest = await dial(address, self._hello(), self._tls)
         except (LaneRefusedError, TimeoutError) as error:
             self._refused(address, way, error)
             return None
@@ -338,6 +343,11 @@ class Lanes:
         for address, way in tuple(self._ways.items()):
             if way.lane is None and way.opening is None and now > way.retry_at + PAUSE_S_MAX:
                 del self._ways[address]
+
+
+def _is_origin(text: str) -> bool:
+    """Tell whether ``text`` is http://HOST:PORT or https://HOST:PORT, no more."""
+    return is_address(f"http://{text[8:]}" if text.startswith("https://") else text)
 
 
 def _opened(way: _Way, task: asyncio.Task[Lane | None]) -> None:

@@ -14,6 +14,7 @@ import logging
 import socket
 from importlib.metadata import version
 from ipaddress import ip_address
+from ssl import SSLContext
 from typing import Any
 
 from gossipnode.config import NetworkOptions
@@ -72,10 +73,17 @@ class Server:
     """Serves one node. Constructing does nothing; ``start`` takes a socket of ``bind``.
 
     Without ``lanes`` it opens none, and peers push by POST; ``lag`` is for the metrics.
+    With ``tls`` it speaks nothing else.
     """
 
-    def __init__(self, node: Node, lanes: Lanes | None = None, lag: LoopLag | None = None) -> None:
-        self._node, self._lanes, self._lag = node, lanes, lag
+    def __init__(
+        self,
+        node: Node,
+        lanes: Lanes | None = None,
+        lag: LoopLag | None = None,
+        tls: SSLContext | None = None,
+    ) -> None:
+        self._node, self._lanes, self._lag, self._tls = node, lanes, lag, tls
         limit = node.config.network.inflight_bytes_max
         self._pool = BufferPool(limit) if lanes is None else lanes.pool
         self._streams = Streams(node)
@@ -96,8 +104,14 @@ class Server:
             logger=_http_logger(),
         )
         self._acceptor = await asyncio.get_running_loop().create_server(
-            self._http, sock=listener, backlog=BACKLOG
+            self._http, sock=listener, backlog=BACKLOG, ssl=self._tls
         )
+
+    def origin_of(self, listener: socket.socket) -> str:
+        """Return ``http://host:port`` of a bound socket, https with TLS."""
+        host, port = listener.getsockname()[:2]
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def close(self) -> None:
         """End the event streams, let answers under way finish, close; harmless twice."""
@@ -215,12 +229,6 @@ def require_loopback(host: str, *, insecure: bool) -> None:
             key="network.bind",
             allowed="127.0.0.1, ::1, localhost",
         )
-
-
-def origin_of(listener: socket.socket) -> str:
-    """Return ``http://host:port`` of a bound socket."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _cannot_bind(options: NetworkOptions, error: OSError) -> str:

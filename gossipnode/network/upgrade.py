@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from ssl import SSLContext
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -78,19 +79,27 @@ def hand_over(request: BaseRequest, hello: Hello, lane: Lane) -> None:
 # -- the opening end ------------------------------------------------------------------------------
 
 
-async def dial(address: str, hello: Hello) -> tuple[asyncio.Transport, Hello, bytes]:
+async def dial(
+    address: str, hello: Hello, tls: SSLContext | None = None
+) -> tuple[asyncio.Transport, Hello, bytes]:
     """Ask for a lane; return the connection, who answered, and what came behind the 101.
 
-    The connection does not read until its protocol is set. Raises ``OSError`` where nobody
-    listens and ``LaneRefusedError`` where somebody does who opens no lane.
+    ``tls`` is for addresses that begin with ``https``. The connection does not read until its
+    protocol is set. Raises ``OSError`` where nobody listens and ``LaneRefusedError`` where
+    somebody does who opens no lane.
     """
     parts = urlsplit(address)
-    if parts.scheme != "http" or parts.hostname is None or parts.port is None:
-        raise LaneRefusedError("the address is no http://host:port")
+    schemes = ("http",) if tls is None else ("http", "https")
+    if parts.scheme not in schemes or parts.hostname is None or parts.port is None:
+        raise LaneRefusedError(f"the address is no {schemes[-1]}://host:port")
+    secure = tls if parts.scheme == "https" else None
+    name = parts.hostname if secure is not None else None
     loop = asyncio.get_running_loop()
     connection = await _connect(parts.hostname, parts.port)
     try:
-        transport, handshake = await loop.create_connection(_Handshake, sock=connection)
+        transport, handshake = await loop.create_connection(
+            _Handshake, sock=connection, ssl=secure, server_hostname=name
+        )
     except BaseException:
         connection.close()
         raise

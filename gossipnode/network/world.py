@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,12 +29,12 @@ T = TypeVar("T")
 class DaemonWorld:
     """The surroundings of a node in the real world; a ``World`` once it is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: SSLContext | None = None) -> None:
         self.store: Store | None = None
         self.lanes: Lanes | None = None  # without them every push is a POST
         self._at_work: set[int] = set()  # threads; adding and discarding are atomic
         self._files: FileStore | None = None
-        self._client = HttpClient()
+        self._client = HttpClient(tls)
         # An executor starts its thread at the first call, not here.
         self._trainer = ThreadPoolExecutor(1, "train")
         self._worker = ThreadPoolExecutor(1, "work")
