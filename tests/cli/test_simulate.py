@@ -242,6 +242,19 @@ def test_time_may_be_the_budget_and_churn_heeds_it(capsys):
     assert found["faults"]["kill"] > 2
 
 
+def test_churn_ends_with_the_last_nodes_last_round(capsys, folder):
+    """A round is five steps of 10 ms; nobody is killed in the second that twenty of them take."""
+    line = ["-n", "4", "--rounds", "20", "--step-s", "0.01", "--set", "run.evaluate_every=1"]
+    found = simulated(capsys, *line, "--churn", "600:60")
+    assert found["virtual_s"] == pytest.approx(20 * 0.05, abs=1e-6)
+    assert (found["rounds"], found["faults"]) == (20, {})
+    simulated(capsys, *line, "--out", "undisturbed")
+    assert rows(folder / "run") == rows(folder / "undisturbed")
+    churned = simulated(capsys, *CHURNING, "--out", "churned")
+    last = max(row["virtual_s"] for row in rows(folder / "churned") if row["round"] == 40)
+    assert churned["virtual_s"] == last
+
+
 def test_without_checkpoints_churn_forgets(capsys, folder):
     """A node that is killed begins anew, so rounds are measured again from the first."""
     line = [*CHURNING, "--set", "run.evaluate_every=1"]

@@ -5,6 +5,8 @@ Invariant: everything is decided by the plan; no clock but the virtual one is re
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import statistics
 from collections import Counter
 from typing import IO
@@ -23,6 +25,21 @@ from gossipnode.simulation import SimulatedSwarm
 SUMMED = ("bytes_sent", "pushes_sent")
 
 
+class _Churning(SimulatedSwarm):
+    """A swarm whose time can be cut short."""
+
+    def run_unless(self, over: asyncio.Event, seconds: float) -> None:
+        """Let ``seconds`` pass, or fewer: until ``over`` is set."""
+
+        async def wait() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await over.wait()
+
+        self._complete(wait())
+        self._raise_faults()
+
+
 class EventsRun(Run):
     """Runs a plan message by message, in virtual time."""
 
@@ -33,7 +50,7 @@ class EventsRun(Run):
     def _simulate(self, history: IO[str], close: Show) -> Summary:
         plan = self.plan
         churns = plan.conditions.churn is not None
-        swarm = SimulatedSwarm(
+        swarm = _Churning(
             # With churn a node that is done must keep what it has, and it may be killed again.
             with_options(plan.config, {"run.linger": churns}),
             names=plan.names,
@@ -52,7 +69,7 @@ class EventsRun(Run):
 
     # -- time -----------------------------------------------------------------------------------
 
-    def _drive(self, swarm: SimulatedSwarm, recorder: Recorder) -> None:
+    def _drive(self, swarm: _Churning, recorder: Recorder) -> None:
         slow = set(self.plan.conditions.slow(swarm.names, swarm.seed))
         for name, node in swarm.nodes.items():
             self._begin(swarm, recorder, node, slow=name in slow)
@@ -73,15 +90,13 @@ class EventsRun(Run):
             assert self.plan.conditions.stragglers is not None
             swarm.slow_down(node.id, self.plan.conditions.stragglers[1])
 
-    def _churn(self, swarm: SimulatedSwarm, recorder: Recorder, slow: set[str]) -> None:
+    def _churn(self, swarm: _Churning, recorder: Recorder, slow: set[str]) -> None:
         """Kill and restart until every node has once used up its rounds, or time is up."""
         end_s = self.plan.config.run.duration_s
         for instant, name in self.plan.conditions.changes(swarm.names, swarm.seed):
-            if end_s and instant >= end_s:
-                swarm.run(end_s - swarm.time)
-                return
-            swarm.run(instant - swarm.time)
-            if self.interrupted or len(recorder.finished) == len(swarm.names):
+            until = min(instant, end_s or instant)
+            swarm.run_unless(recorder.over, until - swarm.time)
+            if self.interrupted or recorder.over.is_set() or until == end_s:
                 return
             if name in swarm.down:
                 self._begin(swarm, recorder, swarm.restart(name), slow=name in slow)

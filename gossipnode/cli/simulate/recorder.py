@@ -6,6 +6,7 @@ timer, so that a run is the same whoever watches.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from functools import partial
@@ -25,7 +26,8 @@ class Recorder:
     ``history`` gets every row as a JSON line, with the node's id and the virtual time.
     ``distances`` holds (round, consensus distance) of the moments at which the slowest node
     measured a new round. ``reached_s`` is when the mean of the nodes' newest accuracies first
-    was ``target``. ``finished`` are the nodes that have once used up their rounds.
+    was ``target``. ``finished`` are the nodes that have once used up their rounds; with the last of
+    them, ``over`` is set.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Recorder:
         self.distances: list[tuple[int, float]] = []
         self.reached_s: float | None = None
         self.finished: set[str] = set()
+        self.over = asyncio.Event()
         self.round = 0
         self._history, self._show = history, show
         self._at: Counter[int] = Counter()  # nodes by the round that they measured last
@@ -68,6 +71,8 @@ class Recorder:
         self._accuracies += (row["accuracy"] or 0.0) - ((before or {}).get("accuracy") or 0.0)
         if swarm.config.run.rounds and row["round"] >= swarm.config.run.rounds:
             self.finished.add(name)
+            if len(self.finished) == len(swarm.names):
+                self.over.set()
         self._advance(before["round"] if before else None, row["round"])
         if self.reached_s is None and self._reaches_target:
             self.reached_s = round(swarm.time, 6)
