@@ -152,6 +152,10 @@ def test_a_killed_node_is_told_at_once_and_the_rest_finish(tmp_path):
     assert told["failed_nodes"] == [{"id": "node-1", "how": "killed by SIGKILL"}]
     assert told["rounds"] == 400
     assert told["accuracy"]["min"] > 0.8
+    # How far the dead one came holds nobody's display up, and its loss is in no mean.
+    *_, last = lines(command)
+    assert f"round 400/400  loss {told['loss']['mean']:.4f}" in last
+    assert "3 of 4 nodes" in last
 
 
 def test_gossip_runs_with_a_short_period_of_its_own(tmp_path):

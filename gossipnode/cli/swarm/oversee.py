@@ -95,9 +95,15 @@ class Overseer:
         self._ended = asyncio.Event()
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The newest rows of the nodes that live, or of all where none does."""
+        of = [view for view in self.views if view.child.alive] or self.views
+        return [view.row for view in of if view.row is not None]
+
+    @property
     def round(self) -> int:
-        """The round that every node has measured."""
-        return min((view.row["round"] for view in self.views if view.row), default=0)
+        """The round that every node that lives has measured."""
+        return min((row["round"] for row in self.rows), default=0)
 
     def attach(self) -> None:
         """Begin to listen, in the running loop."""

@@ -70,7 +70,7 @@ class Table:
         """Redraw."""
         from rich.text import Text
 
-        lines = [self._title, _summary_line(overseer, self._rounds), *_rows(overseer.views)]
+        lines = [self._title, _summary_line(overseer, self._rounds), *_rows(overseer)]
         self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def died(self, child: Child) -> None:
@@ -91,7 +91,7 @@ def progress(title: str, rounds: int) -> Lines | Table:
 
 def _summary_line(overseer: Overseer, rounds: int) -> str:
     views = overseer.views
-    rows = [view.row for view in views if view.row is not None]
+    rows = overseer.rows
     alive = sum(view.child.alive for view in views)
     if not rows:
         ready = sum(view.was_ready for view in views)
@@ -102,11 +102,11 @@ def _summary_line(overseer: Overseer, rounds: int) -> str:
     return "  ".join(words)
 
 
-def _rows(views: Sequence[View]) -> list[str]:
+def _rows(overseer: Overseer) -> list[str]:
+    views = overseer.views
     head = ["node", "state", "round", "loss", "accuracy", "sent", "peers"]
     if len(views) <= ROWS_MAX:
         return columns(head, [_cells(view) for view in views])
-    rows = [view.row for view in views if view.row is not None]
     counts = {state: 0 for view in views if (state := _state(view))}
     for view in views:
         counts[_state(view)] += 1
@@ -115,7 +115,7 @@ def _rows(views: Sequence[View]) -> list[str]:
     for name, choose in (("least", min), ("mean", statistics.fmean), ("greatest", max)):
         cells: list[str] = [name, ""]
         for key in ("round", "loss", "accuracy", "bytes_sent", "peers"):
-            values = _values(rows, key)
+            values = _values(overseer.rows, key)
             cells.append(_cell(key, choose(values)) if values else "")
         table.append(cells)
     return [states, *columns(head, table)]
