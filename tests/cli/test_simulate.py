@@ -293,6 +293,20 @@ def test_an_interrupt_sums_up_what_there_is(folder, number):
     assert (folder / "run" / "model.safetensors").exists()
 
 
+def test_an_interrupt_sums_up_the_seeds_that_there_are(folder):
+    with Command(folder, *ENDLESS, "--seeds", "30", "--out", "run") as command:
+        wait_for(lambda: rounds_told(command), "progress")
+        command.signal(signal.SIGINT)
+        assert command.end() == app.INTERRUPTED
+    found = json.loads(command.out.read_text())
+    assert json.loads((folder / "run" / "summary.json").read_text()) == found
+    assert 1 <= len(found["seeds"]) < 30
+    assert max(run["rounds"] for run in found["runs"]) >= 10
+    assert found["accuracy"]["mean"] > 0.1
+    for seed in found["seeds"]:
+        assert (folder / "run" / f"seed-{seed}" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_do_not_outlive_their_parent(folder, number):
     with Command(folder, *ENDLESS, "--seeds", "4", "--out", "run") as command:

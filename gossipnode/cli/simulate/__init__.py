@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ from gossipnode.cli.simulate.matrix import check as check_matrix
 from gossipnode.cli.simulate.outcome import over_seeds, text_of, text_over_seeds
 from gossipnode.cli.simulate.plan import Plan, Run, Show
 from gossipnode.cli.simulate.progress import Progress
-from gossipnode.cli.simulate.seeds import cores, side_by_side
+from gossipnode.cli.simulate.seeds import Interrupt, cores, side_by_side
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
 from gossipnode.errors import ConfigError
@@ -220,9 +221,8 @@ def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
     runs: dict[int, Summary] = {}
     failed: list[dict[str, Any]] = []
     distances: list[tuple[int, float]] = []
-    interrupted = False
-    answers = side_by_side([partial(_seed, one) for one in plans], cores())
-    try:
+    jobs = [partial(_seed, one) for one in plans]
+    with Interrupt() as interrupt, closing(side_by_side(jobs, cores(), interrupt)) as answers:
         for number, answer in answers:
             if "error" in answer:
                 seed = {"seed": plans[number].seed, "how": answer["error"], "code": answer["code"]}
@@ -230,10 +230,6 @@ def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
             else:
                 runs[number] = answer["summary"]
                 distances += [(round_, distance) for round_, distance in answer["distances"]]
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        answers.close()
     failed.sort(key=lambda one: int(one["seed"]))
     failures = [{"seed": one["seed"], "how": one["how"]} for one in failed]
     summary = over_seeds(plan, [runs[number] for number in sorted(runs)], failures)
@@ -241,10 +237,10 @@ def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
     write(plan.out / "summary.json", to_json(summary) + "\n")
     click.echo(to_json(summary) if as_json else text_over_seeds(summary))
     sys.stdout.flush()
-    if plotted and runs:
+    if plotted and runs and not interrupt.came:
         histories = [plans[number].history for number in sorted(runs)]
         draw(plan.out, histories, distances, f"{plan.title}, {len(runs)} seeds")
-    if interrupted:
+    if interrupt.came:
         return INTERRUPTED
     if failed:
         return SOME_FAILED if runs else int(failed[0]["code"])
