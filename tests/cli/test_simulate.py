@@ -383,10 +383,10 @@ def test_gossip_is_as_good_as_that_of_real_processes(capsys, folder):
 NAMES = [f"n{i}" for i in range(50)]
 
 
-@given(st.floats(0.01, 1.0), st.integers(0, 2**32))
+@given(st.floats(0.0, 1.0, exclude_min=True), st.integers(0, 2**32))
 def test_stragglers_are_the_share_that_was_asked_for(share, seed):
     slow = Conditions(stragglers=(share, 2.0)).slow(NAMES, seed)
-    assert len(set(slow)) == len(slow) == round(share * 50)
+    assert len(set(slow)) == len(slow) == max(1, round(share * 50))
     assert slow == Conditions(stragglers=(share, 9.0)).slow(NAMES, seed)
 
 

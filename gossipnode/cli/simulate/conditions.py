@@ -75,11 +75,11 @@ class Conditions:
         return words
 
     def slow(self, names: Sequence[str], seed: int) -> list[str]:
-        """Return who of ``names`` is a straggler."""
+        """Return who of ``names`` is a straggler: the share that was asked for, at least one."""
         if self.stragglers is None:
             return []
         rng = np.random.default_rng([seed, STREAM_STRAGGLERS])
-        count = round(self.stragglers[0] * len(names))
+        count = max(1, round(self.stragglers[0] * len(names)))
         return [names[i] for i in sorted(rng.choice(len(names), count, replace=False))]
 
     def changes(self, names: Sequence[str], seed: int) -> Iterator[tuple[float, str]]:
@@ -113,7 +113,7 @@ def conditions_options(function: F) -> F:
             "--stragglers",
             callback=_pair("--stragglers", (1.0, inf)),
             metavar="SHARE:FACTOR",
-            help="Let this share of the nodes take FACTOR times as long for a step.",
+            help="Let this share of the nodes, at least one, take FACTOR times as long for a step.",
         ),
         click.option(
             "--step-s",
