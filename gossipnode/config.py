@@ -41,6 +41,7 @@ GraphName = Literal[
 ]
 # These bring weights of their own; those of the second line change from round to round.
 OWN_WEIGHTS = frozenset({"d_equi_static", "u_equi_static"})
+DIRECTED = frozenset({"exponential", "d_equi_static"})
 CHANGING = frozenset(
     {"one_peer_exponential", "base", "od_equi_dyn", "ou_equi_dyn", "el_oracle", "el_local"}
 )
@@ -222,16 +223,9 @@ class MergeOptions(Section):
     )
 
 
-class DpsgdOptions(MergeOptions):
-    """D-PSGD: synchronous rounds on a fixed graph."""
+class LockstepOptions(Section):
+    """How long synchronous rounds wait."""
 
-    name: Literal["dpsgd"] = option("dpsgd", "The algorithm.", flag="--algorithm")
-    form: Literal["atc", "cta"] = option(
-        "atc",
-        "atc: adapt, then combine (send the half-step). cta: combine, then adapt (send before "
-        "training; communication overlaps the gradient, but it tolerates smaller steps only).",
-        flag="--form",
-    )
     deadline_s: float = option(
         10.0,
         "How long a round waits for a neighbour's model before its weight goes to the node itself.",
@@ -248,11 +242,66 @@ class DpsgdOptions(MergeOptions):
         ge=0,
         le=86_400,
     )
+
+
+class DpsgdOptions(LockstepOptions, MergeOptions):
+    """D-PSGD: synchronous rounds on a graph."""
+
+    name: Literal["dpsgd"] = option("dpsgd", "The algorithm.", flag="--algorithm")
+    form: Literal["atc", "cta"] = option(
+        "atc",
+        "atc: adapt, then combine (send the half-step). cta: combine, then adapt (send before "
+        "training; communication overlaps the gradient, but it tolerates smaller steps only).",
+        flag="--form",
+    )
     late: Literal["merge", "drop"] = option(
         "merge",
         "A model that comes after its round: merge it (its mixing weight times the staleness "
         "weight) or drop it. Both are counted.",
         flag="--late",
+    )
+
+
+class GradientTrackingOptions(LockstepOptions):
+    """Gradient tracking: each node follows the mean gradient, so that uneven data do no harm."""
+
+    name: Literal["gradient_tracking"] = option(
+        "gradient_tracking", "The algorithm.", flag="--algorithm"
+    )
+    form: Literal["diging", "dsgt"] = option(
+        "dsgt",
+        "dsgt: x ← W(x − ηy). diging: x ← Wx − ηy; it bears smaller steps only. Both send two "
+        "vectors a round, x and the tracker y.",
+        flag="--form",
+    )
+
+
+class CorrectionOptions(LockstepOptions):
+    """Bias correction by the previous round: the optimum, for one vector a round."""
+
+    name: Literal["correction"] = option("correction", "The algorithm.", flag="--algorithm")
+    form: Literal["d2", "exact_diffusion", "extra"] = option(
+        "exact_diffusion",
+        "exact_diffusion: mixes with (I + W)/2. d2: mixes with W, faster, and needs every "
+        "eigenvalue of W above -1/3. extra: mixes before it steps. All need W symmetric and the "
+        "same each round.",
+        flag="--form",
+    )
+
+
+class MomentumOptions(LockstepOptions):
+    """D-PSGD with momentum that knows of the neighbours."""
+
+    name: Literal["momentum"] = option("momentum", "The algorithm.", flag="--algorithm")
+    form: Literal["dmsgd", "decentlam", "qgm"] = option(
+        "qgm",
+        "dmsgd: each its own heavy ball; with uneven data its bias is 1/(1-β) times as large. "
+        "decentlam and qgm (quasi-global momentum): no larger than without momentum.",
+        flag="--form",
+    )
+    beta: float = option(0.9, "β: share of the momentum that stays.", ge=0.0, lt=1.0)
+    mu: float = option(
+        0.9, "μ of qgm: share of the quasi-global momentum that stays.", ge=0.0, lt=1.0
     )
 
 
@@ -495,7 +544,10 @@ class LogOptions(Section):
     )
 
 
-AlgorithmOptions = Annotated[DpsgdOptions | GossipOptions, Field(discriminator="name")]
+AlgorithmOptions = Annotated[
+    DpsgdOptions | GossipOptions | GradientTrackingOptions | CorrectionOptions | MomentumOptions,
+    Field(discriminator="name"),
+]
 
 
 class Config(Section):
@@ -515,17 +567,31 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Config:
-        if self.algorithm.name == "dpsgd":
-            if self.topology.graph == "random":
-                raise ValueError(
-                    "algorithm dpsgd needs fixed neighbours, but topology.graph is random; choose "
-                    "ring, torus, complete, … or algorithm gossip"
-                )
-            if self.algorithm.staleness == "age":
-                raise ValueError(
-                    "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
-                    "polynomial, hinge or exponential"
-                )
+        name, graph = self.algorithm.name, self.topology.graph
+        if isinstance(self.algorithm, LockstepOptions) and graph == "random":
+            raise ValueError(
+                f"algorithm {name} needs fixed neighbours, but topology.graph is random; choose "
+                "ring, torus, complete, … or algorithm gossip"
+            )
+        if isinstance(self.algorithm, DpsgdOptions) and self.algorithm.staleness == "age":
+            raise ValueError(
+                "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
+                "polynomial, hinge or exponential"
+            )
+        takes_gradients = GradientTrackingOptions | CorrectionOptions | MomentumOptions
+        steps = self.training.local_steps if "local_steps" in self.training.model_fields_set else 1
+        if isinstance(self.algorithm, takes_gradients) and steps != 1:
+            raise ValueError(
+                f"algorithm {name} takes one gradient a round, not training.local_steps {steps}: "
+                "leave it out or set it to 1; a larger training.batch_size uses more samples"
+            )
+        if isinstance(self.algorithm, CorrectionOptions) and (
+            self.topology.changes or self.topology.directed or graph in DIRECTED
+        ):
+            raise ValueError(
+                f"algorithm {name} needs a W that is symmetric and the same in every round, which "
+                f"that of {graph} is not; choose ring, torus, hypercube, random_regular, …"
+            )
         if self.algorithm.name == "gossip" and self.topology.changes:
             raise ValueError(
                 f"topology.graph {self.topology.graph} changes with the round, and algorithm "
@@ -562,6 +628,6 @@ class PeerEntry(Section):
         return address.rstrip("/")
 
 
-def algorithm_classes() -> tuple[type[MergeOptions], ...]:
+def algorithm_classes() -> tuple[type[Section], ...]:
     """Return the option classes of all algorithms, in the order of the union."""
     return get_args(get_args(AlgorithmOptions)[0])

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from gossipnode.algorithms.base import Algorithm
+from gossipnode.algorithms.correction import Correction
 from gossipnode.algorithms.dpsgd import DPSGD
 from gossipnode.algorithms.gossip_learning import GossipLearning
-from gossipnode.config import Config, DpsgdOptions, GossipOptions
+from gossipnode.algorithms.gradient_tracking import GradientTracking
+from gossipnode.algorithms.momentum import Momentum
+from gossipnode.config import (
+    Config,
+    CorrectionOptions,
+    DpsgdOptions,
+    GossipOptions,
+    GradientTrackingOptions,
+    MomentumOptions,
+)
 
 
 def build_algorithm(config: Config) -> Algorithm:
@@ -16,3 +26,9 @@ def build_algorithm(config: Config) -> Algorithm:
             return DPSGD(options, tau)
         case GossipOptions():
             return GossipLearning(options, tau)
+        case GradientTrackingOptions():
+            return GradientTracking(options)
+        case CorrectionOptions():
+            return Correction(options)
+        case MomentumOptions():
+            return Momentum(options)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gossipnode.config import Config, MergeOptions, algorithm_classes
+from gossipnode.config import Config, Section, algorithm_classes
 from gossipnode.configfile import Option
 
 
@@ -29,7 +29,7 @@ def variants(option: Option) -> dict[str, FieldInfo]:
     }
 
 
-def algorithm_name(model: type[MergeOptions]) -> str:
+def algorithm_name(model: type[Section]) -> str:
     """Return the name of the algorithm whose options ``model`` holds."""
     return str(model.model_fields["name"].default)
 

@@ -20,10 +20,10 @@ import numpy as np
 import xxhash
 
 from gossipnode.errors import StorageError
+from gossipnode.learning.tensors import NAMES, tensors_of
 from gossipnode.node.world import Snapshot
 
 SUFFIX = ".safetensors"
-DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "int64": "I64", "uint8": "U8"}
 
 
 class FileStore:
@@ -110,7 +110,6 @@ class FileStore:
 
     def _read(self, path: Path) -> Snapshot | None:
         from safetensors import SafetensorError
-        from safetensors.numpy import load
 
         try:
             data = path.read_bytes()
@@ -121,7 +120,7 @@ class FileStore:
             return None
         try:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            return Snapshot(load(data), json.loads(header["__metadata__"]["facts"]))
+            return Snapshot(tensors_of(data), json.loads(header["__metadata__"]["facts"]))
         except (ValueError, KeyError, SafetensorError):
             return None
 
@@ -157,7 +156,7 @@ def _pieces(snapshot: Snapshot) -> list[bytes | memoryview]:
     for name, array in snapshot.arrays.items():
         array = np.ascontiguousarray(array)
         header[name] = {
-            "dtype": DTYPES[array.dtype.name],
+            "dtype": NAMES[array.dtype.name],
             "shape": list(array.shape),
             "data_offsets": [offset, offset + array.nbytes],
         }

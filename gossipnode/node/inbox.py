@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gossipnode.algorithms.base import Algorithm, Arrival, Purpose, Vector
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout, all_finite
@@ -133,12 +135,14 @@ class Inbox:
 
         The arrival's vectors are views of ``body``, which must be writable and never reused.
         """
-        return arrival_of(message, await compute(_read, message, body, size=len(body)))
+        dtype = self.layout.dtype
+        return arrival_of(message, await compute(_read, message, body, dtype, size=len(body)))
 
     async def opened(
         self, message: Message, vectors: Sequence[Vector], compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
+        vectors = _numbers(vectors, self.layout.dtype)
         await compute(_check_finite, message, vectors, size=message.body_bytes)
         return arrival_of(message, vectors)
 
@@ -262,12 +266,19 @@ def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
     return Arrival(message.sender, purpose, message.round, message.age, parts, message.scalars)
 
 
-def _read(message: Message, body: memoryview) -> list[Vector]:
+def _read(message: Message, body: memoryview, dtype: np.dtype[Any]) -> Sequence[Vector]:
     """Return the vectors of ``body``, views of it; raises ``PeerError`` unless they are sound."""
     verify_checksum(message, body)
-    vectors = arrays(message, body)
+    vectors = _numbers(arrays(message, body), dtype)
     _check_finite(message, vectors)
     return vectors
+
+
+def _numbers(vectors: Sequence[Vector], dtype: np.dtype[Any]) -> Sequence[Vector]:
+    """Return ``vectors``, which the wire gives as uint16 where they are bfloat16, as numbers."""
+    if dtype.isbuiltin == 1:  # numpy's own; a dtype's name costs a microsecond
+        return vectors
+    return [vector.view(dtype) for vector in vectors]
 
 
 def _check_finite(message: Message, vectors: Sequence[Vector]) -> None:

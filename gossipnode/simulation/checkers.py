@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossipnode.algorithms.lockstep import Lockstep
-from gossipnode.config import Config, DpsgdOptions, GossipOptions
+from gossipnode.config import Config, DpsgdOptions, GossipOptions, LockstepOptions
+from gossipnode.learning.dtypes import epsilon
 from gossipnode.learning.params import Array, all_finite
 from gossipnode.node.inbox import SENDERS_MAX
 from gossipnode.node.node import Node
@@ -100,7 +101,7 @@ class Checkers:
     def rounding(self, nodes: Sequence[Node], delivered: int) -> float:
         """Return how far rounding can have moved it, after so many deliveries."""
         merges = delivered + sum(node.round for node in nodes) + len(nodes)
-        eps = float(np.finfo(nodes[0].layout.dtype).eps)
+        eps = epsilon(nodes[0].layout.dtype)
         return ROUNDINGS * eps * self.start.largest * merges
 
 
@@ -235,7 +236,7 @@ def longest_round_s(config: Config, step_s: float) -> float:
     """
     training = step_s * config.training.local_steps
     algorithm = config.algorithm
-    if isinstance(algorithm, DpsgdOptions):
+    if isinstance(algorithm, LockstepOptions):
         return 2.0 * (training + max(algorithm.deadline_s, algorithm.start_deadline_s))
     # A period is at most twice ``period_s``, however its jitter is drawn.
     return 2.0 * (training + 2.0 * algorithm.period_s)
@@ -279,7 +280,8 @@ def why_not_preserved(config: Config, nodes: Iterable[Node]) -> str:
         if config.topology.graph in NOT_DOUBLY_STOCHASTIC:
             return f"the W of {config.topology.graph} is not doubly stochastic"
         return _why_not_in_lockstep(nodes)
-    assert isinstance(algorithm, GossipOptions)
+    if not isinstance(algorithm, GossipOptions):
+        return f"{algorithm.name} goes along gradients, whatever training.local_steps is"
     if algorithm.exchange != "push_pull" or algorithm.staleness != "constant":
         return "gossip promises it with push_pull and constant weights alone"
     for node in nodes:

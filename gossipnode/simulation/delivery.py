@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import xxhash
 
 from gossipnode.algorithms.base import Vector
@@ -93,11 +94,16 @@ def checksum_of(message: Message, body: Body) -> int:
         return message.checksum[1]
     assert not isinstance(body, memoryview), "a frame's header has it"
     if len(body) == 1:
-        return xxhash.xxh3_64_intdigest(body[0].data)
+        return xxhash.xxh3_64_intdigest(_memory(body[0]))
     state = xxhash.xxh3_64()
     for vector in body:
-        state.update(vector.data)
+        state.update(_memory(vector))
     return state.intdigest()
+
+
+def _memory(vector: Vector) -> memoryview:
+    """Return the memory of ``vector``; bfloat16, which Python knows not, as bytes."""
+    return vector.data if vector.dtype.isbuiltin == 1 else vector.view(np.uint8).data
 
 
 async def deliver(node: Node, message: Message, body: Body) -> tuple[Receipt, str]:

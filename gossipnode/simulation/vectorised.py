@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gossipnode.config import Config, DpsgdOptions, PeerEntry
 from gossipnode.errors import ConfigError, TrainingError
+from gossipnode.learning.dtypes import computed_in, dtype_of
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import all_finite
 from gossipnode.learning.tasks import Evaluation
@@ -58,6 +59,12 @@ class VectorisedSwarm:
                 f"{config.algorithm.name} is asynchronous: its order of events matters",
                 key="algorithm.name",
                 allowed="dpsgd; the event-driven simulator runs all",
+            )
+        if computed_in(config.task.dtype) != dtype_of(config.task.dtype):
+            raise ConfigError(
+                f"one matrix of all nodes cannot be {config.task.dtype}",
+                key="task.dtype",
+                allowed="float32 and float64; the event-driven simulator takes all",
             )
         self.config, self.form = config, config.algorithm.form
         self.names = tuple(names) or tuple(f"n{i}" for i in range(nodes))

@@ -10,13 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import safetensors.numpy
-
 from gossipnode.cli.results.spread import Spread
 from gossipnode.errors import GossipNodeError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import Array, Layout
 from gossipnode.learning.tasks import Evaluation
+from gossipnode.learning.tensors import tensors_of
 from gossipnode.network import HttpClient
 
 # A model file is its tensors and a header: layout, feature names and statistics as JSON.
@@ -81,7 +80,7 @@ def params_of(data: bytes, layout: Layout) -> Array:
     """Return params, shape (d,), of a safetensors file's bytes that has this layout."""
     params = layout.zeros()
     views = layout.views(params)
-    for name, tensor in safetensors.numpy.load(data).items():
+    for name, tensor in tensors_of(data).items():
         views[name][...] = tensor
     return params
 

@@ -1,0 +1,74 @@
+"""Gradient tracking: x follows y, and y follows the mean of all nodes' gradients.
+
+Round k on node i, y_i^0 = g_i(x_i^0)::
+
+    x_i^{k+1} = Σ_j w_ij (x_j^k − η y_j^k)                          dsgt
+    x_i^{k+1} = Σ_j w_ij x_j^k − η y_i^k                            diging
+    y_i^{k+1} = Σ_j w_ij y_j^k + g_i(x_i^{k+1}) − g_i(x_i^k)        both
+
+The mean of y is the mean of g in every round, so that with a constant step the nodes come to rest
+at the optimum however uneven their data. One lost y would break that for ever, hence restarts:
+y ← g on all nodes in the same round.
+
+Letters: x params, y tracker, g gradient on the node's next batch, W mixing matrix (doubly
+stochastic), η step size. Memory: y and the last g besides x. Two vectors a message.
+
+*Source*: Nedić, Olshevsky, Shi 2017 (DIGing); Pu, Nedić 2021 (DSGT).
+*Differs from the source*: a missed neighbour's weight stays here, and all begin anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gossipnode.algorithms.base import NodeInterface, Vector
+from gossipnode.algorithms.lockstep import Lockstep
+from gossipnode.algorithms.vectors import descend, renew
+from gossipnode.config import GradientTrackingOptions
+
+
+class GradientTracking(Lockstep):
+    """DSGT and DIGing."""
+
+    name = "gradient_tracking"
+    roles = frozenset({"x", "y"})
+    restarting = True
+
+    def __init__(self, options: GradientTrackingOptions) -> None:
+        super().__init__(options.deadline_s, options.start_deadline_s)
+        self.sends_step = options.form == "dsgt"
+        self.y: Vector | None = None
+        self.g: Vector | None = None
+        self.eta = 0.0
+
+    async def step(self, node: NodeInterface, k: int) -> None:
+        """Send x (or x − ηy) and y, mix both, and put in the news of the gradient."""
+        x = node.params
+        if self.y is None or self.g is None:
+            self.g, self.eta = await node.gradient(x)
+            self.y = self.g.copy()
+        y, eta = self.y, self.eta
+        own = {"x": await node.compute(descend, x, y, eta) if self.sends_step else x, "y": y}
+        self.send(node, k, own)
+        mixed = await self.combine(node, k, own)
+        after = mixed["x"] if self.sends_step else await node.compute(descend, mixed["x"], y, eta)
+        await node.commit(after.copy() if after is x else after, before=x, steps=1)
+        g, self.eta = await node.gradient(node.params)
+        self.y = await node.compute(renew, mixed["y"], g, self.g)
+        self.g = g
+
+    def begin_anew(self) -> None:
+        """Set y ← g with the next gradient."""
+        self.y = self.g = None
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return y, g and its η."""
+        if self.y is None or self.g is None:
+            return {}, {}
+        return {"y": self.y, "g": self.g}, {"eta": self.eta}
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Go on with the y and g of an earlier life."""
+        self.y, self.g = arrays.get("y"), arrays.get("g")
+        self.eta = facts.get("eta", 0.0)

@@ -1,0 +1,100 @@
+"""Momentum in D-PSGD: each node's own, or one that follows the whole swarm.
+
+Round k on node i::
+
+    m ← βm + g(x)              x ← Σ_j w_ij (x_j − ηm_j)                        dmsgd
+    g̃ = (x − Σ_j w_ij (x_j − ηg_j))/η      m ← βm + g̃       x ← x − ηm         decentlam
+    m = βm̂ + g(x)              x⁺ = Σ_j w_ij (x_j − ηm_j)
+                               m̂ ← μm̂ + (1 − μ)(x − x⁺)/η                      qgm
+
+With uneven data dmsgd rests where D-PSGD with the step η/(1 − β) does; decentlam and qgm where
+D-PSGD with the step η does. Momentum is never sent, so a lost model costs no more than in D-PSGD.
+
+Letters: x params, g gradient on the node's next batch, m momentum, m̂ quasi-global momentum, W
+mixing matrix (doubly stochastic), η step size, β and μ shares that stay. Memory: one vector.
+
+*Source*: Yu et al. 2019 (DmSGD); Yuan et al. 2021 (DecentLaM); Lin et al. 2021 (QGM).
+*Differs from the source*: m and m̂ keep their meaning when η changes, since they are in units of g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gossipnode.algorithms.base import NodeInterface, Vector
+from gossipnode.algorithms.lockstep import Lockstep
+from gossipnode.algorithms.vectors import decay, descend
+from gossipnode.config import MomentumOptions
+from gossipnode.errors import TrainingError
+
+
+class Momentum(Lockstep):
+    """DmSGD, DecentLaM and quasi-global momentum."""
+
+    name = "momentum"
+
+    def __init__(self, options: MomentumOptions) -> None:
+        super().__init__(options.deadline_s, options.start_deadline_s)
+        self.beta, self.mu = options.beta, options.mu
+        self.own = {"dmsgd": self.dmsgd, "decentlam": self.decentlam, "qgm": self.qgm}[options.form]
+        self.m: Vector | None = None
+
+    async def step(self, node: NodeInterface, k: int) -> None:
+        """Be round ``k`` in the form that was chosen."""
+        x = node.params
+        g, eta = await node.gradient(x)
+        if not eta:
+            raise TrainingError("momentum divides by the step size, which is 0 here")
+        if self.m is None:
+            self.m = np.zeros_like(g)
+        await node.commit(after=await self.own(node, k, x, g, eta), before=x, steps=1)
+
+    async def dmsgd(self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float) -> Vector:
+        """Take a step along the node's own momentum, then mix."""
+        self.m = await node.compute(decay, self.m, g, self.beta)
+        return await self.mixed(node, k, x, self.m, eta)
+
+    async def decentlam(
+        self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float
+    ) -> Vector:
+        """Take mixing for a part of the gradient, and add that up."""
+        moved = await self.mixed(node, k, x, g, eta)
+        self.m = await node.compute(decay, self.m, _direction(x, moved, eta), self.beta)
+        return descend(x, self.m, eta)
+
+    async def qgm(self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float) -> Vector:
+        """Take a step along the momentum of where the whole swarm has gone, then mix."""
+        m = await node.compute(decay, self.m, g, self.beta)
+        moved = await self.mixed(node, k, x, m, eta)
+        gone = _direction(x, moved, eta)
+        gone *= 1 - self.mu
+        self.m = await node.compute(decay, self.m, gone, self.mu)
+        return moved
+
+    async def mixed(
+        self, node: NodeInterface, k: int, x: Vector, direction: Vector, eta: float
+    ) -> Vector:
+        """Send x − η·direction and return its mixture, in memory of its own."""
+        half = await node.compute(descend, x, direction, eta)
+        self.send(node, k, {"x": half})
+        mixed = (await self.combine(node, k, {"x": half}))["x"]
+        return mixed.copy() if mixed is half else mixed
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return the momentum."""
+        return ({} if self.m is None else {"m": self.m}), {}
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Go on with the momentum of an earlier life."""
+        del facts
+        self.m = arrays.get("m")
+
+
+def _direction(x: Vector, moved: Vector, eta: float) -> Vector:
+    """Return (x − moved)/η."""
+    found = np.subtract(x, moved)
+    found /= eta
+    return found

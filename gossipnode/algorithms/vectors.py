@@ -1,0 +1,27 @@
+"""Sums of vectors that the algorithms share; each returns a new vector."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gossipnode.algorithms.base import Vector
+
+
+def descend(x: Vector, direction: Vector, eta: float) -> Vector:
+    """Return x − η·direction."""
+    step = np.multiply(direction, eta, dtype=direction.dtype)
+    return np.subtract(x, step, out=step)
+
+
+def decay(m: Vector, g: Vector, share: float) -> Vector:
+    """Return share·m + g."""
+    found = np.multiply(m, share, dtype=m.dtype)
+    found += g
+    return found
+
+
+def renew(y: Vector, new: Vector, old: Vector) -> Vector:
+    """Return y + new − old."""
+    found = np.subtract(new, old)
+    found += y
+    return found

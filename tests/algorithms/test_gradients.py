@@ -1,0 +1,300 @@
+"""Algorithms that use gradients: exact recursions, published figures, and what a loss must not do.
+
+The oracle is each method as a few dense matrix products on Q16; the figures are of how many rounds
+it takes to come within 1e-8 of the optimum, and of where momentum comes to rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from memory_swarm import swarm_of
+from q16 import q16, ring16
+
+from gossipnode.algorithms import build_algorithm
+from gossipnode.algorithms.lockstep import Lockstep
+from gossipnode.config import Config
+from gossipnode.configfile import load_config
+from gossipnode.errors import ConfigError
+from gossipnode.simulation import Link, SimulatedSwarm
+from gossipnode.simulation import loop as virtual_time
+
+Matrix = Any
+A, b, BEST = q16()
+W, EYE = ring16(), np.eye(16)
+NAMES = [f"n{i:02d}" for i in range(16)]
+BETA = MU = 0.9
+
+
+def gradients(X: Matrix) -> Matrix:
+    return np.einsum("nij,nj->ni", A, X) - b
+
+
+def diging(X: Matrix, eta: float) -> Iterator[Matrix]:
+    g = gradients(X)
+    Y = g
+    while True:
+        X = W @ X - eta * Y
+        Y, g = W @ Y + gradients(X) - g, gradients(X)
+        yield X
+
+
+def dsgt(X: Matrix, eta: float) -> Iterator[Matrix]:
+    g = gradients(X)
+    Y = g
+    while True:
+        X = W @ (X - eta * Y)
+        Y, g = W @ Y + gradients(X) - g, gradients(X)
+        yield X
+
+
+def d2(X: Matrix, eta: float, V: Matrix = W) -> Iterator[Matrix]:
+    """x^{k+1} = V(2x^k − x^{k−1} − η(g^k − g^{k−1})), as the papers write it."""
+    old, g_old = X, gradients(X)
+    X = V @ (X - eta * g_old)
+    yield X
+    while True:
+        g = gradients(X)
+        X, old, g_old = V @ (2 * X - old - eta * (g - g_old)), X, g
+        yield X
+
+
+def exact_diffusion(X: Matrix, eta: float) -> Iterator[Matrix]:
+    return d2(X, eta, (EYE + W) / 2)
+
+
+def extra(X: Matrix, eta: float) -> Iterator[Matrix]:
+    old, g_old = X, gradients(X)
+    X = W @ X - eta * g_old
+    yield X
+    while True:
+        g = gradients(X)
+        X, old, g_old = (EYE + W) @ X - (EYE + W) / 2 @ old - eta * (g - g_old), X, g
+        yield X
+
+
+def dmsgd(X: Matrix, eta: float) -> Iterator[Matrix]:
+    m = np.zeros_like(X)
+    while True:
+        m = BETA * m + gradients(X)
+        X = W @ (X - eta * m)
+        yield X
+
+
+def decentlam(X: Matrix, eta: float) -> Iterator[Matrix]:
+    m = np.zeros_like(X)
+    while True:
+        m = BETA * m + (X - W @ (X - eta * gradients(X))) / eta
+        X = X - eta * m
+        yield X
+
+
+def qgm(X: Matrix, eta: float) -> Iterator[Matrix]:
+    hat = np.zeros_like(X)
+    while True:
+        new = W @ (X - eta * (BETA * hat + gradients(X)))
+        hat, X = MU * hat + (1 - MU) * (X - new) / eta, new
+        yield X
+
+
+Recursion = Callable[[Matrix, float], Iterator[Matrix]]
+FORMS: dict[str, tuple[str, Recursion]] = {
+    "diging": ("gradient_tracking", diging),
+    "dsgt": ("gradient_tracking", dsgt),
+    "d2": ("correction", d2),
+    "exact_diffusion": ("correction", exact_diffusion),
+    "extra": ("correction", extra),
+    "dmsgd": ("momentum", dmsgd),
+    "decentlam": ("momentum", decentlam),
+    "qgm": ("momentum", qgm),
+}
+UNBIASED = [form for form, (name, _) in FORMS.items() if name != "momentum"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("q16") / "q16.npz"
+    np.savez(path, A=A, b=b)
+    return f"npz:{path}"
+
+
+def config(source: str, form: str, eta: float, **flags: Any) -> Config:
+    common = {
+        "task.kind": "quadratic",
+        "task.dtype": "float64",
+        "data.source": source,
+        "training.learning_rate": eta,
+        "algorithm.name": FORMS[form][0],
+        "algorithm.form": form,
+        "run.evaluate_every": 0,
+    }
+    return load_config(flags={**common, **{k.replace("__", "."): v for k, v in flags.items()}})
+
+
+def start() -> Matrix:
+    return np.zeros((16, 10))
+
+
+# -- the recursions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sixteen_nodes_are_the_dense_recursion(source: str, form: str) -> None:
+    rounds, eta = 40, 0.05
+    models = {}
+
+    async def main() -> None:
+        async with swarm_of(config(source, form, eta, run__rounds=rounds), NAMES) as swarm:
+            await swarm.run()
+            models["X"] = swarm.models()
+            for node in swarm.nodes.values():
+                assert node.counters.get("missing_models") == 0
+                assert node.counters.get("restarts") == 0
+                assert node.age == rounds
+
+    virtual_time.run(main())
+    expected = next(islice(FORMS[form][1](start(), eta), rounds - 1, None))
+    np.testing.assert_allclose(models["X"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", UNBIASED)
+def test_the_mean_goes_along_the_mean_gradient(form: str) -> None:
+    """x̄^{k+1} = x̄^k − ηḡ^k for corrections; for trackers with the mean of y, which is ḡ."""
+    eta, before = 0.05, start()
+    for X in islice(FORMS[form][1](start(), eta), 500):
+        expected = before.mean(0) - eta * gradients(before).mean(0)
+        np.testing.assert_allclose(X.mean(0), expected, rtol=0, atol=1e-12)
+        before = X
+
+
+@pytest.mark.parametrize(
+    ("form", "rounds"),
+    [
+        ("diging", {0.02: 1093, 0.05: 1053, 0.1: 1607}),
+        ("d2", {0.05: 600, 0.1: 317, 0.2: 171, 0.3: 149}),
+        ("exact_diffusion", {0.05: 491, 0.1: 334, 0.2: 201, 0.3: 315}),
+        ("extra", {0.05: 491, 0.1: 327, 0.2: 202, 0.3: 327}),
+    ],
+)
+def test_rounds_to_the_optimum_are_the_published_ones(form: str, rounds: dict[float, int]) -> None:
+    for eta, published in rounds.items():
+        for X in islice(FORMS[form][1](start(), eta), published - 2):
+            assert np.sqrt(((X - BEST) ** 2).sum(1).mean()) >= 1e-8
+        last = list(islice(FORMS[form][1](start(), eta), published + 1))[-1]
+        assert np.sqrt(((last - BEST) ** 2).sum(1).mean()) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("form", "eta", "distance", "spread"),
+    [
+        ("dmsgd", 0.01, 0.1208488, 1.057010),  # D-PSGD's of η/(1 − β) = 0.1
+        ("decentlam", 0.01, 0.0274152, 0.2511296),  # D-PSGD's of η = 0.01
+        ("qgm", 0.01, 0.0274152, 0.2511296),
+    ],
+)
+def test_momentum_rests_where_it_should(
+    form: str, eta: float, distance: float, spread: float
+) -> None:
+    X = next(islice(FORMS[form][1](start(), eta), 8000, None))
+    assert np.linalg.norm(X.mean(0) - BEST) == pytest.approx(distance, rel=5e-6)
+    away = np.sqrt(((X - X.mean(0)) ** 2).sum(1).mean())
+    assert away == pytest.approx(spread, rel=5e-6)
+
+
+# -- what goes wrong ----------------------------------------------------------------------------
+
+
+# η and rounds that are enough to come to rest after the trouble.
+ENOUGH = {
+    form: (0.05, 1300) if FORMS[form][0] == "gradient_tracking" else (0.2, 450) for form in FORMS
+}
+
+
+def disturbed(source: str, form: str) -> tuple[float, list[int]]:
+    """Let nobody hear one node for a while: how far all end from the optimum, and the restarts.
+
+    It hears the others, so that W is not symmetric meanwhile; a cut both ways would do no harm.
+    """
+    eta, rounds = ENOUGH[form]
+    settings = config(
+        source, form, eta, run__rounds=rounds, algorithm__deadline_s=0.1,
+        algorithm__start_deadline_s=0.1, network__push_timeout_s=0.1,
+    )  # fmt: skip
+    link = Link(latency_s=0.001)
+    with SimulatedSwarm(settings, names=NAMES, seed=1, link=link, objects=True) as swarm:
+        swarm.run(0.1)
+        swarm.cut(NAMES[:1], NAMES[1:])
+        swarm.run(0.3)
+        swarm.heal()
+        swarm.run_to_end(within=60)
+        away = float(np.abs(swarm.models() - BEST).max())
+        return away, [node.counters.get("restarts") for node in swarm.nodes.values()]
+
+
+@pytest.mark.parametrize("form", UNBIASED)
+def test_after_a_loss_all_begin_anew_and_reach_the_optimum(source: str, form: str) -> None:
+    away, restarts = disturbed(source, form)
+    assert away < 1e-5
+    assert min(restarts) > 0
+
+
+@pytest.mark.parametrize("form", ["dsgt", "exact_diffusion"])
+def test_without_beginning_anew_a_loss_leaves_an_error_for_ever(
+    monkeypatch: pytest.MonkeyPatch, source: str, form: str
+) -> None:
+    monkeypatch.setattr(Lockstep, "restart_is_due", lambda self, k: False)
+    away, _ = disturbed(source, form)
+    assert away > 1e-4  # ten times what is left where they do
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:
+    """All stop in the same round, with nothing under way, and start again from their disks."""
+    settings = config(source, form, 0.05, run__rounds=30, run__linger=True, checkpoint__every_s=0.0)
+    link = Link(latency_s=0.001)
+    with SimulatedSwarm(settings, names=NAMES, link=link, stores=True) as swarm:
+        swarm.run_until(lambda: all(n.state == "finished" for n in swarm.up), within=10, every=0.1)
+        swarm.stop(*NAMES)
+        longer = settings.run.model_copy(update={"rounds": 60})
+        swarm.config = settings.model_copy(update={"run": longer})
+        for name in NAMES:
+            swarm.restart(name)
+        swarm.run_until(lambda: all(n.round == 60 for n in swarm.up), within=60, every=0.1)
+        for node in swarm.up:
+            assert node.counters.get("restarts") == 0
+        X = swarm.models()
+    expected = next(islice(FORMS[form][1](start(), 0.05), 59, None))
+    np.testing.assert_allclose(X, expected, rtol=0, atol=1e-12)
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "flags", "what"),
+    [
+        ("d2", {"topology__graph": "exponential"}, "symmetric and the same in every round"),
+        ("extra", {"topology__graph": "one_peer_exponential"}, "the same in every round"),
+        ("dsgt", {"topology__graph": "random"}, "needs fixed neighbours"),
+        ("qgm", {"training__local_steps": 5}, "one gradient a round"),
+    ],
+)
+def test_what_an_algorithm_cannot_bear_is_refused(
+    source: str, form: str, flags: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(ConfigError, match=what):
+        config(source, form, 0.05, **flags)
+
+
+def test_a_state_of_another_form_is_not_taken_up(source: str) -> None:
+    one = build_algorithm(config(source, "extra", 0.05))
+    other = build_algorithm(config(source, "d2", 0.05))
+    other.restore({"psi": start()[0]}, {"form": "d2"})
+    arrays, facts = other.state()
+    assert arrays
+    one.restore(arrays, facts)
+    assert one.state()[0] == {}
