@@ -69,6 +69,8 @@ def command(names: tuple[str, ...], as_json: bool, **given: Any) -> None:
     A round to 1e-3 shrinks the nodes' disagreement to a thousandth: predicted from W's spectrum
     for the worst start, measured from one random start.
     """
+    if given["law"] and given["draw"] is not None:
+        raise click.UsageError("--law fits numbers over many sizes: there is no graph to --draw")
     if given["law"]:
         click.echo(_laws(names, as_json))
         return

@@ -216,6 +216,9 @@ def test_it_takes_the_config_and_the_peers_that_deploy(capsys, folder):
         ("--rounds 0 --duration-s 60", "--latency"),
         ("--rounds 0 --duration-s 60 --loss 0.5 --step-s 1 --local-steps 0", "--step-s"),
         ("--rounds 0 --duration-s 60 --latency 1 -n 1", "--step-s"),
+        ("--rounds 0 --duration-s 20 --latency 1e-12", "--rounds"),
+        ("--rounds 0 --duration-s 1e9 --bandwidth 1T", "--rounds"),
+        ("--rounds 0 --duration-s 20 --algorithm gossip --period-s 1e-9", "--rounds"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_kept(line, hint, capsys, folder):
@@ -224,6 +227,11 @@ def test_what_is_wrong_is_told_before_anything_is_kept(line, hint, capsys, folde
     assert error.startswith("error: ")
     assert hint in error
     assert not list(folder.iterdir())
+
+
+def test_one_node_is_one(capsys):
+    assert app.run(["simulate", "-n", "1", "--rounds", "1", "--no-plot", "--out", "run"]) == app.OK
+    assert "1 simulated node, dpsgd" in capsys.readouterr().err
 
 
 def test_divergence_has_its_exit_code(capsys):
@@ -269,7 +277,7 @@ def test_without_checkpoints_churn_forgets(capsys, folder):
     assert begun("kept") < 6 + kept["faults"]["restart"] / 2
 
 
-@pytest.mark.parametrize("line", ["--latency 1", "--step-s 1", "--bandwidth 1Mbit"])
+@pytest.mark.parametrize("line", ["--latency 1", "--step-s 1", "--bandwidth 1Mbit", "--jitter 1"])
 def test_time_may_be_the_budget_of_rounds_that_take_some(line, capsys):
     found = simulated(capsys, "--rounds", "0", "--duration-s", "20", "-n", "3", *line.split())
     assert found["rounds"] > 2

@@ -136,6 +136,7 @@ def test_the_matrix_diverges_with_an_exit_code_of_its_own(capsys):
         ("--churn 10:1 --bandwidth 1M", "--bandwidth, --churn"),
         ("--seed 1", "swarm.seed"),
         ("--target-accuracy 0.9", "--target-accuracy"),
+        ("--target-accuracy 0", "--target-accuracy"),
         ("--algorithm gossip", "asynchronous"),
         ("--duration-s 60", "run.duration_s"),
         ("--rounds 0", "run.rounds"),

@@ -125,6 +125,7 @@ def test_drawing_that_cannot_be(capsys, monkeypatch):
         ("topology base --weights uniform", "auto"),
         ("topology explicit", "--edges"),
         ("topology --law rings", "'ring'"),
+        ("topology --law --draw x.png", "no graph to --draw"),
         ("topology ring -n 0", "1<=x"),
         ("topology complete -n 5000", "up to 4000"),
         ("plan --up 10furlongs", "100Mbit"),

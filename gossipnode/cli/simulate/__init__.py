@@ -28,6 +28,7 @@ from gossipnode.cli.app import (
     USAGE,
     notes,
 )
+from gossipnode.cli.columns import quantity
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.flags import (
     OptionsCommand,
@@ -66,6 +67,8 @@ OWN = {
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {"run": {"rounds": 200}}
 NODES = 8
+# Where one takes a millisecond here, which is little, these take eleven days.
+ROUNDS_MAX = 1e9
 
 
 @click.command(
@@ -164,9 +167,11 @@ def _plan(config: Config, given: dict[str, Any]) -> Plan:
         check_matrix(plan)
     else:
         _check_events(plan)
-    first_learner(
+    learner = first_learner(
         config, [PeerEntry(id=n, address=f"http://simulated:{i + 1}") for i, n in enumerate(names)]
     )
+    if not config.run.rounds:
+        _check_duration(plan, learner.layout.nbytes)
     return replace(plan, out=new_folder(given["out"]))
 
 
@@ -179,13 +184,19 @@ def _check_events(plan: Plan) -> None:
         )
     if conditions.stragglers and not conditions.step_s:
         raise click.UsageError("--stragglers needs --step-s: a step that takes no time is not slow")
-    steps_take_time = conditions.step_s and plan.config.training.local_steps
-    wires_take_time = conditions.travel_takes_time and len(plan.names) > 1
-    has_period = getattr(plan.config.algorithm, "period_s", 0.0) > 0
-    if not (run.rounds or has_period or steps_take_time or wires_take_time):
+
+
+def _check_duration(plan: Plan, model_bytes: int) -> None:
+    """Refuse a time that comes to its end only after more rounds than anyone waits for."""
+    config, conditions = plan.config, plan.conditions
+    round_s = conditions.step_s * config.training.local_steps
+    round_s += getattr(config.algorithm, "period_s", 0.0)
+    if len(plan.names) > 1:
+        round_s += conditions.travel_s(model_bytes)
+    if config.run.duration_s > ROUNDS_MAX * round_s:
         raise ConfigError(
-            f"rounds of {plan.config.algorithm.name} take no time here, so time never comes to "
-            "its end",
+            f"rounds of {config.algorithm.name} take {quantity(round_s, 's')} here, "
+            "so time never comes to its end",
             key="run.duration_s",
             allowed="with --rounds, or with what takes time: --step-s or --latency",
         )

@@ -43,10 +43,10 @@ class Conditions:
     stragglers: Pair | None = None
     churn: Pair | None = None
 
-    @property
-    def travel_takes_time(self) -> bool:
-        """Whether a push is on its way for a while."""
-        return bool(self.latency or self.jitter or self.bandwidth)
+    def travel_s(self, model_bytes: int) -> float:
+        """Return how long a push is on its way in the mean, alone on its lines."""
+        speeds = self.bandwidth or ()
+        return self.latency + self.jitter / 2 + sum(model_bytes * BITS / bps for bps in speeds)
 
     @property
     def link(self) -> Link:

@@ -38,7 +38,8 @@ def check(plan: Plan) -> None:
             allowed="--algorithm dpsgd, " + events,
         )
     flags = [word for word in plan.conditions.flags() if word.startswith("--")]
-    flags += ["--seed"] * bool(plan.seed) + ["--target-accuracy"] * bool(plan.target_accuracy)
+    flags += ["--seed"] * bool(plan.seed)
+    flags += ["--target-accuracy"] * (plan.target_accuracy is not None)
     if flags:
         raise click.UsageError(
             f"--engine matrix knows no time, network or faults: leave out {', '.join(flags)} "

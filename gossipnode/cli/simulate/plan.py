@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from gossipnode.cli.columns import count
 from gossipnode.cli.flags import with_options
 from gossipnode.cli.results import Summary, config_text, to_json, write
 from gossipnode.cli.simulate.conditions import Conditions
@@ -38,9 +39,8 @@ class Plan:
     def title(self) -> str:
         """The run in a few words."""
         graph, algorithm = self.config.topology.graph, self.config.algorithm.name
-        return (
-            f"{len(self.names)} simulated nodes, {algorithm} on {graph}, {self.config.data.source}"
-        )
+        nodes = count(len(self.names), "simulated node")
+        return f"{nodes}, {algorithm} on {graph}, {self.config.data.source}"
 
     @property
     def history(self) -> Path:
