@@ -123,12 +123,8 @@ class EventsRun(Run):
         sent, pushes = (self._total(swarm, key) for key in SUMMED)
         round_times = [t for node in swarm.up for t in node.round_times]
         return {
-            "engine": plan.engine,
-            "nodes": len(swarm.names),
-            "topology": plan.config.topology.graph,
-            "algorithm": plan.config.algorithm.name,
-            "seed": plan.seed,
-            "swarm_seed": plan.config.swarm.seed,
+            **plan.facts,
+            **plan.seeds,
             "accuracy": least_to_greatest([e.accuracy for e in found if e.accuracy is not None]),
             "loss": least_to_greatest(losses),
             "consensus_distance": spread.distance,

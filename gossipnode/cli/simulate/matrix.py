@@ -126,12 +126,8 @@ class MatrixRun(Run):
         keep_mean(plan.out, spread, swarm.learner.layout, self._facts(swarm))
         sent = swarm.traffic.bytes_sent.tolist()
         return {
-            "engine": plan.engine,
-            "nodes": len(swarm.names),
-            "topology": plan.config.topology.graph,
-            "algorithm": plan.config.algorithm.name,
-            "seed": plan.seed,
-            "swarm_seed": plan.config.swarm.seed,
+            **plan.facts,
+            **plan.seeds,
             "measured_nodes": len(self.measured),
             "accuracy": least_to_greatest(_known(row["accuracy"] for row in self._rows)),
             "loss": least_to_greatest(_known(row["loss"] for row in self._rows)),

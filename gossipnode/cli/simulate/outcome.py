@@ -80,10 +80,7 @@ def _sent(summary: Summary) -> str:
 def over_seeds(plan: Plan, runs: Sequence[Summary], failed: Sequence[dict[str, Any]]) -> Summary:
     """Return the summary of several: mean and spread over the seeds, and each one's own."""
     return {
-        "engine": plan.engine,
-        "nodes": len(plan.names),
-        "topology": plan.config.topology.graph,
-        "algorithm": plan.config.algorithm.name,
+        **plan.facts,
         "seeds": [run["seed"] for run in runs],
         "rounds": min((run["rounds"] for run in runs), default=0),
         "target_accuracy": plan.target_accuracy,

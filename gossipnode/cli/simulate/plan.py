@@ -43,6 +43,21 @@ class Plan:
         return f"{nodes}, {algorithm} on {graph}, {self.config.data.source}"
 
     @property
+    def facts(self) -> Summary:
+        """What every summary of the plan begins with: its own, or that of several seeds."""
+        return {
+            "engine": self.engine,
+            "nodes": len(self.names),
+            "topology": self.config.topology.graph,
+            "algorithm": self.config.algorithm.name,
+        }
+
+    @property
+    def seeds(self) -> Summary:
+        """What decides every chance."""
+        return {"seed": self.seed, "swarm_seed": self.config.swarm.seed}
+
+    @property
     def history(self) -> Path:
         """The file that gets every measurement."""
         return self.out / "history.jsonl"
