@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, overload
 
 import xxhash
 
-from gossipnode.config import Config, PeerEntry, TopologyOptions
+from gossipnode.config import Config, CorrectionOptions, PeerEntry, TopologyOptions
 from gossipnode.errors import ConfigError, DataError, nearest_spelling
 from gossipnode.topology import Graph, build_graph
 from gossipnode.topology.weights import default_rule
@@ -34,6 +34,10 @@ SEQUENCE_OPTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+# D² needs every eigenvalue of W above −1/3; an even ring with weights 1/3 has it to the digit.
+D2_EIGENVALUE_MIN = -1 / 3 - 1e-9
+
+
 class Directory(Sequence[PeerEntry]):
     """All nodes in the order of the peer list, by number and by id."""
 
@@ -43,6 +47,7 @@ class Directory(Sequence[PeerEntry]):
         self.number = {peer_id: number for number, peer_id in enumerate(self.ids)}
         self._graphs: dict[str, tuple[Graph, str, str]] = {}
         self._sequences: dict[str, GraphSequence] = {}
+        self._checked: set[str] = set()
 
     @classmethod
     def of(cls, entries: Sequence[PeerEntry]) -> Directory:
@@ -111,6 +116,23 @@ class Directory(Sequence[PeerEntry]):
                 graph, rule, _ = self.graph(config)
                 self._sequences[key] = static_sequence(graph, rule, lazy=topology.lazy)
         return self._sequences[key]
+
+    def check(self, config: Config) -> None:
+        """Raise ``ConfigError`` where the algorithm cannot bear the config's W."""
+        algorithm, key = config.algorithm, _key(config)
+        if not isinstance(algorithm, CorrectionOptions) or algorithm.form != "d2":
+            return
+        if key not in self._checked and len(self) > 1:
+            from gossipnode.topology.eigen import smallest
+
+            low = smallest(self.sequence(config).at(0))
+            if low < D2_EIGENVALUE_MIN:
+                raise ConfigError(
+                    f"d2 diverges on this W: its least eigenvalue is {low:.3f}, below -1/3",
+                    key="algorithm.form",
+                    allowed="exact_diffusion or extra, or topology.lazy = true",
+                )
+            self._checked.add(key)
 
     def fingerprint(self, config: Config) -> str:
         """Return 16 hexadecimal digits that nodes compare before they mix.

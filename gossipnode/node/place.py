@@ -69,6 +69,7 @@ def find_place(config: Config, peers: Sequence[PeerEntry], node_id: str = "") ->
         )
     if config.topology.changes:
         return _place_in_sequence(config, directory, i)
+    directory.check(config)
     return _place_in_graph(config, directory, i)
 
 

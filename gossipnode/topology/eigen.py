@@ -68,6 +68,13 @@ def rho(mixing: Mixing) -> float:
     return sparse_rho(mixing) if symmetric else float(np.sqrt(_gram_norm(mixing)))
 
 
+def smallest(mixing: Mixing) -> float:
+    """Return λ_min of a symmetric W, of 2 nodes or more."""
+    if mixing.nodes <= DENSE_MAX:
+        return float(np.linalg.eigvalsh(mixing.dense())[0])
+    return _ends(mixing).low
+
+
 def dense_rho(W: Floats, *, symmetric: bool) -> float:
     """Return ‖W − J‖₂ of a dense W."""
     Z: Floats = W - 1.0 / len(W)

@@ -17,9 +17,10 @@ from q16 import q16, ring16
 
 from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.lockstep import Lockstep
-from gossipnode.config import Config
+from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_config
 from gossipnode.errors import ConfigError
+from gossipnode.node.place import find_place
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation import loop as virtual_time
 
@@ -288,6 +289,17 @@ def test_what_an_algorithm_cannot_bear_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=what):
         config(source, form, 0.05, **flags)
+
+
+def test_d2_refuses_a_w_with_too_small_an_eigenvalue_and_lists_what_serves(source: str) -> None:
+    """Best constant weights on a ring of 16: λ_min = −0.927, by the Laplacian's spectrum."""
+    listed = [PeerEntry(id=name, address=f"http://{name}:1") for name in NAMES]
+    best = {"topology__weights": "best_constant"}
+    with pytest.raises(ConfigError, match=r"least eigenvalue is -0\.927.*exact_diffusion"):
+        find_place(config(source, "d2", 0.05, **best), listed, NAMES[0])
+    find_place(config(source, "d2", 0.05, topology__lazy=True, **best), listed, NAMES[0])
+    find_place(config(source, "d2", 0.05), listed, NAMES[0])  # an even ring is at -1/3 exactly
+    find_place(config(source, "extra", 0.05, **best), listed, NAMES[0])
 
 
 def test_a_state_of_another_form_is_not_taken_up(source: str) -> None:
