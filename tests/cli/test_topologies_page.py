@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gossipnode.cli import app
+from gossipnode.cli import app, describe
+from gossipnode.configfile import options
 from gossipnode.topology import GRAPHS, SEQUENCES
 
-PAGE = (Path(__file__).parents[2] / "docs/topologies.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/topologies.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```console\n\$ (.*?)\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -45,6 +47,15 @@ def test_every_number_of_the_table(capsys):
         rhos = [f"{facts['rho']:.4f}" for facts in (a, b)]
         assert cells == [*rhos, *(rounds(facts) for facts in (a, b))], name
         assert purpose
+
+
+def test_the_readme_has_a_row_for_every_graph():
+    """Each name once, also `random`, which is none of these but what gossip starts with."""
+    rows = re.findall(r"^\| (`.*?`) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    names = re.findall(r"`([a-z_]+)`", " ".join(rows))
+    (option,) = [option for option in options() if option.key == "topology.graph"]
+    known = describe.choices(option)
+    assert sorted(name for name in names if name in known) == sorted(known)
 
 
 def rounds(facts):
