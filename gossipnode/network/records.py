@@ -36,9 +36,10 @@ REASON_BYTES_MAX: Final = 512
 OFFSET_BYTES: Final = 8
 _HEAD: Final = struct.Struct("<BBHIQ")
 
-# One read of a body. It bounds the time in one callback: libuv reads up to 32 times in a row,
-# 16 MiB here, 4 ms at 4 GB/s.
-READ_BYTES: Final = 2**19
+# One read of a body, as much as a socket seldom holds. libuv reads up to 32 times in a row as long
+# as its buffer comes back full, so this is mostly one read a turn: with 512 KiB it was 16 MiB, and
+# 37 ms where the kernel had to find fresh pages for them.
+READ_BYTES: Final = 2**22
 # One read where a head is expected: a head has some 300 bytes, a frame of digits 2.6 kB. What is
 # read of a body along with it is copied once more: 16 KiB take 1 us.
 HEAD_READ_BYTES: Final = 2**14
