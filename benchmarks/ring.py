@@ -36,7 +36,7 @@ from gossipnode.learning.learner import NumpyLearner, TrainResult
 
 NODES = 8
 # Params -> rounds a block, turns (quick, full).
-BLOCKS = {7_850: (40, (6, 30)), 1_000_000: (8, (4, 20))}
+BLOCKS = {7_850: (40, (5, 30)), 1_000_000: (8, (3, 20))}
 BARS = {7_850: 0.5, 1_000_000: 0.6}
 WARM_UP = 2
 # Nobody is given up on: a round without a model would be cheaper than it should be.

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))  # benchmarks/ is in no package
 compare = importlib.import_module("benchmarks.compare")
 figures = importlib.import_module("benchmarks.figures")
 gradients = importlib.import_module("benchmarks.gradients")
+page = importlib.import_module("benchmarks.page")
 ring = importlib.import_module("benchmarks.ring")
 suite = importlib.import_module("benchmarks.suite")
 teams = importlib.import_module("benchmarks.teams")
@@ -167,6 +168,22 @@ def test_a_benchmark_takes_what_the_suite_gives_it(name):
     assert {"--quick", "--json"} <= options
     if next(one for one in suite.BENCHMARKS if one.name == name).takes_torch:
         assert "--torch-python" in options
+
+
+def test_a_page_gets_the_figures_that_were_measured_and_keeps_the_others():
+    place = "<!-- figures: {} -->\n{}\n<!-- end -->\n"
+    old = f"# A\n{place.format('push', 'old')}B\n{place.format('ring', 'kept')}"
+    new = page.filled(old, run_of(Figure("k", "a push", 2.0, "ms", "less", 1.0)))
+    assert "| a push | 2 ms | ≤ 1, **missed** |" in new
+    assert "old" not in new
+    assert new.startswith("# A\n<!-- figures: push -->\n")
+    assert new.endswith("B\n" + place.format("ring", "kept"))
+    assert page.filled(new, run_of()) == new
+
+
+def test_the_page_has_a_place_for_every_benchmark():
+    names = [name for _, name, _ in page.MARKED.findall(page.PAGE.read_text(encoding="utf-8"))]
+    assert sorted(names) == sorted(suite.NAMES)
 
 
 # -- the contenders -------------------------------------------------------------------------------
