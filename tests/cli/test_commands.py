@@ -15,7 +15,7 @@ import pytest
 from gossipnode.cli import app, describe, reference
 from gossipnode.cli.flags import read_config
 from gossipnode.cli.init import node_file
-from gossipnode.config import Config
+from gossipnode.config import Config, algorithm_classes
 from gossipnode.configfile import load_config, load_peers, options
 from gossipnode.errors import (
     ConfigError,
@@ -214,11 +214,20 @@ def test_every_line_of_node_toml_may_be_uncommented(tmp_path):
             assert option.name in getattr(given, option.section).model_fields_set, option.key
 
 
-def test_the_other_algorithms_lines_load_with_its_name(tmp_path):
-    text = re.sub(r"(?m)^##(?=\w+ = )", "", node_file())
-    text = text.replace('name = "dpsgd"', 'name = "gossip"')
-    (tmp_path / "gossip.toml").write_text(text)
-    assert "period_s" in load_config(tmp_path / "gossip.toml").algorithm.model_fields_set
+ALGORITHMS = {describe.algorithm_name(model): model for model in algorithm_classes()}
+
+
+@pytest.mark.parametrize("name", list(ALGORITHMS)[1:])
+def test_another_algorithms_lines_load_with_its_name(name, tmp_path):
+    owned = [o.name for o in options() if o.section == "algorithm" and name in describe.variants(o)]
+    text = re.sub(rf"(?m)^##(?=({'|'.join(owned)}) = )", "", node_file())
+    text = text.replace('name = "dpsgd"', f'name = "{name}"')
+    # Some take one gradient a round, and refuse any number of steps but that.
+    text = text.replace("\nlocal_steps = ", "\n#local_steps = ")
+    (tmp_path / "node.toml").write_text(text)
+    config = load_config(tmp_path / "node.toml")
+    foreign = set(ALGORITHMS[name].model_fields) - set(ALGORITHMS["dpsgd"].model_fields)
+    assert config.algorithm.model_fields_set == {"name"} | foreign
 
 
 def test_node_toml_names_every_option_once():
