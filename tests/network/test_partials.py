@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
@@ -134,11 +135,14 @@ async def test_an_end_that_has_not_noticed_the_break_hands_over_what_it_has(
 async def test_a_push_that_timed_out_goes_on_when_it_is_repeated(
     start_node: StartNode, start_b: StartNode
 ) -> None:
-    larger = {"task": {"kind": "mlp", "hidden": [65536]}}  # 20 MB: more than sockets hold
+    larger = {"task": {"kind": "mlp", "hidden": [65536]}}  # 20 MB
     node, b = await start_node(**larger), await start_b(**larger)
     frame = frame_to(node, ramp(node), age=2**40)
     await push_from(b, node, frame_to(node, seq=9))
     (at_a,) = lanes_of(node)._lanes
+    # Else all 20 MB may fit the sockets, and nothing is half sent.
+    here = at_a._transport.get_extra_info("socket")
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**18)
     update = at_a.buffer_updated
 
     def hanging(nbytes: int) -> None:
@@ -149,6 +153,7 @@ async def test_a_push_that_timed_out_goes_on_when_it_is_repeated(
     at_a.buffer_updated = hanging  # type: ignore[method-assign]
     with pytest.raises(NetworkError, match="timed out"):
         await b.world.push(node.url, frame, 0.3)
+    del at_a.buffer_updated
     at_a._transport.resume_reading()
     receipt = await b.world.push(node.url, frame, 20.0)
     assert receipt.reply.status == "merged"
