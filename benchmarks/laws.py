@@ -1,8 +1,9 @@
 """Measure the laws of decentralized averaging and learning: ours beside theory.
 
 ``python benchmarks/laws.py`` prints every table of ``docs/laws.md``; with numbers behind it, only
-those laws. ``--crowd`` prints law 7 for ten thousand nodes, in some minutes. Invariant: a figure under "ours" comes out of the nodes or of the package's matrices,
-one under "theory" of a formula, a recursion or eigenvalues worked out here, never of a run.
+those laws. ``--crowd`` prints law 7 for ten thousand nodes, in some minutes. Invariant: a figure
+under "ours" comes out of the nodes or of the package's matrices, one under "theory" of a formula, a
+recursion or eigenvalues worked out here, never of a run.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class VectorisedSwarm:
     ) -> None:
         if not isinstance(config.algorithm, DpsgdOptions):
             raise ConfigError(
-                f"{config.algorithm.name} is asynchronous: its order of events matters",
+                f"{config.algorithm.name} is more than X ← W(X − ηG)",
                 key="algorithm.name",
                 allowed="dpsgd; the event-driven simulator runs all",
             )

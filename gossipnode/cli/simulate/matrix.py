@@ -26,6 +26,7 @@ from gossipnode.simulation.vectorised import VectorisedSwarm
 
 # 8 ms on digits, a tenth of a round of 10,000 nodes; all of these would take eight rounds.
 MEASURED_MAX = 100
+DTYPES = ("float32", "float64")
 
 
 def check(plan: Plan) -> None:
@@ -38,6 +39,12 @@ def check(plan: Plan) -> None:
             f"{config.algorithm.name} {why}",
             key="--engine",
             allowed="--algorithm dpsgd, " + events,
+        )
+    if config.task.dtype not in DTYPES:
+        raise ConfigError(
+            f"one matrix of all nodes cannot be {config.task.dtype}",
+            key="task.dtype",
+            allowed=f"{' or '.join(DTYPES)}, {events}",
         )
     flags = [word for word in plan.conditions.flags() if word.startswith("--")]
     flags += ["--seed"] * bool(plan.seed)
