@@ -152,7 +152,7 @@ def test_divergence_is_told(form: str, task: str) -> None:
 
 
 def test_gossip_has_no_matrix() -> None:
-    with pytest.raises(ConfigError, match="asynchronous"):
+    with pytest.raises(ConfigError, match="more than X"):
         VectorisedSwarm(load_config(flags={"algorithm.name": "gossip"}), 4)
 
 
