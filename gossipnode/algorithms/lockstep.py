@@ -52,6 +52,7 @@ class OpenRound:
     acc: dict[str, Vector] = field(default_factory=dict)
     mass: float = 0.0
     arrived: set[str] = field(default_factory=set)
+    awaited: str = ""  # one that was missing when that was looked at last
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -240,19 +241,29 @@ class Lockstep(Algorithm):
         if self.leader is not None and node.went_on_without(self.leader, k):
             return
         for j in node.row_at(k).weights:
-            if (
-                j not in now.arrived
-                and self.heard.get(j, -1) <= k
-                and not node.went_on_without(j, k)
-                and node.is_expected(j)
-            ):
+            if self.may_come(node, now, j, k):
                 yield j
+
+    def may_come(self, node: NodeInterface, now: OpenRound, j: str, k: int) -> bool:
+        """Whether a model of round k may still come from neighbour ``j`` itself."""
+        return (
+            j not in now.arrived
+            and self.heard.get(j, -1) <= k
+            and not node.went_on_without(j, k)
+            and node.is_expected(j)
+        )
 
     def recheck(self, node: NodeInterface, k: int) -> None:
         """Complete round k if nobody is left to wait for."""
         now = self.open.get(k)
-        # The first that is missing settles it: else d arrivals would look at d neighbours each.
-        if now is not None and next(self.missing(node, now, k), None) is None:
+        if now is None or now.complete.is_set():
+            return
+        # One that is missing settles it, and the one of the last time most often still is: else d
+        # arrivals would look at d neighbours each.
+        if self.leader is None and now.awaited and self.may_come(node, now, now.awaited, k):
+            return
+        now.awaited = next(self.missing(node, now, k), "")
+        if not now.awaited:
             now.complete.set()
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:

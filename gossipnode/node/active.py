@@ -29,12 +29,9 @@ from gossipnode.node.passive import PassiveSide
 from gossipnode.node.peers import PeerTable
 from gossipnode.node.place import Place
 from gossipnode.node.replica import Replica
-from gossipnode.node.world import World
+from gossipnode.node.world import INLINE_BYTES_MAX, World
 
 log = logging.getLogger("gossipnode.node")
-
-# Vector work above this leaves the loop: 1 MB takes some 0.1 ms, as long as handing it over does.
-INLINE_BYTES_MAX = 2**20
 
 
 class ActiveSide:

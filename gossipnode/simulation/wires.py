@@ -62,8 +62,9 @@ class Wires:
             raise NetworkError("connection reset by peer")
         answered = 0 if receipt.message is None else receipt.message.body_bytes
         await self._over(self.network.answer(receiver, sender, answered).seconds, deadline)
-        if answered:
-            await self._take_in(receiver, sender, answered, deadline)
+        seconds = self.network.receive(receiver, sender, answered)
+        if seconds:
+            await self._over(seconds, deadline)
         return receipt
 
     async def _send(self, sender: str, receiver: str, nbytes: int, deadline: float) -> None:
@@ -72,9 +73,6 @@ class Wires:
         await self._over(passage.seconds, deadline)
         if passage.is_lost:
             raise NetworkError("connection reset by peer")
-        await self._take_in(sender, receiver, nbytes, deadline)
-
-    async def _take_in(self, sender: str, receiver: str, nbytes: int, deadline: float) -> None:
         # Asked at arrival: who comes first has the line first, whoever was sent first.
         seconds = self.network.receive(sender, receiver, nbytes)
         if seconds:
