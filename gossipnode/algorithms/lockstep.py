@@ -167,9 +167,10 @@ class Lockstep(Algorithm):
         """Add w_ij·v_j to the sums of its round, or treat it as late."""
         j, k = arrival.sender, arrival.round
         self.note_leader(node, j)
-        restart_at = int(arrival.scalars.get(RESTART, -1))
-        if self.restarting and restart_at <= k + node.nodes:
-            self.restart_at = max(self.restart_at, restart_at)
+        if self.restarting and RESTART in arrival.scalars:
+            restart_at = int(arrival.scalars[RESTART])
+            if restart_at <= k + node.nodes:
+                self.restart_at = max(self.restart_at, restart_at)
         if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
             raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
         w = node.row_at(k).weights.get(j)
@@ -211,9 +212,11 @@ class Lockstep(Algorithm):
 
     def is_timely(self, node: NodeInterface, k: int) -> bool:
         """Whether a model of round k still has a sum to go into."""
-        newer = sum(1 for r in self.open if r > k)
-        is_open = k in self.open or k == node.round or newer <= node.lead_max
-        return is_open and k > max(self.closed, node.round - 1)
+        if k <= max(self.closed, node.round - 1):
+            return False
+        if k in self.open or k == node.round:
+            return True
+        return sum(1 for r in self.open if r > k) <= node.lead_max
 
     def open_round(self, node: NodeInterface, k: int) -> OpenRound:
         """Return the sums of round k.
@@ -221,7 +224,10 @@ class Lockstep(Algorithm):
         Besides the round under way there is room for as many as lockstep needs, and one. The
         oldest of them makes room: its time has passed if the neighbours have gone on that far.
         """
-        now = self.open.setdefault(k, OpenRound())
+        now = self.open.get(k)
+        if now is not None:
+            return now
+        now = self.open[k] = OpenRound()
         ahead = sorted(r for r in self.open if r != node.round)
         for old in ahead[: -1 - node.lead_max]:
             evicted = self.open.pop(old)
@@ -241,17 +247,12 @@ class Lockstep(Algorithm):
         if self.leader is not None and node.went_on_without(self.leader, k):
             return
         for j in node.row_at(k).weights:
-            if self.may_come(node, now, j, k):
+            if j not in now.arrived and self.may_come(node, j, k):
                 yield j
 
-    def may_come(self, node: NodeInterface, now: OpenRound, j: str, k: int) -> bool:
-        """Whether a model of round k may still come from neighbour ``j`` itself."""
-        return (
-            j not in now.arrived
-            and self.heard.get(j, -1) <= k
-            and not node.went_on_without(j, k)
-            and node.is_expected(j)
-        )
+    def may_come(self, node: NodeInterface, j: str, k: int) -> bool:
+        """Whether a model of round k, which has not arrived, may come from neighbour ``j``."""
+        return self.heard.get(j, -1) <= k and not node.went_on_without(j, k) and node.is_expected(j)
 
     def recheck(self, node: NodeInterface, k: int) -> None:
         """Complete round k if nobody is left to wait for."""
@@ -260,7 +261,8 @@ class Lockstep(Algorithm):
             return
         # One that is missing settles it, and the one of the last time most often still is: else d
         # arrivals would look at d neighbours each.
-        if self.leader is None and now.awaited and self.may_come(node, now, now.awaited, k):
+        j = now.awaited
+        if self.leader is None and j and j not in now.arrived and self.may_come(node, j, k):
             return
         now.awaited = next(self.missing(node, now, k), "")
         if not now.awaited:
