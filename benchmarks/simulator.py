@@ -14,7 +14,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
+from benchmarks.still import Still
 from gossipnode.configfile import load_config
-from gossipnode.learning.learner import Learner, TrainResult
-from gossipnode.learning.params import Layout
-from gossipnode.learning.tasks import Evaluation
+from gossipnode.learning.learner import Learner
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation.loop import run
 from gossipnode.simulation.vectorised import VectorisedSwarm
@@ -47,39 +46,6 @@ class Figure(NamedTuple):
     unit: str
 
 
-class Still:
-    """A learner of ``PARAMS`` float32 zeros that does nothing."""
-
-    samples = 1
-    layout = Layout.of({"x": (PARAMS,)}, "float32", ())
-
-    def initial_params(self, seed: int) -> Any:
-        """Return zeros."""
-        del seed
-        return self.layout.zeros()
-
-    def train(self, params: Any, steps: int) -> TrainResult:
-        """Leave ``params`` alone."""
-        del params
-        return TrainResult(0.0, steps, 1)
-
-    def evaluate(self, params: Any) -> Evaluation:
-        """Return nothing of interest."""
-        del params
-        return Evaluation(0.0, None, 1)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return nothing."""
-        return {}, {}
-
-    def restore(self, arrays: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-        """Have nothing to restore."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-
 def gossiping(nodes: int, mode: str) -> SimulatedSwarm:
     """Return ``nodes`` that gossip with random peers once a second over 10 ms; none learns."""
     config = load_config(
@@ -91,7 +57,7 @@ def gossiping(nodes: int, mode: str) -> SimulatedSwarm:
             "log.level": "error",
         }
     )
-    learners: Sequence[Learner] = [Still()] * nodes
+    learners: Sequence[Learner] = [Still(PARAMS)] * nodes
     return SimulatedSwarm(
         config, nodes, learners=learners, link=Link(latency_s=0.01), **MODES[mode]
     )
@@ -108,7 +74,7 @@ def in_lockstep(nodes: int, mode: str) -> SimulatedSwarm:
             "log.level": "error",
         }
     )
-    learners: Sequence[Learner] = [Still()] * nodes
+    learners: Sequence[Learner] = [Still(PARAMS)] * nodes
     return SimulatedSwarm(
         config, nodes, learners=learners, link=Link(latency_s=0.01), **MODES[mode]
     )
