@@ -89,10 +89,11 @@ class Correction(Lockstep):
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return what the last round leaves."""
-        return self.old, {"form": self.form}
+        return self.old, {**super().state()[1], "form": self.form}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Go on from the last round of an earlier life, if that was of the same form."""
+        super().restore(arrays, facts)
         self.old = dict(arrays) if facts.get("form") == self.form else {}
 
 

@@ -53,7 +53,7 @@ class GradientTracking(Lockstep):
         self.send(node, k, own)
         mixed = await self.combine(node, k, own)
         after = mixed["x"] if self.sends_step else await node.compute(descend, mixed["x"], y, eta)
-        await node.commit(after.copy() if after is x else after, before=x, steps=1)
+        await node.commit(after, before=x, steps=1)
         g, self.eta = await node.gradient(node.params)
         self.y = await node.compute(renew, mixed["y"], g, self.g)
         self.g = g
@@ -64,11 +64,13 @@ class GradientTracking(Lockstep):
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return y, g and its η."""
+        _, facts = super().state()
         if self.y is None or self.g is None:
-            return {}, {}
-        return {"y": self.y, "g": self.g}, {"eta": self.eta}
+            return {}, facts
+        return {"y": self.y, "g": self.g}, {**facts, "eta": self.eta}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Go on with the y and g of an earlier life."""
+        super().restore(arrays, facts)
         self.y, self.g = arrays.get("y"), arrays.get("g")
         self.eta = facts.get("eta", 0.0)

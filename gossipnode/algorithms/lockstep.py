@@ -30,7 +30,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -102,9 +102,11 @@ class Lockstep(Algorithm):
                 node.count("restarts")
             await self.step(node, node.round)
             await node.end_round()
-            if self.alone and node.time() - began < CLOCK_S:
-                # Nobody to wait for, and nothing to do: rounds would pass until the budget is gone.
-                await node.sleep(PROBE_EVERY_S)
+            if self.alone:
+                # Nobody to wait for: without steps to take, rounds would follow one another without
+                # giving way, and where time is virtual, without end.
+                stood_still = node.time() - began < CLOCK_S
+                await node.sleep(PROBE_EVERY_S if stood_still else 0.0)
 
     def send(self, node: NodeInterface, k: int, parts: Mapping[str, Vector]) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
@@ -131,9 +133,8 @@ class Lockstep(Algorithm):
         missing = len(node.row_at(k).weights) - len(now.arrived)
         self.alone = missing > 0 and not now.arrived
         node.count("missing_models", missing)
-        if missing and self.restarting and self.restart_at <= k:
-            # Word spreads by an edge a round, and no way is longer than n − 1.
-            self.restart_at = k + node.nodes
+        if missing:
+            self.ask_for_restart(node, k)
         mixed = dict(own)
         for role, acc in now.acc.items():
             # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
@@ -167,15 +168,15 @@ class Lockstep(Algorithm):
         """Add w_ij·v_j to the sums of its round, or treat it as late."""
         j, k = arrival.sender, arrival.round
         self.note_leader(node, j)
-        if self.restarting and RESTART in arrival.scalars:
-            restart_at = int(arrival.scalars[RESTART])
-            if restart_at <= k + node.nodes:
-                self.restart_at = max(self.restart_at, restart_at)
         if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
             raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
         w = node.row_at(k).weights.get(j)
         if w is None:
             raise PeerError("not_a_neighbour", "the graph has no edge between us")
+        if self.restarting and RESTART in arrival.scalars:
+            restart_at = int(arrival.scalars[RESTART])
+            if restart_at <= k + node.nodes:
+                self.restart_at = max(self.restart_at, restart_at)
         async with self.lock:
             if self.is_timely(node, k):
                 answer = await self.accumulate(node, arrival, w)
@@ -184,6 +185,12 @@ class Lockstep(Algorithm):
                 return answer
         self.heard[j] = max(k, self.heard.get(j, -1))
         return await self.late(node, arrival, w, max(1, self.closed + 1 - k))
+
+    def ask_for_restart(self, node: NodeInterface, k: int) -> None:
+        """Name the round in which all begin anew, unless one is named already."""
+        if self.restarting and self.restart_at <= k:
+            # Word spreads by an edge a round, and no way is longer than n − 1.
+            self.restart_at = k + node.nodes
 
     def restart_is_due(self, k: int) -> bool:
         """Whether round ``k`` is the first of this life in or after the one that was named."""
@@ -268,6 +275,16 @@ class Lockstep(Algorithm):
         if not now.awaited:
             now.complete.set()
 
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return the restart that is still to come: the next life owes it, too."""
+        return {}, {"restart_at": self.restart_at, "restarted": self.restarted}
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Take up the restart that an earlier life has heard of."""
+        del arrays
+        self.restart_at = facts.get("restart_at", -1)
+        self.restarted = facts.get("restarted", -1)
+
     def peer_changed(self, node: NodeInterface, peer: str) -> None:
         """A peer was suspected, or is further than we thought: maybe nobody is left."""
         self.note_leader(node, peer)
@@ -288,6 +305,8 @@ class Lockstep(Algorithm):
         if gone:
             node.skip_to(max(gone))
             self.closed = max(gone) - 1
+            # What is carried here is of the round that was left, even if nobody has missed us.
+            self.ask_for_restart(node, max(gone))
         return node.budget_left
 
 

@@ -85,11 +85,11 @@ class Momentum(Lockstep):
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the momentum."""
-        return ({} if self.m is None else {"m": self.m}), {}
+        return ({} if self.m is None else {"m": self.m}), super().state()[1]
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Go on with the momentum of an earlier life."""
-        del facts
+        super().restore(arrays, facts)
         self.m = arrays.get("m")
 
 

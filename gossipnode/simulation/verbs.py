@@ -6,6 +6,7 @@ Invariant: a verb says at once what is wrong with its arguments, and counts a fa
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from gossipnode.simulation.network import ModelledNetwork
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld
 
 
-class FaultVerbs:
+class FaultVerbs(ABC):
     """The half of ``SimulatedSwarm`` that meddles; the fields belong to the swarm."""
 
     config: Config
@@ -31,18 +32,18 @@ class FaultVerbs:
     _checkers: Checkers
 
     @property
+    @abstractmethod
     def time(self) -> float:
         """Virtual seconds since the beginning."""
-        raise NotImplementedError
 
-    def _complete(self, work: Coroutine[Any, Any, Any]) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _complete(self, work: Coroutine[Any, Any, Any]) -> Any: ...
 
-    def _create(self, name: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _create(self, name: str) -> Node: ...
 
-    def _start(self, node: Node) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def _start(self, node: Node) -> Node: ...
 
     def partition(self, one: Iterable[str], other: Iterable[str]) -> None:
         """Cut every wire between two groups, both ways."""

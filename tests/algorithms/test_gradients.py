@@ -16,6 +16,7 @@ from memory_swarm import swarm_of
 from q16 import q16, ring16
 
 from gossipnode.algorithms import build_algorithm
+from gossipnode.algorithms.base import Row
 from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_config
@@ -270,6 +271,52 @@ def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) ->
         X = swarm.models()
     expected = next(islice(FORMS[form][1](start(), 0.05), 59, None))
     np.testing.assert_allclose(X, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["dsgt", "d2"])
+def test_a_restart_that_was_named_is_owed_by_the_next_life(source: str, form: str) -> None:
+    """All stop between the loss and the round in which they were to begin anew."""
+    settings = config(
+        source, form, 0.05, run__rounds=1300, algorithm__deadline_s=0.1,
+        algorithm__start_deadline_s=0.1, network__push_timeout_s=0.1, checkpoint__every_s=0.0,
+    )  # fmt: skip
+    link = Link(latency_s=0.001)
+    with SimulatedSwarm(
+        settings, names=NAMES, seed=1, link=link, stores=True, objects=True
+    ) as swarm:
+        swarm.run(0.1)
+        swarm.cut(NAMES[:1], NAMES[1:])
+        algorithms = [node.algorithm for node in swarm.up]
+        swarm.run_until(
+            lambda: all(a.restart_at > a.restarted for a in algorithms), within=5, every=0.001
+        )
+        swarm.heal()
+        swarm.stop(*NAMES)
+        owed = [node.algorithm.restart_at for node in swarm.nodes.values()]
+        for name in NAMES:
+            swarm.restart(name)
+        assert [node.algorithm.restart_at for node in swarm.up] == owed
+        swarm.run_to_end(within=60)
+        assert np.abs(swarm.models() - BEST).max() < 1e-5
+
+
+def test_who_skips_rounds_asks_all_to_begin_anew(source: str) -> None:
+    """Its tracker is of an old round, although nobody may have missed a model of it."""
+    algorithm = build_algorithm(config(source, "dsgt", 0.05))
+    assert isinstance(algorithm, Lockstep)
+
+    class Away:
+        nodes, round, budget_left = 16, 5, True
+        row_at = staticmethod(lambda k: Row(0.5, {"n01": 0.5}))
+        went_on_without = staticmethod(lambda j, k: True)
+        peer_round = staticmethod(lambda j: 40)
+
+        def skip_to(self, k: int) -> None:
+            self.round = k
+
+    node = Away()
+    assert algorithm.catch_up(node)  # type: ignore[arg-type]
+    assert (node.round, algorithm.restart_at) == (40, 40 + 16)
 
 
 # -- what is refused ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from setting import learning
 
-from gossipnode.simulation import Link
+from gossipnode.simulation import Link, SimulatedSwarm
 
 BOTH = pytest.mark.parametrize("algorithm", ["dpsgd", "gossip"])
 
@@ -104,8 +104,16 @@ def test_a_machine_keeps_its_speed_and_its_clock_over_a_restart():
         assert swarm.worlds["n1"].clock_skew_s == 7.0
 
 
-def test_a_process_that_dies_over_a_delivery_acknowledges_nothing():
-    """Merging takes no time here, but a large model's merge waits for a disk that is slow."""
+def test_a_process_that_dies_over_a_delivery_acknowledges_nothing(monkeypatch):
+    """Its merges take three seconds here, and it is killed one second into the first."""
+    delivered: list[tuple[float, str]] = []
+    note = SimulatedSwarm.delivered
+
+    def noted(swarm: SimulatedSwarm, receiver: str, message: Any, outcome: str) -> None:
+        delivered.append((swarm.time, receiver))
+        note(swarm, receiver, message, outcome)
+
+    monkeypatch.setattr(SimulatedSwarm, "delivered", noted)
     with learning("gossip", stores=True) as swarm:
         swarm.run(5)
         node, deliver = swarm.nodes["n1"], swarm.nodes["n1"].passive.deliver
@@ -116,14 +124,15 @@ def test_a_process_that_dies_over_a_delivery_acknowledges_nothing():
             return delivery
 
         node.passive.deliver = slowly  # type: ignore[method-assign]
-        failed = {n.id: n.counters.get("pushes_failed") for n in swarm.up}
-        merged = node.counters.get("pushes_received")
-        swarm.run_until(lambda: node.counters.get("pushes_received") > merged, within=10)
-        before = sum(swarm.frames.values())
+        received = node.counters.get("pushes_received")
+        swarm.run_until(lambda: node.counters.get("pushes_received") > received, within=10)
+        swarm.run(1)
         swarm.kill("n1")
+        killed_at = swarm.time
         swarm.run(10)
-        assert sum(swarm.frames.values()) > before  # the others go on
-        assert any(n.counters.get("pushes_failed") > failed[n.id] for n in swarm.up)
+        after = [receiver for instant, receiver in delivered if instant > killed_at]
+        assert after
+        assert "n1" not in after
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import numpy as np
 import pytest
-from setting import counted, learning, rounds_apart, still
+from memory_swarm import swarm_of
+from plain_learner import PlainLearner
+from setting import counted, learning, options, rounds_apart, still
 
 from gossipnode.node.node import Node
 
@@ -123,3 +126,23 @@ def test_a_node_that_hears_nobody_lets_time_pass(monkeypatch, flags):
         swarm.heal()
         swarm.run(20)
         assert rounds_apart(swarm) <= 4
+
+
+def test_a_node_that_is_alone_and_takes_no_steps_lets_the_rest_of_its_process_run():
+    """In real time, where its rounds take some microseconds: its loop must serve others as well."""
+
+    async def scenario() -> None:
+        config = options("dpsgd", training__local_steps=0, run__rounds=0)
+        learners = [PlainLearner([0.0]), PlainLearner([1.0])]
+        async with swarm_of(config, ["a", "b"], learners) as swarm:
+            node = swarm.nodes["a"]
+            node.peers["b"].state = "suspect"
+            swarm.launch("a")
+            before = node.round
+            for _ in range(200):
+                await asyncio.sleep(0)
+                assert node.round <= before + 1, "rounds that nobody else gets a turn between"
+                before = node.round
+            assert before > 10
+
+    asyncio.run(scenario())
