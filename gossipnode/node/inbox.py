@@ -18,7 +18,6 @@ from gossipnode.algorithms.base import Algorithm, Arrival, Purpose, Vector
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout, all_finite
 from gossipnode.logs import bounded
-from gossipnode.node.world import INLINE_BYTES_MAX
 from gossipnode.wire.frame import arrays, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
 
@@ -144,10 +143,7 @@ class Inbox:
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
         vectors = _numbers(vectors, self.layout.dtype)
-        if message.body_bytes <= INLINE_BYTES_MAX:
-            _check_finite(message, vectors)
-        else:
-            await compute(_check_finite, message, vectors, size=message.body_bytes)
+        await compute(_check_finite, message, vectors, size=message.body_bytes)
         return arrival_of(message, vectors)
 
     def mark(self, message: Message) -> bool:

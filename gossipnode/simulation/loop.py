@@ -22,7 +22,7 @@ from asyncio.events import Handle, TimerHandle
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple
 
 Ts = TypeVarTuple("Ts")
@@ -57,49 +57,6 @@ class _NoSelector(selectors.BaseSelector):
         return self._map
 
 
-class _Handle(Handle):
-    """asyncio's handle, made and run without asking whether anybody debugs."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: asyncio.AbstractEventLoop,
-        context: Context | None,
-    ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop, self._callback, self._args = loop, callback, args
-        self._cancelled, self._repr, self._source_traceback = False, None, None
-
-    def cancel(self) -> None:
-        """Do not run, and let go of what running would have needed."""
-        self._cancelled = True
-        self._callback, self._args = _nothing, ()
-
-
-class _TimerHandle(_Handle, TimerHandle):
-    """The same for timers."""
-
-    __slots__ = ()
-
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        loop: asyncio.AbstractEventLoop,
-        context: Context | None,
-        when: float,
-    ) -> None:
-        _Handle.__init__(self, callback, args, loop, context)
-        self._when, self._scheduled = when, True
-
-
-def _nothing() -> None:
-    """What a cancelled handle would do."""
-
-
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose ``time()`` is virtual seconds from 0."""
 
@@ -119,14 +76,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Return the virtual time in seconds."""
         return self._now
 
-    def call_soon(
-        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
-    ) -> Handle:
-        """Run ``callback`` after what is ready already; asyncio's without the checks."""
-        handle = _Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
-
     def call_later(
         self,
         delay: float,
@@ -145,7 +94,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> TimerHandle:
         """Run ``callback`` when the clock shows ``when``, or at once where that has passed."""
-        handle = _TimerHandle(callback, args, self, context, when)
+        handle = TimerHandle(when, callback, args, self, context)
         self._timers_set += 1
         heapq.heappush(self._timers, (when, self._timers_set, handle))
         if len(self._timers) > self._sweep_at:
