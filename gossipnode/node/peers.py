@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from gossipnode.config import PeerEntry
 from gossipnode.logs import event
 from gossipnode.node.directory import Directory
 from gossipnode.topology import PeerSampler
@@ -100,8 +101,11 @@ class PeerTable:
         )
 
     def __iter__(self) -> Iterator[Peer]:
-        for peer_id in self._ids():
-            yield self[peer_id]
+        # Who looks must change nothing: of whom nothing is known a record is made, and not kept.
+        for entry in self.directory:
+            if entry.id != self.own_id:
+                yield self._known.get(entry.id) or _listed(entry)
+        yield from self.learnt
 
     def __len__(self) -> int:
         return len(self.directory) - (self.own_id in self.directory.number) + len(self._learnt)
@@ -113,7 +117,7 @@ class PeerTable:
             if self.kept is not None and len(self._known) - len(self._learnt) >= self.kept:
                 self._forget_one()
             entry = self.directory.entries[self.directory.number[peer_id]]
-            peer = self._known[entry.id] = Peer(entry.id, entry.address, listed=True)
+            peer = self._known[entry.id] = _listed(entry)
         return peer
 
     def _forget_one(self) -> None:
@@ -201,3 +205,7 @@ class PeerTable:
     def _may_try(self, peer_id: str, now: float) -> bool:
         peer = self._known.get(peer_id)
         return peer is None or peer.state != "suspect" or peer.retry_at <= now
+
+
+def _listed(entry: PeerEntry) -> Peer:
+    return Peer(entry.id, entry.address, listed=True)

@@ -26,7 +26,6 @@ from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config, DpsgdOptions, GossipOptions, LockstepOptions
 from gossipnode.learning.dtypes import epsilon
 from gossipnode.learning.params import Array, all_finite
-from gossipnode.node.inbox import SENDERS_MAX
 from gossipnode.node.node import Node
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld
 from gossipnode.wire.message import Message
@@ -218,7 +217,7 @@ def bound_faults(node: Node, *, writing: bool) -> Iterator[str]:
 
 def _sizes(node: Node) -> Iterator[tuple[str, int, int]]:
     """Yield what may grow: its name, its size, its bound."""
-    yield "ledgers", len(node.inbox._ledgers), SENDERS_MAX  # noqa: SLF001 - a checker looks inside
+    yield "ledgers", len(node.inbox._ledgers), node.senders_max  # noqa: SLF001 - a checker looks inside
     yield "peers learnt", len(node.peers.learnt), node.config.network.peers_max
     yield "measurements", len(node.history()), node.config.run.history_max
     if isinstance(node.algorithm, Lockstep):

@@ -84,6 +84,18 @@ def test_of_many_listed_peers_the_one_met_first_is_forgotten() -> None:
     assert len(table) == 6
 
 
+def test_looking_at_all_peers_forgets_none() -> None:
+    table = PeerTable(10, listing("abcdef"), "f", kept=2)
+    for name in "ab":
+        table.heard(table[name], 1.0)
+    learnt = table.add("z", "http://z:1")
+    seen = {peer.id: peer.state for peer in table}
+    assert seen == {"a": "alive", "b": "alive", **dict.fromkeys("cdez", "unknown")}
+    assert [peer.id for peer in table][-1] == "z"
+    assert table["z"] is learnt
+    assert (table["a"].state, table["b"].state) == ("alive", "alive")
+
+
 def test_where_all_are_suspect_or_busy_the_bound_holds_as_far_as_it_can() -> None:
     table = PeerTable(10, listing("abcd"), kept=2)
     for name in "ab":

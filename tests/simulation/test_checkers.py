@@ -394,10 +394,10 @@ def test_a_history_without_bound_is_told(monkeypatch):
         swarm.run(12)
 
 
-def test_ledgers_without_bound_are_told(monkeypatch):
-    monkeypatch.setattr(checkers, "SENDERS_MAX", 2)
+def test_ledgers_without_bound_are_told():
     with told("n0 has 3 ledgers, more than 2"), gossip() as swarm:
         swarm.run(20)
+        swarm.nodes["n0"].senders_max = 2
 
 
 # -- progress -----------------------------------------------------------------------------------
