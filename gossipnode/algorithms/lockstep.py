@@ -41,6 +41,8 @@ from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
 PROBE_EVERY_S = 0.5
 # Timers may fire early by what a clock cannot tell apart.
 CLOCK_S = 1e-6
+# A round that takes longer has waited for something, its training at least.
+QUICK_S = 1e-3
 # The scalar that names the round in which all begin anew.
 RESTART = "restart"
 
@@ -102,11 +104,11 @@ class Lockstep(Algorithm):
                 node.count("restarts")
             await self.step(node, node.round)
             await node.end_round()
-            if self.alone:
-                # Nobody to wait for: without steps to take, rounds would follow one another without
-                # giving way, and where time is virtual, without end.
-                stood_still = node.time() - began < CLOCK_S
-                await node.sleep(PROBE_EVERY_S if stood_still else 0.0)
+            took_s = node.time() - began
+            if self.alone and took_s < QUICK_S:
+                # Nobody to wait for, and no steps: rounds would follow one another without giving
+                # way and, where time is virtual, without end.
+                await node.sleep(PROBE_EVERY_S if took_s < CLOCK_S else 0.0)
 
     def send(self, node: NodeInterface, k: int, parts: Mapping[str, Vector]) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
