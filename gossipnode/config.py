@@ -8,9 +8,21 @@ where it was written, the key, and what would be right.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DEFAULT_PORT = 7946
@@ -45,8 +57,9 @@ DIRECTED = frozenset({"exponential", "d_equi_static"})
 CHANGING = frozenset(
     {"one_peer_exponential", "base", "od_equi_dyn", "ou_equi_dyn", "el_oracle", "el_local"}
 )
+# What arrives is averaged, whoever sends: only the rows add to one.
+ROW_STOCHASTIC = frozenset({"el_local"})
 TaskName = Literal["linear", "softmax", "mlp", "quadratic"]
-Staleness = Literal["constant", "polynomial", "hinge", "exponential", "age"]
 
 
 class Section(BaseModel):
@@ -203,135 +216,72 @@ class TrainingOptions(Section):
     )
 
 
-class MergeOptions(Section):
-    """How much an arriving model counts, by how far it is behind."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an algorithm needs of graph, W and learner; what a config lacks of it is refused.
 
-    staleness: Staleness = option(
-        "polynomial",
-        "Weight by staleness δ: constant 1; polynomial (δ+1)^-a; hinge 1 up to b, then "
-        "1/(a(δ-b)+1); exponential e^(-aδ); age: t_m/(t_i+t_m) from the two ages.",
-        flag="--staleness",
-    )
-    staleness_a: float | None = option(
-        None,
-        "a of the staleness function; polynomial 0.5, hinge 10, exponential 0.1.",
-        gt=0,
-        le=1e6,
-    )
-    staleness_b: float | None = option(
-        None, "b of the hinge: rounds behind that cost nothing; 4.", unit="rounds", ge=0, le=1e9
-    )
+    ``graph``: fixed neighbours, or a sequence of them; else random peers serve as well.
+    ``rounds``: nodes go through the same rounds, so that the graph may change with them.
+    ``weights``: which sums of W must be one; ``doubly`` means rows and columns, ``column`` is for
+    algorithms that weigh what they hand out themselves. ``lambda_min``: what the least eigenvalue
+    of W may not be below. ``gradient``: the algorithm takes one gradient a round itself, where
+    others have ``training.local_steps``.
+    """
 
-
-class LockstepOptions(Section):
-    """How long synchronous rounds wait."""
-
-    deadline_s: float = option(
-        10.0,
-        "How long a round waits for a neighbour's model before its weight goes to the node itself.",
-        unit="s",
-        flag="--deadline-s",
-        gt=0,
-        le=86_400,
-    )
-    start_deadline_s: float = option(
-        60.0,
-        "The same for a neighbour that has never been heard of, counted from the start, so that a "
-        "swarm may start in any order; deadline_s where that is later.",
-        unit="s",
-        ge=0,
-        le=86_400,
-    )
+    graph: bool = True
+    rounds: bool = True
+    weights: Literal["any", "row", "column", "doubly"] = "any"
+    symmetric: bool = False
+    static: bool = False
+    lambda_min: float | None = None
+    gradient: bool = False
+    instead: str = ""  # what to say where ``lambda_min`` does not hold
 
 
-class DpsgdOptions(LockstepOptions, MergeOptions):
-    """D-PSGD: synchronous rounds on a graph."""
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the table of algorithms says of one form: ``python -m gossipnode.cli.algorithms``.
 
-    name: Literal["dpsgd"] = option("dpsgd", "The algorithm.", flag="--algorithm")
-    form: Literal["atc", "cta"] = option(
-        "atc",
-        "atc: adapt, then combine (send the half-step). cta: combine, then adapt (send before "
-        "training; communication overlaps the gradient, but it tolerates smaller steps only).",
-        flag="--form",
-    )
-    late: Literal["merge", "drop"] = option(
-        "merge",
-        "A model that comes after its round: merge it (its mixing weight times the staleness "
-        "weight) or drop it. Both are counted.",
-        flag="--late",
-    )
+    ``vectors``: models' worth of bytes that a node sends to each neighbour a round.
+    ``loss``: what a lost message does to the result.
+    """
+
+    form: str
+    does: str
+    vectors: str
+    loss: str
 
 
-class GradientTrackingOptions(LockstepOptions):
-    """Gradient tracking: each node follows the mean gradient, so that uneven data do no harm."""
+class AlgorithmOptions(Section):
+    """The options of one algorithm; each declares its own, beside its code.
 
-    name: Literal["gradient_tracking"] = option(
-        "gradient_tracking", "The algorithm.", flag="--algorithm"
-    )
-    form: Literal["diging", "dsgt"] = option(
-        "dsgt",
-        "dsgt: x ← W(x − ηy). diging: x ← Wx − ηy; it bears smaller steps only. Both send two "
-        "vectors a round, x and the tracker y.",
-        flag="--form",
-    )
+    ``default_graph`` is the graph of a config that names none.
+    """
 
+    default_graph: ClassVar[str] = "ring"
+    facts: ClassVar[tuple[Facts, ...]] = ()
 
-class CorrectionOptions(LockstepOptions):
-    """Bias correction by the previous round: the optimum, for one vector a round."""
+    name: str = option(DEFAULT_ALGORITHM, "The algorithm.", flag="--algorithm")
 
-    name: Literal["correction"] = option("correction", "The algorithm.", flag="--algorithm")
-    form: Literal["d2", "exact_diffusion", "extra"] = option(
-        "exact_diffusion",
-        "exact_diffusion: mixes with (I + W)/2. d2: mixes with W, faster, and needs every "
-        "eigenvalue of W above -1/3. extra: mixes before it steps. All need W symmetric and the "
-        "same each round.",
-        flag="--form",
-    )
+    @property
+    def label(self) -> str:
+        """The form's name where there are several, else the algorithm's."""
+        return str(getattr(self, "form", self.name))
+
+    def needs(self) -> Needs:
+        """Return what the algorithm, with these options, needs of graph, W and learner."""
+        raise NotImplementedError
+
+    def round_s_max(self, training_s: float) -> float:
+        """Return what no round (or period) may exceed, given the seconds that training takes."""
+        raise NotImplementedError
 
 
-class MomentumOptions(LockstepOptions):
-    """D-PSGD with momentum that knows of the neighbours."""
-
-    name: Literal["momentum"] = option("momentum", "The algorithm.", flag="--algorithm")
-    form: Literal["dmsgd", "decentlam", "qgm"] = option(
-        "qgm",
-        "dmsgd: each its own heavy ball; with uneven data its bias is 1/(1-β) times as large. "
-        "decentlam and qgm (quasi-global momentum): no larger than without momentum.",
-        flag="--form",
-    )
-    beta: float = option(0.9, "β: share of the momentum that stays.", ge=0.0, lt=1.0)
-    mu: float = option(
-        0.9, "μ of qgm: share of the quasi-global momentum that stays.", ge=0.0, lt=1.0
-    )
-
-
-class GossipOptions(MergeOptions):
-    """Gossip learning: asynchronous; train, push to one peer, merge what arrives."""
-
-    name: Literal["gossip"] = option("gossip", "The algorithm.", flag="--algorithm")
-    staleness: Staleness = option("age", MergeOptions.model_fields["staleness"].description or "")
-    period_s: float = option(
-        1.0,
-        "Time between two pushes (the lectures' Δ).",
-        unit="s",
-        flag="--period-s",
-        gt=0,
-        le=86_400,
-    )
-    jitter: float = option(
-        0.1, "Standard deviation of the period, as a share of it.", ge=0.0, le=0.5
-    )
-    exchange: Literal["push", "push_pull"] = option(
-        "push",
-        "push: one way. push_pull: both ends merge, each what the other had.",
-        flag="--exchange",
-    )
-    merge_weight: float = option(
-        0.5,
-        "Weight of an arriving model before the staleness weight; `age` sets its own.",
-        gt=0.0,
-        le=1.0,
-    )
+def _named(value: Any) -> Any:
+    """Read a table as the options of the algorithm that it names."""
+    if not isinstance(value, Mapping):
+        return value
+    return algorithm_class(value.get("name", DEFAULT_ALGORITHM)).Options.model_validate(value)
 
 
 class TopologyOptions(Section):
@@ -544,12 +494,6 @@ class LogOptions(Section):
     )
 
 
-AlgorithmOptions = Annotated[
-    DpsgdOptions | GossipOptions | GradientTrackingOptions | CorrectionOptions | MomentumOptions,
-    Field(discriminator="name"),
-]
-
-
 class Config(Section):
     """All options of one node. Construct it directly, or with ``configfile.load_config``."""
 
@@ -558,7 +502,9 @@ class Config(Section):
     task: TaskOptions = TaskOptions()
     data: DataOptions = DataOptions()
     training: TrainingOptions = TrainingOptions()
-    algorithm: AlgorithmOptions = DpsgdOptions()
+    algorithm: Annotated[SerializeAsAny[AlgorithmOptions], BeforeValidator(_named)] = Field(
+        default_factory=lambda: algorithm_class(DEFAULT_ALGORITHM).Options()
+    )
     topology: TopologyOptions = TopologyOptions()
     network: NetworkOptions = NetworkOptions()
     run: RunOptions = RunOptions()
@@ -567,43 +513,48 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _combinations_make_sense(self) -> Config:
-        name, graph = self.algorithm.name, self.topology.graph
-        if isinstance(self.algorithm, LockstepOptions) and graph == "random":
-            raise ValueError(
-                f"algorithm {name} needs fixed neighbours, but topology.graph is random; choose "
-                "ring, torus, complete, … or algorithm gossip"
-            )
-        if isinstance(self.algorithm, DpsgdOptions) and self.algorithm.staleness == "age":
-            raise ValueError(
-                "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
-                "polynomial, hinge or exponential"
-            )
-        takes_gradients = GradientTrackingOptions | CorrectionOptions | MomentumOptions
-        steps = self.training.local_steps if "local_steps" in self.training.model_fields_set else 1
-        if isinstance(self.algorithm, takes_gradients) and steps != 1:
-            raise ValueError(
-                f"algorithm {name} takes one gradient a round, not training.local_steps {steps}: "
-                "leave it out or set it to 1; a larger training.batch_size uses more samples"
-            )
-        if isinstance(self.algorithm, CorrectionOptions) and (
-            self.topology.changes or self.topology.directed or graph in DIRECTED
-        ):
-            raise ValueError(
-                f"algorithm {name} needs a W that is symmetric and the same in every round, which "
-                f"that of {graph} is not; choose ring, torus, hypercube, random_regular, …"
-            )
-        if self.algorithm.name == "gossip" and self.topology.changes:
-            raise ValueError(
-                f"topology.graph {self.topology.graph} changes with the round, and algorithm "
-                "gossip has no rounds in common; choose random or a graph that stays, such as "
-                "random_regular or d_equi_static"
-            )
-        if self.algorithm.name == "gossip" and self.topology.lazy:
-            raise ValueError(
-                "topology.lazy is for dpsgd: gossip has no W; algorithm.merge_weight is how much "
-                "a model counts"
-            )
+        for complaint in _unmet(self):
+            raise ValueError(complaint)
         return self
+
+
+def _unmet(config: Config) -> Iterator[str]:
+    """Yield what the algorithm needs and the config does not give, with what would be right."""
+    needs, name, topology = config.algorithm.needs(), config.algorithm.name, config.topology
+    graph = topology.graph
+    if needs.graph and graph == "random":
+        yield (
+            f"algorithm {name} needs fixed neighbours, but topology.graph is random; choose "
+            "ring, torus, complete, … or algorithm gossip"
+        )
+    steps = config.training.local_steps if "local_steps" in config.training.model_fields_set else 1
+    if needs.gradient and steps != 1:
+        yield (
+            f"algorithm {name} takes one gradient a round, not training.local_steps {steps}: "
+            "leave it out or set it to 1; a larger training.batch_size uses more samples"
+        )
+    directed = topology.directed or graph in DIRECTED
+    if (needs.symmetric and directed) or (needs.static and topology.changes):
+        yield (
+            f"algorithm {name} needs a W that is symmetric and the same in every round, which "
+            f"that of {graph} is not; choose ring, torus, hypercube, random_regular, …"
+        )
+    if needs.weights == "doubly" and graph in ROW_STOCHASTIC:
+        yield (
+            f"algorithm {name} needs a doubly stochastic W, and the columns of that of {graph} do "
+            "not add to one; choose el_oracle, ring, torus, …"
+        )
+    if not needs.rounds and topology.changes:
+        yield (
+            f"topology.graph {graph} changes with the round, and algorithm {name} has no rounds "
+            "in common; choose random or a graph that stays, such as random_regular or "
+            "d_equi_static"
+        )
+    if needs.weights == "any" and topology.lazy:
+        yield (
+            f"topology.lazy is for algorithms that mix with W, which {name} does not; "
+            "algorithm.merge_weight of gossip is how much a model counts"
+        )
 
 
 class PeerEntry(Section):
@@ -626,8 +577,3 @@ class PeerEntry(Section):
         if parts.scheme != "http" or not parts.hostname or port is None or surplus:
             raise ValueError(f"{address!r} is no address; write it as http://HOST:PORT")
         return address.rstrip("/")
-
-
-def algorithm_classes() -> tuple[type[Section], ...]:
-    """Return the option classes of all algorithms, in the order of the union."""
-    return get_args(get_args(AlgorithmOptions)[0])

@@ -16,10 +16,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from gossipnode.config import Config, PeerEntry, algorithm_classes
+from gossipnode.config import AlgorithmOptions, Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
+from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, algorithm_names
 
 ENV_PREFIX = "GOSSIPNODE_"
+NAME_VARIABLE = ENV_PREFIX + "ALGORITHM_NAME"
 T = TypeVar("T")
 Tree = dict[str, dict[str, Any]]
 
@@ -57,20 +59,31 @@ class Option:
         return extra.get(name, "") if isinstance(extra, dict) else ""
 
 
-def options() -> Iterator[Option]:
-    """Yield every option once, in the order of ``config.py``."""
+def options(algorithm: str | None = None) -> Iterator[Option]:
+    """Yield every option once, in the order of ``config.py``.
+
+    With ``algorithm``, of the options of algorithms only those of that one (with ``""`` those that
+    all have), which spares loading the others.
+    """
     for section, field in Config.model_fields.items():
         annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            models: tuple[type[BaseModel], ...] = (annotation,)
-        else:
-            models = algorithm_classes()
+        assert isinstance(annotation, type), "each section is a class"
+        models: list[type[BaseModel]] = [annotation]  # before its children: it explains `name`
+        if annotation is AlgorithmOptions and algorithm is None:
+            models += algorithm_options()
+        elif annotation is AlgorithmOptions and algorithm:
+            models.append(algorithm_class(algorithm).Options)
         seen: set[str] = set()
         for model in models:
             for name, entry in model.model_fields.items():
                 if name not in seen:
                     seen.add(name)
                     yield Option(section, name, entry)
+
+
+def algorithm_options() -> tuple[type[AlgorithmOptions], ...]:
+    """Return the option classes of all algorithms, which loads them all."""
+    return tuple(algorithm_class(name).Options for name in algorithm_names())
 
 
 def load_config(
@@ -96,29 +109,46 @@ def load_config(
                 raise _unknown_section(str(path), section, is_table=False)
             _put_table(tree, origin, str(path), section, entries)
         _anchor_paths(tree, origin, Path(path))
-    known = {option.env: option for option in options()}
-    for name, text in _name_first(environment or {}, "GOSSIPNODE_ALGORITHM_NAME"):
-        if not name.startswith(ENV_PREFIX):
-            continue
-        if name not in known:
-            raise ConfigError(
-                "unknown variable",
-                file="environment",
-                key=name,
-                nearest=nearest_spelling(name, known),
-            )
-        _put(tree, origin, f"environment variable {name}", known[name], text)
-    by_key = {option.key: option for option in options()}
+    name, where = _algorithm(tree, origin, environment or {}, flags or {})
+    try:
+        mine = list(options(name))
+    except ConfigError as error:
+        raise error.found_in(where) from error.__cause__
+    by_env = {option.env: option for option in mine}
+    for variable, text in _name_first(environment or {}, NAME_VARIABLE):
+        if variable.startswith(ENV_PREFIX):
+            option = _known(by_env, variable, name, "environment", "variable", "env")
+            _put(tree, origin, f"environment variable {variable}", option, text)
+    by_key = {option.key: option for option in mine}
     for key, value in _name_first(flags or {}, "algorithm.name"):
-        if key not in by_key:
-            raise ConfigError(
-                "unknown option",
-                file="command line",
-                key=key,
-                nearest=nearest_spelling(key, by_key),
-            )
-        _put(tree, origin, "command line", by_key[key], value)
+        option = _known(by_key, key, name, "command line", "option", "key")
+        _put(tree, origin, "command line", option, value)
     return _validated(tree, origin)
+
+
+def _algorithm(
+    tree: Tree, origin: Mapping[str, str], environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> tuple[str, str | None]:
+    """Return the algorithm's name, the only one that has to be loaded, and who says so."""
+    if flags.get("algorithm.name"):
+        return str(flags["algorithm.name"]), "command line"
+    if environment.get(NAME_VARIABLE):
+        return environment[NAME_VARIABLE], f"environment variable {NAME_VARIABLE}"
+    written = tree.get("algorithm", {}).get("name", DEFAULT_ALGORITHM)
+    return str(written), origin.get("algorithm.name")
+
+
+def _known(
+    mine: Mapping[str, Option], name: str, algorithm: str, where: str, what: str, attribute: str
+) -> Option:
+    """Return the option called ``name``; raises ``ConfigError`` with what was likely meant."""
+    if name in mine:
+        return mine[name]
+    if name.lower().replace(ENV_PREFIX.lower(), "").startswith("algorithm"):
+        everybody = {str(getattr(option, attribute)) for option in options()}
+        if name in everybody:
+            raise ConfigError(f"is no option of algorithm {algorithm}", file=where, key=name)
+    raise ConfigError(f"unknown {what}", file=where, key=name, nearest=nearest_spelling(name, mine))
 
 
 def load_peers(path: str | Path) -> tuple[PeerEntry, ...]:
@@ -222,43 +252,54 @@ def _is_literal_text(annotation: Any) -> bool:
 
 
 def _validated(tree: Tree, origin: dict[str, str]) -> Config:
-    algorithm = tree.get("algorithm")
-    if algorithm is not None:
-        algorithm.setdefault("name", "dpsgd")
-        if algorithm["name"] == "gossip":
-            # A gossip swarm without a word about its graph pushes to random peers.
-            tree.setdefault("topology", {}).setdefault("graph", "random")
+    table = tree.pop("algorithm", {})
+    name = table.setdefault("name", DEFAULT_ALGORITHM)
+    options_class = algorithm_class(name).Options
+    # A swarm without a word about its graph has that of its algorithm.
+    tree.setdefault("topology", {}).setdefault("graph", options_class.default_graph)
+    keys = [option.key for option in options(name)]
     try:
-        return Config.model_validate(tree)
+        mine = options_class.model_validate(table)
     except ValidationError as error:
-        raise _translated(error, origin, "", [option.key for option in options()]) from None
+        raise _translated(error, origin, "", keys, ("algorithm",)) from None
+    try:
+        return Config.model_validate({**tree, "algorithm": mine})
+    except ValidationError as error:
+        raise _translated(error, origin, "", keys) from None
 
 
 def _translated(
-    error: ValidationError, origin: Mapping[str, str], prefix: str, keys: list[str]
+    error: ValidationError,
+    origin: Mapping[str, str],
+    prefix: str,
+    keys: list[str],
+    within: tuple[str, ...] = (),
 ) -> ConfigError:
-    """Turn pydantic's complaints into one ``ConfigError``: the first in full, the others after."""
+    """Turn pydantic's complaints into one ``ConfigError``: the first in full, the others after.
+
+    ``within`` is the section that was read, where it was one alone.
+    """
     complaints = error.errors(include_url=False, include_context=False)
     # An unknown key first: what is missing besides is often what it was meant to be.
     complaints.sort(key=lambda complaint: complaint["type"] != "extra_forbidden")
-    path, message = _told(complaints[0])
+    path, message = _told(complaints[0], within)
     key = ".".join(path)
     nearest = None
     if complaints[0]["type"] == "extra_forbidden":
-        message, nearest = _unknown_key(path, complaints[0]["loc"], keys)
+        message, nearest = _unknown_key(path, keys)
     for other in complaints[1:3]:
-        other_path, other_message = _told(other)
+        other_path, other_message = _told(other, within)
         message += f"; also {prefix}{'.'.join(other_path)}: {other_message}"
     file = origin.get(".".join(path[:2]), origin.get(key, origin.get("")))
     return ConfigError(message, file=file, key=prefix + key or None, nearest=nearest)
 
 
-def _told(complaint: ErrorDetails) -> tuple[list[str], str]:
+def _told(complaint: ErrorDetails, within: tuple[str, ...]) -> tuple[list[str], str]:
     """Return the path of the option that a complaint is about, and what is wrong in words."""
-    names = [str(step) for step in complaint["loc"] if str(step) not in ("dpsgd", "gossip")]
+    names = [str(step) for step in (*within, *complaint["loc"])]
     message = complaint["msg"].removeprefix("Value error, ")
-    if complaint["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        names = ["algorithm", "name"]
+    if not complaint["loc"]:
+        names = []  # about several options: the message names them
     if complaint["type"] == "missing":
         message = "is missing"
     elif complaint["type"] == "extra_forbidden":
@@ -268,13 +309,11 @@ def _told(complaint: ErrorDetails) -> tuple[list[str], str]:
     return names, message
 
 
-def _unknown_key(
-    path: list[str], loc: tuple[int | str, ...], keys: list[str]
-) -> tuple[str, str | None]:
+def _unknown_key(path: list[str], keys: list[str]) -> tuple[str, str | None]:
     """Return what to say of a key that is not there, and the spelling that was likely meant."""
     key, section = ".".join(path), path[0] + "." if len(path) > 1 else ""
-    if key in keys:  # another algorithm has it
-        return f"is no option of algorithm {loc[1]}", None
+    if section == "algorithm." and key in {option.key for option in options()}:
+        return "is no option of this algorithm", None
     within = [k for k in keys if k.startswith(section)]
     elsewhere = [k for k in keys if k.endswith("." + path[-1]) and not k.startswith(section)]
     near = nearest_spelling(key, within) or nearest_spelling(path[-1], within)

@@ -42,7 +42,15 @@ class ConfigError(GossipNodeError):
             text += f"; allowed: {allowed}"
         if nearest:
             text += f"; did you mean {nearest!r}?"
+        self.message = message
         super().__init__(text)
+
+    def found_in(self, file: str | None) -> ConfigError:
+        """Return the same error with the file, where that was not known when it was raised."""
+        return ConfigError(
+            self.message, file=self.file or file, key=self.key,
+            allowed=self.allowed, nearest=self.nearest,
+        )  # fmt: skip
 
 
 class DataError(GossipNodeError):

@@ -5,8 +5,13 @@ from __future__ import annotations
 import shlex
 
 import pytest
+from hypothesis import settings
 
 from gossipnode.simulation import SimulatedSwarm
+
+# How long an example takes says something of the machine and nothing of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

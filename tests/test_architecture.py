@@ -17,10 +17,11 @@ import pytest
 import gossipnode
 
 PACKAGE = Path(gossipnode.__file__).parent
-GROUND = {"config", "configfile", "errors", "logs"}
+GROUND = {"config", "configfile", "errors", "logs", "registry"}
 # Who may import whom. Every room may import itself.
 ARROWS = {
     "errors": set(),
+    "registry": {"errors"},
     "config": GROUND,
     "configfile": GROUND,
     "logs": GROUND,

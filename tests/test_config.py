@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gossipnode.config import Config, DpsgdOptions, GossipOptions, PeerEntry
+from gossipnode.algorithms.dpsgd import DpsgdOptions
+from gossipnode.algorithms.gossip_learning import GossipOptions
+from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_config, load_peers, options
 from gossipnode.errors import ConfigError
 

@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gossipnode.config import AlgorithmOptions
+
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
 Weight = float | Callable[[int], float]
 
@@ -222,9 +224,10 @@ class NodeInterface(Protocol):
 
 
 class Algorithm(ABC):
-    """One node's half of an algorithm. Subclasses are built from the config's options."""
+    """One node's half of an algorithm. Subclasses are built as ``Class(options, local_steps)``."""
 
     name: ClassVar[str]
+    Options: ClassVar[type[AlgorithmOptions]]
     # The roles of the parts that it sends and accepts; the inbox refuses others.
     roles: ClassVar[frozenset[str]] = frozenset({"x"})
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})

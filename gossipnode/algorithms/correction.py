@@ -22,24 +22,56 @@ x; extra three.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gossipnode.algorithms.base import NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep
+from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
 from gossipnode.algorithms.vectors import descend, renew
-from gossipnode.config import CorrectionOptions
+from gossipnode.config import Facts, Needs, option
+
+
+class CorrectionOptions(LockstepOptions):
+    """Bias correction by the previous round: the optimum, for one vector a round."""
+
+    facts = (
+        Facts("exact_diffusion", "no bias from uneven data", "1", "restarts"),
+        Facts("d2", "the same, faster", "1", "restarts"),
+        Facts("extra", "the same, mixing first", "1", "restarts"),
+    )
+
+    name: Literal["correction"] = "correction"
+    form: Literal["d2", "exact_diffusion", "extra"] = option(
+        "exact_diffusion",
+        "exact_diffusion: mixes with (I + W)/2. d2: mixes with W, faster, and needs every "
+        "eigenvalue of W above -1/3. extra: mixes before it steps. All need W symmetric and the "
+        "same each round.",
+        flag="--form",
+    )
+
+    def needs(self) -> Needs:
+        """Return that W must be symmetric and stay; d2 bears no eigenvalue below −1/3."""
+        return Needs(
+            weights="doubly",
+            symmetric=True,
+            static=True,
+            lambda_min=-1 / 3 if self.form == "d2" else None,
+            gradient=True,
+            instead="exact_diffusion or extra, or topology.lazy = true",
+        )
 
 
 class Correction(Lockstep):
     """D², exact diffusion and EXTRA."""
 
+    Options = CorrectionOptions
     name = "correction"
     restarting = True
 
-    def __init__(self, options: CorrectionOptions) -> None:
-        super().__init__(options.deadline_s, options.start_deadline_s)
+    def __init__(self, options: CorrectionOptions, local_steps: int) -> None:
+        del local_steps
+        super().__init__(options)
         self.form = options.form
         # ψ of the round before; for extra x, (I + W)x/2 and ηg of the round before.
         self.old: dict[str, Vector] = {}

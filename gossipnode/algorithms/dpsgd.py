@@ -20,20 +20,60 @@ Letters: x params, W mixing matrix (doubly stochastic), τ local steps, s stalen
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
+
+from pydantic import model_validator
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
-from gossipnode.algorithms.lockstep import Lockstep
-from gossipnode.algorithms.staleness import staleness_function
-from gossipnode.config import DpsgdOptions
+from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
+from gossipnode.algorithms.staleness import MergeOptions, staleness_function
+from gossipnode.config import Facts, Needs, option
+
+
+class DpsgdOptions(LockstepOptions, MergeOptions):
+    """D-PSGD: synchronous rounds on a graph."""
+
+    facts = (
+        Facts("atc", "the plain method: local steps, then the neighbourhood's mean", "1", "drifts"),
+        Facts("cta", "the same with communication beside the gradient", "1", "drifts"),
+    )
+
+    name: Literal["dpsgd"] = "dpsgd"
+    form: Literal["atc", "cta"] = option(
+        "atc",
+        "atc: adapt, then combine (send the half-step). cta: combine, then adapt (send before "
+        "training; communication overlaps the gradient, but it tolerates smaller steps only).",
+        flag="--form",
+    )
+    late: Literal["merge", "drop"] = option(
+        "merge",
+        "A model that comes after its round: merge it (its mixing weight times the staleness "
+        "weight) or drop it. Both are counted.",
+        flag="--late",
+    )
+
+    def needs(self) -> Needs:
+        """Return that rows must add to one; columns too, if the mean is to be the data's."""
+        return Needs(weights="row")
+
+    @model_validator(mode="after")
+    def _counts_rounds(self) -> DpsgdOptions:
+        if self.staleness == "age":
+            raise ValueError(
+                "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
+                "polynomial, hinge or exponential"
+            )
+        return self
 
 
 class DPSGD(Lockstep):
     """Synchronous decentralized parallel SGD, both forms."""
 
+    Options = DpsgdOptions
     name = "dpsgd"
 
     def __init__(self, options: DpsgdOptions, local_steps: int) -> None:
-        super().__init__(options.deadline_s, options.start_deadline_s)
+        super().__init__(options)
         self.tau = local_steps
         self.merge_late = options.late == "merge"
         self.s = staleness_function(options.staleness, options.staleness_a, options.staleness_b)

@@ -25,15 +25,58 @@ period (order MERGE_UPDATE), without the one-slot memory of the last received mo
 
 from __future__ import annotations
 
+from typing import Literal
+
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Purpose
-from gossipnode.algorithms.staleness import age_weight, staleness_function
-from gossipnode.config import GossipOptions
+from gossipnode.algorithms.staleness import MergeOptions, Staleness, age_weight, staleness_function
+from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import merge_into
+
+
+class GossipOptions(MergeOptions):
+    """Gossip learning: asynchronous; train, push to one peer, merge what arrives."""
+
+    default_graph = "random"
+    facts = (Facts("", "random peers, no rounds", "1", "none"),)
+
+    name: Literal["gossip"] = "gossip"
+    staleness: Staleness = option("age", MergeOptions.model_fields["staleness"].description or "")
+    period_s: float = option(
+        1.0,
+        "Time between two pushes (the lectures' Δ).",
+        unit="s",
+        flag="--period-s",
+        gt=0,
+        le=86_400,
+    )
+    jitter: float = option(
+        0.1, "Standard deviation of the period, as a share of it.", ge=0.0, le=0.5
+    )
+    exchange: Literal["push", "push_pull"] = option(
+        "push",
+        "push: one way. push_pull: both ends merge, each what the other had.",
+        flag="--exchange",
+    )
+    merge_weight: float = option(
+        0.5,
+        "Weight of an arriving model before the staleness weight; `age` sets its own.",
+        gt=0.0,
+        le=1.0,
+    )
+
+    def needs(self) -> Needs:
+        """Return that any graph that stays will do, and none."""
+        return Needs(graph=False, rounds=False)
+
+    def round_s_max(self, training_s: float) -> float:
+        """Return training and a period, which is at most twice ``period_s`` by its jitter."""
+        return training_s + 2.0 * self.period_s
 
 
 class GossipLearning(Algorithm):
     """Asynchronous gossip learning with push or push-pull."""
 
+    Options = GossipOptions
     name = "gossip"
     purposes = frozenset({Purpose.MODEL, Purpose.EXCHANGE_REQUEST, Purpose.EXCHANGE_REPLY})
 

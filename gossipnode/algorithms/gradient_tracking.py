@@ -20,23 +20,46 @@ stochastic), η step size. Memory: y and the last g besides x. Two vectors a mes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from gossipnode.algorithms.base import NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep
+from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
 from gossipnode.algorithms.vectors import descend, renew
-from gossipnode.config import GradientTrackingOptions
+from gossipnode.config import Facts, Needs, option
+
+
+class GradientTrackingOptions(LockstepOptions):
+    """Gradient tracking: each node follows the mean gradient, so that uneven data do no harm."""
+
+    facts = (
+        Facts("dsgt", "no bias from uneven data", "2", "restarts"),
+        Facts("diging", "the same, for smaller steps", "2", "restarts"),
+    )
+
+    name: Literal["gradient_tracking"] = "gradient_tracking"
+    form: Literal["diging", "dsgt"] = option(
+        "dsgt",
+        "dsgt: x ← W(x − ηy). diging: x ← Wx − ηy; it bears smaller steps only. Both send two "
+        "vectors a round, x and the tracker y.",
+        flag="--form",
+    )
+
+    def needs(self) -> Needs:
+        """Return that the mean of the trackers must stay."""
+        return Needs(weights="doubly", gradient=True)
 
 
 class GradientTracking(Lockstep):
     """DSGT and DIGing."""
 
+    Options = GradientTrackingOptions
     name = "gradient_tracking"
     roles = frozenset({"x", "y"})
     restarting = True
 
-    def __init__(self, options: GradientTrackingOptions) -> None:
-        super().__init__(options.deadline_s, options.start_deadline_s)
+    def __init__(self, options: GradientTrackingOptions, local_steps: int) -> None:
+        del local_steps
+        super().__init__(options)
         self.sends_step = options.form == "dsgt"
         self.y: Vector | None = None
         self.g: Vector | None = None

@@ -35,16 +35,40 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.config import AlgorithmOptions, option
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
 
 PROBE_EVERY_S = 0.5
 # Timers may fire early by what a clock cannot tell apart.
 CLOCK_S = 1e-6
-# A round that takes longer has waited for something, its training at least.
-QUICK_S = 1e-3
 # The scalar that names the round in which all begin anew.
 RESTART = "restart"
+
+
+class LockstepOptions(AlgorithmOptions):
+    """How long synchronous rounds wait."""
+
+    deadline_s: float = option(
+        10.0,
+        "How long a round waits for a neighbour's model before its weight goes to the node itself.",
+        unit="s",
+        flag="--deadline-s",
+        gt=0,
+        le=86_400,
+    )
+    start_deadline_s: float = option(
+        60.0,
+        "The same for a neighbour that has never been heard of, counted from the start, so that a "
+        "swarm may start in any order; deadline_s where that is later.",
+        unit="s",
+        ge=0,
+        le=86_400,
+    )
+
+    def round_s_max(self, training_s: float) -> float:
+        """Return training and the longest of the waits."""
+        return training_s + max(self.deadline_s, self.start_deadline_s)
 
 
 @dataclass(slots=True)
@@ -64,8 +88,8 @@ class Lockstep(Algorithm):
     needs_graph = True
     restarting: ClassVar[bool] = False
 
-    def __init__(self, deadline_s: float, start_deadline_s: float) -> None:
-        self.deadline_s, self.start_deadline_s = deadline_s, start_deadline_s
+    def __init__(self, options: LockstepOptions) -> None:
+        self.deadline_s, self.start_deadline_s = options.deadline_s, options.start_deadline_s
         self.started = 0.0
         self.open: dict[int, OpenRound] = {}
         self.closed = -1  # the last round that was mixed here: what comes for it is late
@@ -74,6 +98,7 @@ class Lockstep(Algorithm):
         self.restarted = -1
         self.restart_at = -1  # the round in which all begin anew, or the last in which they did
         self.alone = False  # whether the last round had neighbours and heard none of them
+        self.waited = False  # whether the round under way had anybody to wait for
         self.first = 0  # the round in which this life began
         self.leader: str | None = None  # of those that went on without us, the one furthest ahead
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
@@ -98,17 +123,16 @@ class Lockstep(Algorithm):
         self.first = node.round
         self.closed = node.round - 1
         while self.catch_up(node):
-            began = node.time()
+            began, self.waited = node.time(), False
             if self.restart_is_due(node.round):
                 self.begin_anew()
                 node.count("restarts")
             await self.step(node, node.round)
             await node.end_round()
-            took_s = node.time() - began
-            if self.alone and took_s < QUICK_S:
-                # Nobody to wait for, and no steps: rounds would follow one another without giving
-                # way and, where time is virtual, without end.
-                await node.sleep(PROBE_EVERY_S if took_s < CLOCK_S else 0.0)
+            if self.alone and not self.waited:
+                # Nobody to wait for and, it may be, no steps: rounds would follow one another
+                # without giving way and, where time is virtual, without end.
+                await node.sleep(PROBE_EVERY_S if node.time() - began < CLOCK_S else 0.0)
 
     def send(self, node: NodeInterface, k: int, parts: Mapping[str, Vector]) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
@@ -148,6 +172,7 @@ class Lockstep(Algorithm):
         """Return when all models of round k are there, or the deadline is."""
         self.recheck(node, k)
         missing = list(self.missing(node, now, k))
+        self.waited = bool(missing)
         for j in missing:
             if node.is_unknown(j) and node.was_there(j, k, self.first):
                 node.vouch_for(j)

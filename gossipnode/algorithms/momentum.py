@@ -20,24 +20,52 @@ mixing matrix (doubly stochastic), η step size, β and μ shares that stay. Mem
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gossipnode.algorithms.base import NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep
+from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
 from gossipnode.algorithms.vectors import decay, descend
-from gossipnode.config import MomentumOptions
+from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import TrainingError
+
+
+class MomentumOptions(LockstepOptions):
+    """D-PSGD with momentum that knows of the neighbours."""
+
+    facts = (
+        Facts("qgm", "momentum of the whole swarm", "1", "drifts"),
+        Facts("decentlam", "momentum without more bias", "1", "drifts"),
+        Facts("dmsgd", "each node's own momentum", "1", "drifts"),
+    )
+
+    name: Literal["momentum"] = "momentum"
+    form: Literal["dmsgd", "decentlam", "qgm"] = option(
+        "qgm",
+        "dmsgd: each its own heavy ball; with uneven data its bias is 1/(1-β) times as large. "
+        "decentlam and qgm (quasi-global momentum): no larger than without momentum.",
+        flag="--form",
+    )
+    beta: float = option(0.9, "β: share of the momentum that stays.", ge=0.0, lt=1.0)
+    mu: float = option(
+        0.9, "μ of qgm: share of the quasi-global momentum that stays.", ge=0.0, lt=1.0
+    )
+
+    def needs(self) -> Needs:
+        """Return that the mean must stay."""
+        return Needs(weights="doubly", gradient=True)
 
 
 class Momentum(Lockstep):
     """DmSGD, DecentLaM and quasi-global momentum."""
 
+    Options = MomentumOptions
     name = "momentum"
 
-    def __init__(self, options: MomentumOptions) -> None:
-        super().__init__(options.deadline_s, options.start_deadline_s)
+    def __init__(self, options: MomentumOptions, local_steps: int) -> None:
+        del local_steps
+        super().__init__(options)
         self.beta, self.mu = options.beta, options.mu
         self.own = {"dmsgd": self.dmsgd, "decentlam": self.decentlam, "qgm": self.qgm}[options.form]
         self.m: Vector | None = None

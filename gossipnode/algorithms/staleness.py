@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
+from gossipnode.config import AlgorithmOptions, option
+
+Staleness = Literal["constant", "polynomial", "hinge", "exponential", "age"]
 Weighting = Callable[[float], float]
 
 POLYNOMIAL_A = 0.5
@@ -18,6 +22,26 @@ HINGE_A, HINGE_B = 10.0, 4.0
 EXPONENTIAL_A = 0.1
 # A weight stays above zero where the formula underflows, past δ ≈ 745/a for e^(−aδ).
 LEAST = 5e-324
+
+
+class MergeOptions(AlgorithmOptions):
+    """How much an arriving model counts, by how far it is behind."""
+
+    staleness: Staleness = option(
+        "polynomial",
+        "Weight by staleness δ: constant 1; polynomial (δ+1)^-a; hinge 1 up to b, then "
+        "1/(a(δ-b)+1); exponential e^(-aδ); age: t_m/(t_i+t_m) from the two ages.",
+        flag="--staleness",
+    )
+    staleness_a: float | None = option(
+        None,
+        "a of the staleness function; polynomial 0.5, hinge 10, exponential 0.1.",
+        gt=0,
+        le=1e6,
+    )
+    staleness_b: float | None = option(
+        None, "b of the hinge: rounds behind that cost nothing; 4.", unit="rounds", ge=0, le=1e9
+    )
 
 
 def staleness_function(name: str, a: float | None = None, b: float | None = None) -> Weighting:

@@ -11,20 +11,20 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gossipnode.config import Config, Section, algorithm_classes
-from gossipnode.configfile import Option
+from gossipnode.config import AlgorithmOptions, Config, Section
+from gossipnode.configfile import Option, algorithm_options
+from gossipnode.registry import algorithm_names
 
 
 def variants(option: Option) -> dict[str, FieldInfo]:
     """Return the declarations of an option by algorithm; one under ``""`` in other sections."""
-    if option.section != "algorithm":
+    if option.section != "algorithm" or option.name == "name":
         return {"": option.field}
     return {
         algorithm_name(model): model.model_fields[option.name]
-        for model in algorithm_classes()
+        for model in algorithm_options()
         if option.name in model.model_fields
     }
 
@@ -37,13 +37,15 @@ def algorithm_name(model: type[Section]) -> str:
 def section_help(section: str) -> str:
     """Return the first line of a section's docstring."""
     annotation = Config.model_fields[section].annotation
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and annotation is not AlgorithmOptions:
         return (annotation.__doc__ or "").strip().splitlines()[0]
     return "The algorithm's own options; which ones there are depends on `name`."
 
 
 def choices(option: Option) -> list[str]:
     """Return the words that a text option takes, or an empty list where any will do."""
+    if option.key == "algorithm.name":
+        return algorithm_names()
     words: list[str] = []
     for field in variants(option).values():
         if get_origin(field.annotation) is Literal:
@@ -108,7 +110,7 @@ def sentence(option: Option) -> str:
     facts = [option.unit, range_text(option), ", ".join(choices(option)) or None]
     facts.append(f"default {default_text(option)}")
     owners = list(variants(option))
-    if option.section == "algorithm" and len(owners) < len(algorithm_classes()):
+    if option.section == "algorithm" and owners != [""] and len(owners) < len(algorithm_options()):
         facts.insert(0, f"{', '.join(owners)} only")
     return f"{option.field.description} [{'; '.join(fact for fact in facts if fact)}]"
 

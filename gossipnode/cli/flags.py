@@ -46,7 +46,19 @@ class OptionFlag(click.Option):
 
 
 class OptionsCommand(click.Command):
-    """A command whose help lists the generated flags by section, after its own."""
+    """A command whose help lists the generated flags by section, after its own.
+
+    The flags of the algorithms are made when they are first asked for: it takes loading them all.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, with the algorithms' flags where one may be among ``args``, or help is."""
+        known = {word for p in self.params for word in (*p.opts, *p.secondary_opts)}
+        flags = {arg.partition("=")[0] for arg in args if arg.startswith("--")}
+        if not flags <= known:
+            made = [OptionFlag(o) for o in options() if o.section == "algorithm" and o.flag]
+            self.params += [flag for flag in made if not known & set(flag.opts)]
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verb's own options, then a section for each of the config's."""
@@ -79,7 +91,7 @@ def config_options(without: Collection[str] = ()) -> Callable[[F], F]:
                 help="Set any option, also those without a flag; repeatable.",
             ),
         ]
-        made = [OptionFlag(o) for o in options() if o.flag and o.key not in without]
+        made = [OptionFlag(o) for o in options("") if o.flag and o.key not in without]
         # click keeps a command's parameters on the function until the command is made, last first.
         kept = function.__dict__.setdefault("__click_params__", [])
         kept[:0] = reversed([*own, *made])

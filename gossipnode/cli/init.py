@@ -14,10 +14,11 @@ import click
 
 from gossipnode.cli import describe
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
-from gossipnode.config import DEFAULT_PORT, Config, algorithm_classes
+from gossipnode.config import DEFAULT_PORT, Config
 from gossipnode.configfile import Option, options
 from gossipnode.errors import ConfigError, StorageError
 from gossipnode.node.place import host_id
+from gossipnode.registry import DEFAULT_ALGORITHM
 
 # What most people change first: written as plain lines, everything else commented out. Not the
 # port: where nobody gives one, it is that of the node's entry in peers.toml.
@@ -109,7 +110,6 @@ def _entry(option: Option) -> list[str]:
     value = "peers.toml" if option.key == "swarm.peers" else describe.example(option)
     # Options of another algorithm than the default one bear a second mark: they are errors
     # beside its name, and become right with theirs.
-    default = describe.algorithm_name(algorithm_classes()[0])
-    foreign = option.section == "algorithm" and default not in describe.variants(option)
+    foreign = option.section == "algorithm" and DEFAULT_ALGORITHM not in describe.variants(option)
     mark = "" if option.key in ACTIVE else "##" if foreign else "#"
     return [*lines, f"{mark}{option.name} = {describe.toml(value)}"]

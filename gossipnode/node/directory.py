@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, overload
 
 import xxhash
 
-from gossipnode.config import Config, CorrectionOptions, PeerEntry, TopologyOptions
+from gossipnode.config import Config, PeerEntry, TopologyOptions
 from gossipnode.errors import ConfigError, DataError, nearest_spelling
 from gossipnode.topology import Graph, build_graph
 from gossipnode.topology.weights import default_rule
@@ -32,10 +32,6 @@ SEQUENCE_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "el_oracle": ("seed", "sends"),
     "el_local": ("seed", "sends"),
 }
-
-
-# D² needs every eigenvalue of W above −1/3; an even ring with weights 1/3 has it to the digit.
-D2_EIGENVALUE_MIN = -1 / 3 - 1e-9
 
 
 class Directory(Sequence[PeerEntry]):
@@ -119,18 +115,20 @@ class Directory(Sequence[PeerEntry]):
 
     def check(self, config: Config) -> None:
         """Raise ``ConfigError`` where the algorithm cannot bear the config's W."""
-        algorithm, key = config.algorithm, _key(config)
-        if not isinstance(algorithm, CorrectionOptions) or algorithm.form != "d2":
+        needs, key = config.algorithm.needs(), _key(config)
+        if needs.lambda_min is None:
             return
         if key not in self._checked and len(self) > 1:
             from gossipnode.topology.eigen import smallest
 
             low = smallest(self.sequence(config).at(0))
-            if low < D2_EIGENVALUE_MIN:
+            # A graph that is exactly at the limit must not be refused for a rounding.
+            if low < needs.lambda_min - 1e-9:
                 raise ConfigError(
-                    f"d2 diverges on this W: its least eigenvalue is {low:.3f}, below -1/3",
+                    f"{config.algorithm.label} diverges on this W: its least eigenvalue is "
+                    f"{low:.3f}, below {needs.lambda_min:.3f}",
                     key="algorithm.form",
-                    allowed="exact_diffusion or extra, or topology.lazy = true",
+                    allowed=needs.instead,
                 )
             self._checked.add(key)
 

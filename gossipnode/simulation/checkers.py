@@ -22,8 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gossipnode.algorithms.dpsgd import DpsgdOptions
+from gossipnode.algorithms.gossip_learning import GossipOptions
 from gossipnode.algorithms.lockstep import Lockstep
-from gossipnode.config import Config, DpsgdOptions, GossipOptions, LockstepOptions
+from gossipnode.config import Config
 from gossipnode.learning.dtypes import epsilon
 from gossipnode.learning.params import Array, all_finite
 from gossipnode.node.node import Node
@@ -233,12 +235,7 @@ def longest_round_s(config: Config, step_s: float) -> float:
     ``step_s`` is what a local step takes the node. A slow or dead peer never blocks a node, so
     this holds whatever the network does.
     """
-    training = step_s * config.training.local_steps
-    algorithm = config.algorithm
-    if isinstance(algorithm, LockstepOptions):
-        return 2.0 * (training + max(algorithm.deadline_s, algorithm.start_deadline_s))
-    # A period is at most twice ``period_s``, however its jitter is drawn.
-    return 2.0 * (training + 2.0 * algorithm.period_s)
+    return 2.0 * config.algorithm.round_s_max(step_s * config.training.local_steps)
 
 
 def stuck_fault(node: Node, since: float, now: float, limit_s: float) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.config import Config, DpsgdOptions
+from gossipnode.algorithms.dpsgd import DpsgdOptions
+from gossipnode.config import Config
 from gossipnode.learning.params import Layout
 from gossipnode.simulation.world import WALL_START_S
 from gossipnode.topology.mixing import Mixing

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gossipnode.config import Config, DpsgdOptions, PeerEntry
+from gossipnode.algorithms.dpsgd import DpsgdOptions
+from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, TrainingError
 from gossipnode.learning.dtypes import computed_in, dtype_of
 from gossipnode.learning.learner import Learner

@@ -15,8 +15,8 @@ import pytest
 from gossipnode.cli import app, describe, reference
 from gossipnode.cli.flags import read_config
 from gossipnode.cli.init import node_file
-from gossipnode.config import Config, algorithm_classes
-from gossipnode.configfile import load_config, load_peers, options
+from gossipnode.config import Config
+from gossipnode.configfile import algorithm_options, load_config, load_peers, options
 from gossipnode.errors import (
     ConfigError,
     DataError,
@@ -214,7 +214,7 @@ def test_every_line_of_node_toml_may_be_uncommented(tmp_path):
             assert option.name in getattr(given, option.section).model_fields_set, option.key
 
 
-ALGORITHMS = {describe.algorithm_name(model): model for model in algorithm_classes()}
+ALGORITHMS = {describe.algorithm_name(model): model for model in algorithm_options()}
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS)[1:])

@@ -12,8 +12,7 @@ import pytest
 from memory_swarm import MemorySwarm, entries
 from plain_learner import PlainLearner, plain_config
 
-from gossipnode.algorithms.dpsgd import DPSGD
-from gossipnode.config import DpsgdOptions
+from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout
 from gossipnode.node.inbox import SENDERS_MAX, WINDOW, Inbox

@@ -14,11 +14,11 @@ import click
 import numpy as np
 
 from gossipnode import __version__
+from gossipnode.algorithms.dpsgd import DpsgdOptions
 from gossipnode.cli.columns import count
 from gossipnode.cli.results import Summary, keep_mean, least_to_greatest, progress_words
 from gossipnode.cli.results.spread import Spread
 from gossipnode.cli.simulate.plan import Plan, Run, Show
-from gossipnode.config import DpsgdOptions, LockstepOptions
 from gossipnode.errors import ConfigError
 from gossipnode.learning.tasks import Evaluation
 from gossipnode.node.measuring import finite_or_none
@@ -33,7 +33,7 @@ def check(plan: Plan) -> None:
     """Refuse what the matrix cannot honour: all that is about time, faults or messages."""
     config, events = plan.config, "or --engine events, which runs all"
     if not isinstance(config.algorithm, DpsgdOptions):
-        synchronous = isinstance(config.algorithm, LockstepOptions)
+        synchronous = config.algorithm.needs().rounds
         why = "does more than W(X − ηG)" if synchronous else "is asynchronous, no matrix a round"
         raise ConfigError(
             f"{config.algorithm.name} {why}",

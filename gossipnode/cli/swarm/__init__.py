@@ -120,7 +120,8 @@ def command(
     the nodes' logs. Ctrl-C sums up what there is; twice ends at once.
     """
     config = read_config(config_path, settings, split_flags(flags), DEFAULTS)
-    if config.algorithm.name == "gossip" and "period_s" not in config.algorithm.model_fields_set:
+    algorithm = config.algorithm
+    if hasattr(algorithm, "period_s") and "period_s" not in algorithm.model_fields_set:
         config = with_options(config, {"algorithm.period_s": GOSSIP_PERIOD_S})
     entries = [PeerEntry(id=f"node-{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(nodes)]
     plan = Plan(config, nodes, first_learner(config, entries), new_folder(out))

@@ -1,0 +1,68 @@
+"""The names of the algorithms, and where each is found. Nothing is imported before it is named.
+
+An algorithm is one file in ``algorithms`` (or in a package of somebody else) and one line here (or
+one entry point there)::
+
+    [project.entry-points."gossipnode.algorithms"]
+    mine = "my_package.mine:Mine"
+
+Invariant: naming all of them loads none; a node pays for its own algorithm alone.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from gossipnode.errors import ConfigError, nearest_spelling
+
+DEFAULT_ALGORITHM = "dpsgd"
+ENTRY_POINTS = "gossipnode.algorithms"
+
+ALGORITHMS = {
+    "dpsgd": "gossipnode.algorithms.dpsgd:DPSGD",
+    "gossip": "gossipnode.algorithms.gossip_learning:GossipLearning",
+    "gradient_tracking": "gossipnode.algorithms.gradient_tracking:GradientTracking",
+    "correction": "gossipnode.algorithms.correction:Correction",
+    "momentum": "gossipnode.algorithms.momentum:Momentum",
+}
+
+
+@cache
+def others() -> dict[str, str]:
+    """Return the algorithms of other packages, by the entry points that are installed."""
+    # Here, not above: it reads the metadata of everything installed.
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=ENTRY_POINTS)
+    return {entry.name: entry.value for entry in found if entry.name not in ALGORITHMS}
+
+
+def algorithm_names() -> list[str]:
+    """Return the names of all algorithms, those of this package first."""
+    return [*ALGORITHMS, *others()]
+
+
+@cache
+def algorithm_class(name: str) -> Any:
+    """Return the class of an algorithm, importing its module.
+
+    Its ``Options`` are a subclass of ``config.AlgorithmOptions``. Raises ``ConfigError`` for a name
+    that nobody has taken, or whose module cannot be loaded.
+    """
+    place = ALGORITHMS.get(name) or others().get(name)
+    if place is None:
+        raise ConfigError(
+            f"there is no algorithm {name!r}",
+            key="algorithm.name",
+            allowed=", ".join(algorithm_names()),
+            nearest=nearest_spelling(str(name), algorithm_names()),
+        )
+    module, _, attribute = place.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"algorithm {name!r} cannot be loaded from {place}: {error}", key="algorithm.name"
+        ) from error
