@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class
+from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, spelt_out
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DEFAULT_PORT = 7946
@@ -261,7 +261,11 @@ class AlgorithmOptions(Section):
     default_graph: ClassVar[str] = "ring"
     facts: ClassVar[tuple[Facts, ...]] = ()
 
-    name: str = option(DEFAULT_ALGORITHM, "The algorithm.", flag="--algorithm")
+    name: str = option(
+        DEFAULT_ALGORITHM,
+        "The algorithm, or a form of one that has a name of its own (docs/algorithms.md).",
+        flag="--algorithm",
+    )
 
     @property
     def label(self) -> str:
@@ -281,7 +285,8 @@ def _named(value: Any) -> Any:
     """Read a table as the options of the algorithm that it names."""
     if not isinstance(value, Mapping):
         return value
-    return algorithm_class(value.get("name", DEFAULT_ALGORITHM)).Options.model_validate(value)
+    named = spelt_out(str(value.get("name", DEFAULT_ALGORITHM)))
+    return algorithm_class(named["name"]).Options.model_validate({**value, **named})
 
 
 class TopologyOptions(Section):

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from gossipnode.config import AlgorithmOptions, Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
-from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, algorithm_names
+from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, algorithm_names, spelt_out
 
 ENV_PREFIX = "GOSSIPNODE_"
 NAME_VARIABLE = ENV_PREFIX + "ALGORITHM_NAME"
@@ -130,12 +130,13 @@ def _algorithm(
     tree: Tree, origin: Mapping[str, str], environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> tuple[str, str | None]:
     """Return the algorithm's name, the only one that has to be loaded, and who says so."""
-    if flags.get("algorithm.name"):
-        return str(flags["algorithm.name"]), "command line"
+    name = tree.get("algorithm", {}).get("name", DEFAULT_ALGORITHM)
+    where = origin.get("algorithm.name")
     if environment.get(NAME_VARIABLE):
-        return environment[NAME_VARIABLE], f"environment variable {NAME_VARIABLE}"
-    written = tree.get("algorithm", {}).get("name", DEFAULT_ALGORITHM)
-    return str(written), origin.get("algorithm.name")
+        name, where = environment[NAME_VARIABLE], f"environment variable {NAME_VARIABLE}"
+    if flags.get("algorithm.name"):
+        name, where = flags["algorithm.name"], "command line"
+    return spelt_out(str(name))["name"], where
 
 
 def _known(
@@ -205,6 +206,11 @@ def _put_table(
     if section not in Config.model_fields:
         raise _unknown_section(where, section, is_table=True)
     table = tree.setdefault(section, {})
+    if section == "algorithm" and "name" in entries:
+        entries = {
+            **spelt_out(str(entries["name"])),
+            **{k: entries[k] for k in entries if k != "name"},
+        }
     if section == "algorithm" and entries.get("name", table.get("name")) != table.get("name"):
         # Another algorithm has other options: what a weaker layer said of the old one is void.
         table.clear()

@@ -27,6 +27,26 @@ ALGORITHMS = {
     "correction": "gossipnode.algorithms.correction:Correction",
     "momentum": "gossipnode.algorithms.momentum:Momentum",
 }
+# Forms that have a name of their own: ``name = "d2"`` says ``name = "correction", form = "d2"``.
+FORMS = {
+    "d2": "correction",
+    "exact_diffusion": "correction",
+    "extra": "correction",
+    "dsgt": "gradient_tracking",
+    "diging": "gradient_tracking",
+    "qgm": "momentum",
+    "decentlam": "momentum",
+    "dmsgd": "momentum",
+}
+
+
+def spelt_out(name: str) -> dict[str, str]:
+    """Return the options that ``name`` stands for: the algorithm's name and, it may be, a form.
+
+    >>> spelt_out("d2"), spelt_out("dpsgd")
+    ({'name': 'correction', 'form': 'd2'}, {'name': 'dpsgd'})
+    """
+    return {"name": FORMS[name], "form": name} if name in FORMS else {"name": name}
 
 
 @cache
@@ -44,6 +64,11 @@ def algorithm_names() -> list[str]:
     return [*ALGORITHMS, *others()]
 
 
+def names_taken() -> list[str]:
+    """Return all that ``algorithm.name`` may be: algorithms, and forms with their own names."""
+    return [*algorithm_names(), *FORMS]
+
+
 @cache
 def algorithm_class(name: str) -> Any:
     """Return the class of an algorithm, importing its module.
@@ -56,8 +81,8 @@ def algorithm_class(name: str) -> Any:
         raise ConfigError(
             f"there is no algorithm {name!r}",
             key="algorithm.name",
-            allowed=", ".join(algorithm_names()),
-            nearest=nearest_spelling(str(name), algorithm_names()),
+            allowed=", ".join(names_taken()),
+            nearest=nearest_spelling(str(name), names_taken()),
         )
     module, _, attribute = place.partition(":")
     try:

@@ -16,12 +16,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from gossipnode.config import AlgorithmOptions
 
+# The index of a message whose parts hold every coordinate.
+ALL: Mapping[str, Any] = MappingProxyType({"kind": "all"})
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
 Weight = float | Callable[[int], float]
 
@@ -50,7 +53,9 @@ class Arrival:
 
     ``parts`` maps roles to vectors of shape (d,) that the algorithm owns and may overwrite.
     ``round`` and ``age`` are the sender's when it sent; ``scalars`` go with the parts. ``own`` is
-    set on an exchange reply: the params that this node had sent, as they were then.
+    set on an exchange reply: the params that this node had sent, as they were then. ``index``
+    tells which coordinates the parts are; of two messages of one sender the one with the larger
+    ``order`` was made later.
     """
 
     sender: str
@@ -61,6 +66,9 @@ class Arrival:
     scalars: Mapping[str, float] = field(default_factory=dict)
     own: Vector | None = None
     own_age: int = 0
+    phase: int = 0
+    order: tuple[int, int] = (0, 0)
+    index: Mapping[str, Any] = field(default_factory=lambda: ALL)
 
 
 @dataclass(slots=True)
@@ -134,6 +142,14 @@ class NodeInterface(Protocol):
         """How many nodes the peer list has, this one included."""
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """All nodes in the order of the peer list; empty where peers are random."""
+
+    @property
+    def samples(self) -> int:
+        """How many training samples this node has."""
+
+    @property
     def lead_max(self) -> int:
         """Rounds by which a sender can be ahead in lockstep: 1 where edges go both ways.
 
@@ -151,6 +167,12 @@ class NodeInterface(Protocol):
 
     async def train(self, steps: int) -> None:
         """Run local steps on a private copy, then apply the difference that they made."""
+
+    async def trained(self, at: Vector, steps: int) -> Vector:
+        """Return what local steps make of a copy of ``at``; the params stay as they are.
+
+        ``commit`` says when the steps have gone into the params.
+        """
 
     async def gradient(self, at: Vector) -> tuple[Vector, float]:
         """Return the gradient at ``at`` on the next batch, and the η that belongs to this step.
@@ -186,8 +208,16 @@ class NodeInterface(Protocol):
         parts: Mapping[str, Vector],
         purpose: Purpose = Purpose.MODEL,
         scalars: Mapping[str, float] | None = None,
+        *,
+        phase: int = 0,
+        index: Mapping[str, Any] = ALL,
+        age: int | None = None,
     ) -> None:
-        """Queue one message for ``peers``; returns at once. A newer one replaces one unsent."""
+        """Queue one message for ``peers``; returns at once. A newer one replaces one unsent.
+
+        ``index`` tells which coordinates the parts are, if not all; ``age`` defaults to the
+        node's.
+        """
 
     def peer_round(self, peer: str) -> int:
         """The round that ``peer`` last said it was in; -1 if never heard of."""
@@ -228,8 +258,16 @@ class Algorithm(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type[AlgorithmOptions]]
-    # The roles of the parts that it sends and accepts; the inbox refuses others.
+    # The roles of the parts that it sends and accepts; the inbox refuses others. A message has all
+    # of them, or one of the ``bundles``.
     roles: ClassVar[frozenset[str]] = frozenset({"x"})
+    bundles: ClassVar[tuple[frozenset[str], ...]] = ()
+    # Which kinds of index its parts may have besides ``all`` (docs/wire.md).
+    pieces: ClassVar[frozenset[str]] = frozenset()
+    # Messages that may wait for one peer; beyond that a newer one replaces the oldest.
+    room: ClassVar[int] = 1
+    # Whether it sends to nodes that are no neighbours in the graph.
+    talks_to_all: ClassVar[bool] = False
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})
     needs_graph: ClassVar[bool] = False
 

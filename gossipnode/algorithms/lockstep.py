@@ -10,6 +10,9 @@ Where the graph changes, W is that of round k, and so are the neighbours: sent t
 column i of it names, waited for those in row i. A neighbour whose model does not come in time
 leaves its w_ij to w_ii: the row still sums to one.
 
+A round may have several ``phases``, each with its own barrier. Counted through, k·phases + phase,
+they are the *beats* by which models are kept apart.
+
 Memory: one accumulator Σ w_ij v_j a role and a round, whatever the degree. In lockstep a neighbour
 is at most one round ahead, so two are open at most; on a directed graph a sender can be further
 ahead, by the length of the way back to it. Where the graph changes there may be no such bound: a
@@ -87,14 +90,16 @@ class Lockstep(Algorithm):
 
     needs_graph = True
     restarting: ClassVar[bool] = False
+    phases: ClassVar[int] = 1
 
     def __init__(self, options: LockstepOptions) -> None:
         self.deadline_s, self.start_deadline_s = options.deadline_s, options.start_deadline_s
         self.started = 0.0
-        self.open: dict[int, OpenRound] = {}
-        self.closed = -1  # the last round that was mixed here: what comes for it is late
+        self.open: dict[int, OpenRound] = {}  # by beat
+        self.closed = -1  # the last beat that was mixed here: what comes for it is late
+        self.beat = -1  # the one that is waited for
         self.mixing: OpenRound | None = None  # what ``combine`` holds and will mix
-        self.heard: dict[str, int] = {}  # neighbour -> round of its last model
+        self.heard: dict[str, int] = {}  # neighbour -> beat of its last model
         self.restarted = -1
         self.restart_at = -1  # the round in which all begin anew, or the last in which they did
         self.alone = False  # whether the last round had neighbours and heard none of them
@@ -134,27 +139,30 @@ class Lockstep(Algorithm):
                 # without giving way and, where time is virtual, without end.
                 await node.sleep(PROBE_EVERY_S if node.time() - began < CLOCK_S else 0.0)
 
-    def send(self, node: NodeInterface, k: int, parts: Mapping[str, Vector]) -> None:
+    def send(
+        self, node: NodeInterface, k: int, parts: Mapping[str, Vector], phase: int = 0
+    ) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
         neighbours = node.out_neighbours_at(k)
         scalars = {RESTART: self.restart_at} if self.restart_at > k else None
         if neighbours:
-            node.push(neighbours, parts, scalars=scalars)
+            node.push(neighbours, parts, scalars=scalars, phase=phase)
 
     async def combine(
-        self, node: NodeInterface, k: int, own: Mapping[str, Vector]
+        self, node: NodeInterface, k: int, own: Mapping[str, Vector], phase: int = 0
     ) -> dict[str, Vector]:
         """Wait for the models of round ``k``, close it, and return Σ_j w_ij v_j of each role.
 
         The sums are the caller's, but where nothing came they are the vectors of ``own``.
         """
-        now = self.mixing = self.open_round(node, k)
+        beat = self.beat = k * self.phases + phase
+        now = self.mixing = self.open_round(node, beat)
         await self.wait_for_neighbours(node, now, k)
         async with self.lock:
-            self.closed = k
-            for old in [r for r in self.open if r <= k]:
+            self.closed, self.beat = beat, -1
+            for old in [b for b in self.open if b <= beat]:
                 passed = self.open.pop(old)
-                if old < k:  # a round that was skipped: its models have nowhere to go
+                if old < beat:  # a round that was skipped: its models have nowhere to go
                     node.count("late_dropped", len(passed.arrived))
         missing = len(node.row_at(k).weights) - len(now.arrived)
         self.alone = missing > 0 and not now.arrived
@@ -170,7 +178,7 @@ class Lockstep(Algorithm):
 
     async def wait_for_neighbours(self, node: NodeInterface, now: OpenRound, k: int) -> None:
         """Return when all models of round k are there, or the deadline is."""
-        self.recheck(node, k)
+        self.recheck(node)
         missing = list(self.missing(node, now, k))
         self.waited = bool(missing)
         for j in missing:
@@ -194,6 +202,9 @@ class Lockstep(Algorithm):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Add w_ij·v_j to the sums of its round, or treat it as late."""
         j, k = arrival.sender, arrival.round
+        if arrival.phase >= self.phases:
+            raise PeerError("unsupported_message", f"a round has {self.phases} phases here")
+        beat = k * self.phases + arrival.phase
         self.note_leader(node, j)
         if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
             raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
@@ -205,13 +216,13 @@ class Lockstep(Algorithm):
             if restart_at <= k + node.nodes:
                 self.restart_at = max(self.restart_at, restart_at)
         async with self.lock:
-            if self.is_timely(node, k):
-                answer = await self.accumulate(node, arrival, w)
-                self.heard[j] = max(k, self.heard.get(j, -1))
-                self.recheck(node, node.round)
+            if self.is_timely(node, beat):
+                answer = await self.accumulate(node, arrival, w, beat)
+                self.heard[j] = max(beat, self.heard.get(j, -1))
+                self.recheck(node)
                 return answer
-        self.heard[j] = max(k, self.heard.get(j, -1))
-        return await self.late(node, arrival, w, max(1, self.closed + 1 - k))
+        self.heard[j] = max(beat, self.heard.get(j, -1))
+        return await self.late(node, arrival, w, max(1, self.closed // self.phases + 1 - k))
 
     def ask_for_restart(self, node: NodeInterface, k: int) -> None:
         """Name the round in which all begin anew, unless one is named already."""
@@ -226,9 +237,11 @@ class Lockstep(Algorithm):
         self.restarted = self.restart_at
         return True
 
-    async def accumulate(self, node: NodeInterface, arrival: Arrival, w: float) -> Answer:
+    async def accumulate(
+        self, node: NodeInterface, arrival: Arrival, w: float, beat: int
+    ) -> Answer:
         """Set acc ← acc + w·v for each role; refuses what would not be finite, changing nothing."""
-        now = self.open_round(node, arrival.round)
+        now = self.open_round(node, beat)
         if arrival.sender in now.arrived:
             return Answer(Outcome.DUPLICATE)
         sums = {}
@@ -244,25 +257,31 @@ class Lockstep(Algorithm):
         now.arrived.add(arrival.sender)
         return Answer(Outcome.BUFFERED)
 
-    def is_timely(self, node: NodeInterface, k: int) -> bool:
-        """Whether a model of round k still has a sum to go into."""
-        if k <= max(self.closed, node.round - 1):
+    def next_beat(self, node: NodeInterface) -> int:
+        """Return the first beat that can still be mixed."""
+        return max(self.closed + 1, node.round * self.phases)
+
+    def is_timely(self, node: NodeInterface, beat: int) -> bool:
+        """Whether a model of this beat still has a sum to go into."""
+        first = self.next_beat(node)
+        if beat < first:
             return False
-        if k in self.open or k == node.round:
+        if beat in self.open or beat == first:
             return True
-        return sum(1 for r in self.open if r > k) <= node.lead_max
+        return sum(1 for b in self.open if b > beat) <= node.lead_max
 
-    def open_round(self, node: NodeInterface, k: int) -> OpenRound:
-        """Return the sums of round k.
+    def open_round(self, node: NodeInterface, beat: int) -> OpenRound:
+        """Return the sums of a beat.
 
-        Besides the round under way there is room for as many as lockstep needs, and one. The
+        Besides the one under way there is room for as many as lockstep needs, and one. The
         oldest of them makes room: its time has passed if the neighbours have gone on that far.
         """
-        now = self.open.get(k)
+        now = self.open.get(beat)
         if now is not None:
             return now
-        now = self.open[k] = OpenRound()
-        ahead = sorted(r for r in self.open if r != node.round)
+        now = self.open[beat] = OpenRound()
+        first = self.next_beat(node)
+        ahead = sorted(b for b in self.open if b != first)
         for old in ahead[: -1 - node.lead_max]:
             evicted = self.open.pop(old)
             evicted.complete.set()
@@ -286,11 +305,15 @@ class Lockstep(Algorithm):
 
     def may_come(self, node: NodeInterface, j: str, k: int) -> bool:
         """Whether a model of round k, which has not arrived, may come from neighbour ``j``."""
-        return self.heard.get(j, -1) <= k and not node.went_on_without(j, k) and node.is_expected(j)
+        return (
+            self.heard.get(j, -1) <= self.beat
+            and not node.went_on_without(j, k)
+            and node.is_expected(j)
+        )
 
-    def recheck(self, node: NodeInterface, k: int) -> None:
-        """Complete round k if nobody is left to wait for."""
-        now = self.open.get(k)
+    def recheck(self, node: NodeInterface) -> None:
+        """Complete the round that is waited for if nobody is left to wait for."""
+        now, k = self.open.get(self.beat), node.round
         if now is None or now.complete.is_set():
             return
         # One that is missing settles it, and the one of the last time most often still is: else d
@@ -315,7 +338,7 @@ class Lockstep(Algorithm):
     def peer_changed(self, node: NodeInterface, peer: str) -> None:
         """A peer was suspected, or is further than we thought: maybe nobody is left."""
         self.note_leader(node, peer)
-        self.recheck(node, node.round)
+        self.recheck(node)
 
     def note_leader(self, node: NodeInterface, j: str) -> None:
         """Remember who is furthest ahead of those that went on without us."""
@@ -331,7 +354,7 @@ class Lockstep(Algorithm):
         self.leader = None
         if gone:
             node.skip_to(max(gone))
-            self.closed = max(gone) - 1
+            self.closed = max(gone) * self.phases - 1
             # What is carried here is of the round that was left, even if nobody has missed us.
             self.ask_for_restart(node, max(gone))
         return node.budget_left

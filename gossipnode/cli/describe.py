@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from gossipnode.config import AlgorithmOptions, Config, Section
 from gossipnode.configfile import Option, algorithm_options
-from gossipnode.registry import algorithm_names
+from gossipnode.registry import names_taken
 
 
 def variants(option: Option) -> dict[str, FieldInfo]:
@@ -45,7 +45,7 @@ def section_help(section: str) -> str:
 def choices(option: Option) -> list[str]:
     """Return the words that a text option takes, or an empty list where any will do."""
     if option.key == "algorithm.name":
-        return algorithm_names()
+        return names_taken()
     words: list[str] = []
     for field in variants(option).values():
         if get_origin(field.annotation) is Literal:
@@ -60,6 +60,8 @@ def is_switch(option: Option) -> bool:
 
 def kind(option: Option) -> str:
     """Return what a value is: ``text``, ``number``, ``whole number``, ``switch``, …"""
+    if option.key == "algorithm.name":
+        return "choice"
     annotation = option.field.annotation
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from gossipnode.algorithms.base import Algorithm, Purpose, Row, Vector, Weight
+from gossipnode.algorithms.base import ALL, Algorithm, Purpose, Row, Vector, Weight
 from gossipnode.config import Config
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import GradientLearner, Learner, TrainResult
@@ -22,6 +22,7 @@ from gossipnode.learning.params import all_finite
 from gossipnode.logs import event
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
+from gossipnode.node.directory import Directory
 from gossipnode.node.measuring import Measurements
 from gossipnode.node.memory import Memory
 from gossipnode.node.outbox import Parcel
@@ -39,6 +40,7 @@ class ActiveSide:
 
     config: Config
     world: World
+    directory: Directory
     place: Place
     id: str
     time: Callable[[], float]  # monotonic seconds: the clock of the loop that started the node
@@ -120,6 +122,16 @@ class ActiveSide:
         return self.place.nodes
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """All nodes in the order of the peer list."""
+        return self.directory.ids
+
+    @property
+    def samples(self) -> int:
+        """How many training samples this node has."""
+        return self.learner.samples
+
+    @property
     def lead_max(self) -> int:
         """Rounds by which a sender can be ahead in lockstep."""
         return self.place.lead_max
@@ -158,24 +170,37 @@ class ActiveSide:
         if not steps:
             return
         before = self.params
-
-        def work() -> tuple[Vector, TrainResult]:
-            after = before.copy()
-            return after, self.learner.train(after, steps)
-
-        # Should this be cancelled, the learner has moved on and the params have not.
-        self.in_step = True
-        after, result = await self.world.train(work, steps)
+        after, result = await self._steps_from(before, steps)
         try:
             await self.replica.commit(after, before, steps=steps)
             self.in_step = False
         except PeerError:
-            raise TrainingError(
-                f"training diverged in round {self.round}: the params are no longer finite; "
-                "lower training.learning_rate"
-            ) from None
+            raise self._diverged("params are") from None
         self.last_training = result
         self.counters.add("local_steps", steps)
+
+    async def trained(self, at: Vector, steps: int) -> Vector:
+        """Return what local steps make of a copy of ``at``."""
+        after, self.last_training = await self._steps_from(at, steps)
+        if not await self.compute(all_finite, after):
+            raise self._diverged("params are")
+        self.counters.add("local_steps", steps)
+        return after
+
+    async def _steps_from(self, at: Vector, steps: int) -> tuple[Vector, TrainResult]:
+        def work() -> tuple[Vector, TrainResult]:
+            after = at.copy()
+            return after, self.learner.train(after, steps)
+
+        # Until the result is in the params, the learner has moved on and they have not.
+        self.in_step = True
+        return await self.world.train(work, steps)
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"training diverged in round {self.round}: the {what} no longer finite; "
+            "lower training.learning_rate"
+        )
 
     async def gradient(self, at: Vector) -> tuple[Vector, float]:
         """Return the gradient on the next batch, and its η."""
@@ -186,14 +211,11 @@ class ActiveSide:
             found = np.empty_like(at)
             return found, learner.gradient(at, found)
 
-        # Until the round is over, the learner has moved on and the params have not.
+        # As above: only the end of the round says that the params have followed.
         self.in_step = True
         found, self.last_training = await self.world.train(work, 1)
         if not await self.compute(all_finite, found):
-            raise TrainingError(
-                f"training diverged in round {self.round}: the gradient is no longer finite; "
-                "lower training.learning_rate"
-            )
+            raise self._diverged("gradient is")
         self.counters.add("local_steps")
         return found, step_size
 
@@ -224,9 +246,14 @@ class ActiveSide:
         parts: Mapping[str, Vector],
         purpose: Purpose = Purpose.MODEL,
         scalars: Mapping[str, float] | None = None,
+        *,
+        phase: int = 0,
+        index: Mapping[str, Any] = ALL,
+        age: int | None = None,
     ) -> None:
         """Queue one message for ``peers``: encoded once, whatever their number."""
-        frame = self.passive.frame(parts, purpose, self.age, scalars)
+        clock = self.age if age is None else age
+        frame = self.passive.frame(parts, purpose, clock, scalars, phase=phase, index=index)
         parcel = Parcel(frame, purpose, self.params, self.age)
         for peer in peers:
             self.courier.put(peer, parcel, self.tasks)

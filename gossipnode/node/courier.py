@@ -62,13 +62,14 @@ class Courier:
         on_change: Callable[[str], None],
         on_exchange: Callable[[Peer, Parcel, Receipt], Awaitable[None]],
         room: Mapping[str, int] | None = None,
+        room_least: int = 1,
     ) -> None:
         self.world, self.peers, self.counters = world, peers, counters
         self._rng = cache(rng)  # most couriers never need one
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange = on_change, on_exchange
         self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
-        self._room = room or {}
+        self._room, self._room_least = room or {}, room_least
         self._closing = False
         self._pauses: dict[str, asyncio.Event] = {}
         self._probed: set[str] = set()
@@ -79,7 +80,7 @@ class Courier:
 
         A hung peer holds what is on its way to it: that many old models, were all of them tried.
         """
-        room = self._room.get(peer, 1)
+        room = max(self._room.get(peer, 1), self._room_least)
         known = self.peers[peer]
         if known.state == "suspect":
             due = known.retry_at <= asyncio.get_running_loop().time()
@@ -104,7 +105,9 @@ class Courier:
             self.suspect(peer.id, "connection refused")
 
     def _room_for(self, peer_id: str) -> int:
-        return 1 if self.peers[peer_id].state == "suspect" else self._room.get(peer_id, 1)
+        if self.peers[peer_id].state == "suspect":
+            return 1
+        return max(self._room.get(peer_id, 1), self._room_least)
 
     def suspect(self, peer_id: str, reason: str) -> None:
         """Give up on a peer until it is heard of again."""

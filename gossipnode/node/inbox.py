@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gossipnode.algorithms.base import Algorithm, Arrival, Purpose, Vector
+from gossipnode.algorithms.base import ALL, Algorithm, Arrival, Purpose, Vector
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout, all_finite
 from gossipnode.logs import bounded
@@ -243,18 +243,37 @@ class Inbox:
                 "too_large", f"a body of {message.body_bytes} bytes; the layout allows {limit}"
             )
         roles = [part.role for part in message.parts]
-        if set(roles) != self.algorithm.roles or len(set(roles)) != len(roles):
-            wanted = ", ".join(sorted(self.algorithm.roles))
+        bundles = self.algorithm.bundles or (self.algorithm.roles,)
+        if set(roles) not in bundles or len(set(roles)) != len(roles):
+            wanted = " or ".join(", ".join(sorted(bundle)) for bundle in bundles)
             raise PeerError("unsupported_message", f"one part each is wanted of: {wanted}")
         for part in message.parts:
-            if part.size != self.layout.size or part.dtype != self.layout.dtype.name:
+            if part.index != message.parts[0].index:
+                raise PeerError("unsupported_message", "the parts must be of one index")
+            wanted_size = _size_of(part, self.layout.size, self.algorithm.pieces)
+            if part.codec != "raw" or wanted_size is None:
+                raise PeerError("unsupported_message", f"part {part.role} must be raw and whole")
+            if part.size != wanted_size or part.dtype != self.layout.dtype.name:
                 raise PeerError(
                     "wrong_schema",
                     f"part {part.role} has {part.size} {bounded(part.dtype)} values, the layout "
-                    f"{self.layout.size} {self.layout.dtype.name}",
+                    f"{wanted_size} {self.layout.dtype.name}",
                 )
-            if part.codec != "raw" or not part.covers_all:
-                raise PeerError("unsupported_message", f"part {part.role} must be raw and whole")
+
+
+def _size_of(part: Part, whole: int, pieces: Collection[str]) -> int | None:
+    """Return how many values the part must have, of ``whole``; None where it is not taken."""
+    index = part.index
+    match index["kind"]:
+        case "all":
+            return whole
+        case "range" if "range" in pieces and index["stop"] <= whole:
+            return int(index["stop"] - index["start"])
+        case "part" if "part" in pieces and index["parts"] <= whole:
+            return len(range(index["part"], whole, index["parts"]))
+        case "seeded" if "seeded" in pieces and part.size <= whole:
+            return part.size  # what the seed draws, the algorithm knows
+    return None
 
 
 def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
@@ -262,8 +281,17 @@ def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
     assert isinstance(message.age, int), "checked at admission"
     roles: list[str] = [part.role for part in message.parts]
     parts = dict(zip(roles, vectors, strict=True))
-    purpose = PURPOSES[message.kind]
-    return Arrival(message.sender, purpose, message.round, message.age, parts, message.scalars)
+    return Arrival(
+        message.sender,
+        PURPOSES[message.kind],
+        message.round,
+        message.age,
+        parts,
+        message.scalars,
+        phase=message.phase,
+        order=(message.epoch, message.seq),
+        index=message.parts[0].index if message.parts else ALL,
+    )
 
 
 def _read(message: Message, body: memoryview, dtype: np.dtype[Any]) -> Sequence[Vector]:

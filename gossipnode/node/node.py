@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -143,7 +143,7 @@ class Node(ActiveSide):
             layout=self.layout,
             algorithm=self.algorithm,
             graph=self.place.graph,
-            senders=self.place.senders if self.algorithm.needs_graph else None,
+            senders=self._senders(),
             inflight_bytes_max=self.config.network.inflight_bytes_max,
             senders_max=self.senders_max,
         )
@@ -157,8 +157,15 @@ class Node(ActiveSide):
             on_change=lambda peer: self.algorithm.peer_changed(self, peer),
             on_exchange=self.passive.exchanged,
             room=self.place.room,
+            room_least=self.algorithm.room,
         )
         await self.memory.recall()
+
+    def _senders(self) -> Collection[str] | None:
+        """Return who may send here; None: anybody."""
+        if not self.algorithm.needs_graph:
+            return None
+        return self.directory.number if self.algorithm.talks_to_all else self.place.senders
 
     async def run(self) -> None:
         """Be active until the budget is used up (then linger, if so configured) or stopped.

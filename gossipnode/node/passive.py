@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from gossipnode.algorithms.base import Outcome, Purpose, Vector
@@ -20,7 +20,7 @@ from gossipnode.node.outbox import Parcel
 from gossipnode.node.peers import Peer
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame, encode
-from gossipnode.wire.message import Message, Part, Role
+from gossipnode.wire.message import ALL, Message, Part, Role
 from gossipnode.wire.reply import Reply, Status
 
 if TYPE_CHECKING:
@@ -163,6 +163,9 @@ class PassiveSide:
         purpose: Purpose,
         age: int,
         scalars: Mapping[str, float] | None = None,
+        *,
+        phase: int = 0,
+        index: Mapping[str, Any] = ALL,
     ) -> Frame:
         """Return ``parts`` as the next frame of this node; their memory is not copied."""
         node = self.node
@@ -177,12 +180,15 @@ class PassiveSide:
             epoch=node.epoch,
             seq=node.seq,
             round=node.round,
+            phase=phase,
             graph=node.place.graph,
             degree=len(node.out_neighbours_at(node.round)) or None,
             age=age,
             scalars=dict(scalars or {}),
             address=None if node.algorithm.needs_graph else node.address,
-            parts=tuple([Part.of(cast("Role", role), array) for role, array in parts.items()]),
+            parts=tuple(
+                [Part.of(cast("Role", role), array, index) for role, array in parts.items()]
+            ),
         )
         return self.encode(message, arrays)
 

@@ -7,7 +7,7 @@ Bytes may not enter: ``frame`` turns messages into bytes and back.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import lru_cache
 from types import MappingProxyType
@@ -83,9 +83,10 @@ class Part:
     base_version: int | None = None
 
     @classmethod
-    def of(cls, role: Role, array: NDArray[Any]) -> Part:
-        """Describe ``array`` (any shape, a dtype of ``DTYPES``) sent raw and whole."""
-        return _raw_part(role, array.dtype, array.size)
+    def of(cls, role: Role, array: NDArray[Any], index: Mapping[str, Any] = ALL) -> Part:
+        """Describe ``array`` (any shape, a dtype of ``DTYPES``) sent raw; by default it is all."""
+        part = _raw_part(role, array.dtype, array.size)
+        return part if index is ALL else replace(part, index=index)
 
     @property
     def covers_all(self) -> bool:

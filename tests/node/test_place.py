@@ -350,7 +350,7 @@ def test_gossip_has_no_rounds_for_a_graph_to_change_with(graph: str) -> None:
 
 
 def test_gossip_has_no_matrix_to_make_lazy() -> None:
-    with pytest.raises(ConfigError, match=r"topology\.lazy is for dpsgd"):
+    with pytest.raises(ConfigError, match=r"topology\.lazy is for algorithms that mix with W"):
         config(algorithm__name="gossip", topology__lazy=True)
 
 
