@@ -7,15 +7,16 @@ is written here.
 from __future__ import annotations
 
 import json
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from gossipnode.config import AlgorithmOptions, Config, Section
 from gossipnode.configfile import Option, algorithm_options
-from gossipnode.registry import names_taken
+from gossipnode.registry import DEFAULT_ALGORITHM, names_taken
 
 
 def variants(option: Option) -> dict[str, FieldInfo]:
@@ -34,23 +35,51 @@ def algorithm_name(model: type[Section]) -> str:
     return str(model.model_fields["name"].default)
 
 
+def summary(model: type[Any]) -> str:
+    """Return the first line of a class's docstring."""
+    return (model.__doc__ or "").strip().splitlines()[0]
+
+
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets in Markdown.
+
+    >>> slug("How long `x` waits.")
+    'how-long-x-waits'
+    """
+    kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return kept.replace(" ", "-")
+
+
+def cells(texts: Iterable[str]) -> str:
+    r"""Return a row of a Markdown table.
+
+    >>> print(cells(["a|b", ""]))
+    | a\|b |  |
+    """
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in texts)} |"
+
+
 def section_help(section: str) -> str:
     """Return the first line of a section's docstring."""
     annotation = Config.model_fields[section].annotation
     if isinstance(annotation, type) and annotation is not AlgorithmOptions:
-        return (annotation.__doc__ or "").strip().splitlines()[0]
-    return "The algorithm's own options; which ones there are depends on `name`."
+        return summary(annotation)
+    return "The algorithm, and its own options; which ones there are depends on `name`."
 
 
 def choices(option: Option) -> list[str]:
-    """Return the words that a text option takes, or an empty list where any will do."""
+    """Return the words that a text option takes, or an empty list where any will do.
+
+    Of an option that several algorithms have, those of all.
+    """
     if option.key == "algorithm.name":
         return names_taken()
-    words: list[str] = []
-    for field in variants(option).values():
-        if get_origin(field.annotation) is Literal:
-            words += [word for word in get_args(field.annotation) if word not in words]
-    return words
+    return list(dict.fromkeys(w for field in variants(option).values() for w in words(field)))
+
+
+def words(field: FieldInfo) -> list[str]:
+    """Return the words that one declaration allows, or an empty list where any will do."""
+    return list(get_args(field.annotation)) if get_origin(field.annotation) is Literal else []
 
 
 def is_switch(option: Option) -> bool:
@@ -96,24 +125,46 @@ def number(value: float) -> str:
     return f"{value:g}" if value < 10**6 else f"{value:.0f}"
 
 
-def default_text(option: Option) -> str:
-    """Return the default as TOML; ``unset`` where there is none, by algorithm where they differ."""
-    texts = {
-        algorithm: "unset" if field.default is None else toml(field.default)
-        for algorithm, field in variants(option).items()
-    }
-    if option.name == "name" or len(set(texts.values())) == 1:
-        return next(iter(texts.values()))
-    return ", ".join(f"{text} ({algorithm})" for algorithm, text in texts.items())
+def default_of(field: FieldInfo) -> str:
+    """Return one declaration's default as TOML; ``unset`` where there is none."""
+    return "unset" if field.default is None else toml(field.default)
+
+
+def allowed(option: Option) -> str:
+    """Return the choices of one declaration in backquotes, or its range, or what it is."""
+    listed = ", ".join(f"`{word}`" for word in words(option.field))
+    return listed or range_text(option) or kind(option)
+
+
+def told(option: Option) -> str:
+    """Return help, unit, range and default of one declaration, in one paragraph."""
+    default = f"default {default_of(option.field)}"
+    return _bracketed(option, ", ".join(words(option.field)), default)
 
 
 def sentence(option: Option) -> str:
-    """Return help, unit, range and default in one paragraph."""
-    facts = [option.unit, range_text(option), ", ".join(choices(option)) or None]
-    facts.append(f"default {default_text(option)}")
-    owners = list(variants(option))
-    if option.section == "algorithm" and owners != [""] and len(owners) < len(algorithm_options()):
-        facts.insert(0, f"{', '.join(owners)} only")
+    """Return the same of an option that each algorithm may declare in its own way."""
+    found = variants(option)
+    if option.key == "algorithm.name":
+        return _bracketed(option, ", ".join(choices(option)), f"default {toml(DEFAULT_ALGORITHM)}")
+    if len({(field.description, *words(field)) for field in found.values()}) > 1:
+        by_algorithm = [
+            f"{owner}: {', '.join([*words(field), f'default {default_of(field)}'])}"
+            for owner, field in found.items()
+        ]
+        return f"By algorithm, see docs/algorithms.md. [{'; '.join(by_algorithm)}]"
+    defaults: dict[str, list[str]] = {}
+    for owner, field in found.items():
+        defaults.setdefault(default_of(field), []).append(owner)
+    # The most frequent one first, by itself; the others with whose they are.
+    usual, *others = sorted(defaults, key=lambda text: -len(defaults[text]))
+    rest = [f"{text} ({', '.join(defaults[text])})" for text in others]
+    default = f"default {', '.join([usual, *rest])}"
+    return _bracketed(option, ", ".join(choices(option)), default)
+
+
+def _bracketed(option: Option, listed: str, default: str) -> str:
+    facts = [option.unit, range_text(option), listed, default]
     return f"{option.field.description} [{'; '.join(fact for fact in facts if fact)}]"
 
 

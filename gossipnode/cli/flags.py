@@ -29,7 +29,12 @@ class OptionFlag(click.Option):
     """A flag that stands for an option of the config."""
 
     def __init__(self, option: Option) -> None:
-        self.section = option.section
+        owners = list(describe.variants(option))
+        # Where one algorithm alone has it, below its name.
+        alone = owners != [""] and len(owners) == 1
+        self.title = (
+            f"Options of algorithm {owners[0]}" if alone else f"Options of [{option.section}]"
+        )
         words = describe.choices(option)
         switch = describe.is_switch(option)
         name = option.flag.removeprefix("--")
@@ -66,8 +71,7 @@ class OptionsCommand(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                section = getattr(parameter, "section", None)
-                title = f"Options of [{section}]" if section else "Options"
+                title = getattr(parameter, "title", "Options")
                 sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):

@@ -38,10 +38,15 @@ HEADER = """\
 # A gossipnode node. Run it with: gossipnode start --config node.toml
 #
 # A line "#key = value" shows an option's default, or an example where it is unset; take the mark
-# away to change it. "##key" is for another algorithm than dpsgd. Every option can also be set by
-# an environment variable (GOSSIPNODE_<SECTION>_<KEY>) or on the command line, which override
-# this file: gossipnode start --help
+# away to change it. Every option can also be set by an environment variable
+# (GOSSIPNODE_<SECTION>_<KEY>) or on the command line, which override this file:
+# gossipnode start --help
 """
+
+# Each algorithm has options of its own, and one that is given to another is an error.
+OTHERS = [
+    f"# Below are those of {DEFAULT_ALGORITHM}. docs/algorithms.md tells of the other algorithms.",
+]
 
 PEERS = """\
 # The nodes of the swarm. On a fixed graph (ring, torus, …) their order is their place in it, so
@@ -93,23 +98,20 @@ def command(folder: Path, force: bool, as_json: bool) -> None:
 def node_file() -> str:
     """Return the text of node.toml."""
     parts = [HEADER]
-    everything = list(options())
+    everything = list(options(DEFAULT_ALGORITHM))
     for section in Config.model_fields:
-        lines = [f"# {describe.section_help(section)}", f"[{section}]"]
-        mine = [option for option in everything if option.section == section]
-        mine.sort(key=lambda option: option.key != "algorithm.name")
-        for option in mine:
-            lines += ["", *_entry(option)]
+        lines = [f"# {describe.section_help(section)}"]
+        lines += OTHERS if section == "algorithm" else []
+        lines.append(f"[{section}]")
+        for option in everything:
+            lines += ["", *_entry(option)] if option.section == section else []
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
 def _entry(option: Option) -> list[str]:
     """Return one option: its help as comments, then its line."""
-    lines = [f"# {line}" for line in textwrap.wrap(describe.sentence(option), LINE)]
+    lines = [f"# {line}" for line in textwrap.wrap(describe.told(option), LINE)]
     value = "peers.toml" if option.key == "swarm.peers" else describe.example(option)
-    # Options of another algorithm than the default one bear a second mark: they are errors
-    # beside its name, and become right with theirs.
-    foreign = option.section == "algorithm" and DEFAULT_ALGORITHM not in describe.variants(option)
-    mark = "" if option.key in ACTIVE else "##" if foreign else "#"
+    mark = "" if option.key in ACTIVE else "#"
     return [*lines, f"{mark}{option.name} = {describe.toml(value)}"]

@@ -16,7 +16,7 @@ from gossipnode.cli import app, describe, reference
 from gossipnode.cli.flags import read_config
 from gossipnode.cli.init import node_file
 from gossipnode.config import Config
-from gossipnode.configfile import algorithm_options, load_config, load_peers, options
+from gossipnode.configfile import load_config, load_peers, options
 from gossipnode.errors import (
     ConfigError,
     DataError,
@@ -27,6 +27,7 @@ from gossipnode.errors import (
 )
 from gossipnode.learning.learner import build_learner
 from gossipnode.learning.modelfile import save_model
+from gossipnode.registry import ALGORITHMS, FORMS
 
 ROOT = Path(__file__).parents[2]
 LEAVES = [*(verb for verb in app.VERBS if verb != "model"), "model pull", "model eval"]
@@ -55,7 +56,9 @@ def test_help_lists_choices_once_and_speaks_of_no_file_where_there_is_none(capsy
         if words and option.flag:
             assert f"{option.flag} WORD" in text
             assert "[" + "|".join(words) + "]" not in text
-            assert ", ".join(words) in text
+            named = option.key == "algorithm.name"
+            for field in describe.variants(option).values():
+                assert ", ".join(words if named else describe.words(field)) in text
     assert "this file" not in text
     assert "Path of peers.toml, relative to here." in text
 
@@ -209,35 +212,30 @@ def test_every_line_of_node_toml_may_be_uncommented(tmp_path):
     assert every.count("\n#") < text.count("\n#")
     (tmp_path / "all.toml").write_text(every)
     given = load_config(tmp_path / "all.toml")
-    for option in options():
-        if "dpsgd" in describe.variants(option) or option.section != "algorithm":
-            assert option.name in getattr(given, option.section).model_fields_set, option.key
+    for option in options("dpsgd"):
+        assert option.name in getattr(given, option.section).model_fields_set, option.key
 
 
-ALGORITHMS = {describe.algorithm_name(model): model for model in algorithm_options()}
-
-
-@pytest.mark.parametrize("name", list(ALGORITHMS)[1:])
-def test_another_algorithms_lines_load_with_its_name(name, tmp_path):
-    owned = [o.name for o in options() if o.section == "algorithm" and name in describe.variants(o)]
-    text = re.sub(rf"(?m)^##(?=({'|'.join(owned)}) = )", "", node_file())
-    text = text.replace('name = "dpsgd"', f'name = "{name}"')
+@pytest.mark.parametrize("name", [*ALGORITHMS, *FORMS])
+def test_node_toml_loads_with_the_name_of_any_algorithm(name, tmp_path):
+    text = node_file().replace('name = "dpsgd"', f'name = "{name}"')
     # Some take one gradient a round, and refuse any number of steps but that.
     text = text.replace("\nlocal_steps = ", "\n#local_steps = ")
     (tmp_path / "node.toml").write_text(text)
     config = load_config(tmp_path / "node.toml")
-    foreign = set(ALGORITHMS[name].model_fields) - set(ALGORITHMS["dpsgd"].model_fields)
-    assert config.algorithm.model_fields_set == {"name"} | foreign
+    assert config.algorithm.name == FORMS.get(name, name)
+    assert config.algorithm.model_fields_set <= {"name", "form"}
 
 
-def test_node_toml_names_every_option_once():
-    named = re.findall(r"(?m)^(?:\[(\w+)\]|#{0,2}(\w+) = )", node_file())
+def test_node_toml_names_every_option_of_the_default_algorithm_once():
+    named = re.findall(r"(?m)^(?:\[(\w+)\]|#?(\w+) = )", node_file())
     keys, section = [], ""
     for table, name in named:
         section = table or section
         if name:
             keys.append(f"{section}.{name}")
-    assert sorted(keys) == sorted(option.key for option in options())
+    assert sorted(keys) == sorted(option.key for option in options("dpsgd"))
+    assert "docs/algorithms.md" in node_file()
 
 
 def test_the_reference_page_is_current():
