@@ -260,12 +260,12 @@ class Algorithm(ABC):
     Options: ClassVar[type[AlgorithmOptions]]
     # The roles of the parts that it sends and accepts; the inbox refuses others. A message has all
     # of them, or one of the ``bundles``.
-    roles: ClassVar[frozenset[str]] = frozenset({"x"})
-    bundles: ClassVar[tuple[frozenset[str], ...]] = ()
+    roles: frozenset[str] = frozenset({"x"})
+    bundles: tuple[frozenset[str], ...] = ()
     # Which kinds of index its parts may have besides ``all`` (docs/wire.md).
     pieces: ClassVar[frozenset[str]] = frozenset()
     # Messages that may wait for one peer; beyond that a newer one replaces the oldest.
-    room: ClassVar[int] = 1
+    room: int = 1
     # Whether it sends to nodes that are no neighbours in the graph.
     talks_to_all: ClassVar[bool] = False
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})

@@ -90,7 +90,7 @@ class Lockstep(Algorithm):
 
     needs_graph = True
     restarting: ClassVar[bool] = False
-    phases: ClassVar[int] = 1
+    phases: int = 1
 
     def __init__(self, options: LockstepOptions) -> None:
         self.deadline_s, self.start_deadline_s = options.deadline_s, options.start_deadline_s
@@ -126,7 +126,7 @@ class Lockstep(Algorithm):
         """Run rounds until the budget is used up."""
         self.started = node.time()
         self.first = node.round
-        self.closed = node.round - 1
+        self.closed = node.round * self.phases - 1
         while self.catch_up(node):
             began, self.waited = node.time(), False
             if self.restart_is_due(node.round):
