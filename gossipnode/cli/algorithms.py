@@ -43,7 +43,7 @@ HEAD = (
 
 def page() -> str:
     """Return the page."""
-    rows = [_row(name, facts) for name in ALGORITHMS for facts in options_of(name).facts]
+    rows = [_row(name, facts) for name, facts in forms()]
     parts = [INTRODUCTION, "\n".join([HEAD, *rows]) + "\n"]
     parts += [_section(name) for name in ALGORITHMS]
     return "\n".join(parts)
@@ -53,6 +53,13 @@ def options_of(name: str) -> type[AlgorithmOptions]:
     """Return the option class of an algorithm."""
     found: type[AlgorithmOptions] = algorithm_class(name).Options
     return found
+
+
+def forms() -> Iterator[tuple[str, Facts]]:
+    """Yield each form of each algorithm of this package, by the algorithm's name."""
+    for name in ALGORITHMS:
+        for facts in options_of(name).facts:
+            yield name, facts
 
 
 # -- the table ----------------------------------------------------------------------------------

@@ -14,11 +14,7 @@ from gossipnode.configfile import load_config, options
 from gossipnode.registry import ALGORITHMS, FORMS
 
 ROOT = Path(__file__).parents[2]
-FACTS = [
-    pytest.param(name, facts, id=f"{name}-{facts.form}")
-    for name in ALGORITHMS
-    for facts in algorithms.options_of(name).facts
-]
+FACTS = [pytest.param(name, facts, id=f"{name}-{facts.form}") for name, facts in algorithms.forms()]
 
 
 def test_the_page_is_current() -> None:

@@ -75,6 +75,9 @@ def config_text(config: Config, command: str) -> str:
     Paths are absolute: the text lies in another folder than that from which they were given.
     """
     lines = [f"# {command}"]
+    if config.algorithm.needs().gradient:
+        # Who reads the file cannot tell a default from what was asked for, which would be refused.
+        config = with_options(config, {"training.local_steps": 1})
     for section, entries in _with_absolute_paths(config).model_dump(mode="json").items():
         lines += ["", f"[{section}]"]
         lines += [f"{k} = {describe.toml(v)}" for k, v in entries.items() if v is not None]
