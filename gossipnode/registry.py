@@ -34,6 +34,7 @@ FORMS = {
     "extra": "correction",
     "dsgt": "gradient_tracking",
     "diging": "gradient_tracking",
+    "atc_gt": "gradient_tracking",
     "qgm": "momentum",
     "decentlam": "momentum",
     "dmsgd": "momentum",
