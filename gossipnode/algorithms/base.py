@@ -199,6 +199,13 @@ class NodeInterface(Protocol):
         ``PeerError`` (not_finite), changing nothing.
         """
 
+    async def adopt(self, params: Vector, age: int) -> None:
+        """Set params ← ``params`` (owned) and age ← ``age``, whatever they were.
+
+        What was merged meanwhile is lost: for algorithms whose active side alone changes the
+        params. Steps under way are in ``params``. Raises ``PeerError`` (not_finite).
+        """
+
     def sample_peer(self) -> str | None:
         """Choose a peer uniformly among those that seem alive; None if there is none."""
 

@@ -236,6 +236,11 @@ class ActiveSide:
         """Apply the change before → after to the params."""
         await self.replica.commit(after, before, age, steps)
 
+    async def adopt(self, params: Vector, age: int) -> None:
+        """Set params ← ``params`` and age ← ``age``, whatever they were."""
+        await self.replica.adopt(params, age)
+        self.in_step = False
+
     def sample_peer(self) -> str | None:
         """Choose a peer uniformly among those that seem alive."""
         return self.peers.choose(self.sampler_rng, self.out_neighbours, self.time())

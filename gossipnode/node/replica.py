@@ -1,4 +1,4 @@
-"""The params and the three ways to change them.
+"""The params and the ways to change them.
 
 Invariant: a vector that has been current is never written again. Every change computes a new
 vector and swaps it in, so anyone may hold the old one as a snapshot that later merges cannot
@@ -52,6 +52,11 @@ class Replica:
         async with self._lock:
             finite = await self._compute(_apply, after, before, self.params)
             self._swap(after, max(self.age, age) + steps, finite=finite)
+
+    async def adopt(self, params: Vector, age: int) -> None:
+        """Set params ← ``params`` and age ← ``age``: what either was before is gone."""
+        async with self._lock:
+            self._swap(params, age, finite=await self._compute(all_finite, params))
 
     def _swap(self, params: Vector, age: int, *, finite: bool) -> None:
         if not finite:
