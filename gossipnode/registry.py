@@ -23,6 +23,8 @@ ENTRY_POINTS = "gossipnode.algorithms"
 ALGORITHMS = {
     "dpsgd": "gossipnode.algorithms.dpsgd:DPSGD",
     "gossip": "gossipnode.algorithms.gossip_learning:GossipLearning",
+    "partial_gossip": "gossipnode.algorithms.partial_gossip:PartialGossip",
+    "adpsgd": "gossipnode.algorithms.adpsgd:ADPSGD",
     "gradient_tracking": "gossipnode.algorithms.gradient_tracking:GradientTracking",
     "correction": "gossipnode.algorithms.correction:Correction",
     "momentum": "gossipnode.algorithms.momentum:Momentum",
@@ -35,6 +37,8 @@ FORMS = {
     "dsgt": "gradient_tracking",
     "diging": "gradient_tracking",
     "atc_gt": "gradient_tracking",
+    "partitioned": "partial_gossip",
+    "sampled": "partial_gossip",
     "qgm": "momentum",
     "decentlam": "momentum",
     "dmsgd": "momentum",

@@ -9,7 +9,21 @@ Passive, on (x_m, t_m)::
 
     x_i ← x_i + a·(x_m − x_i)               t_i ← max(t_i, t_m)
 
-with a = α·s(δ), δ = max(0, t_i − t_m)/τ periods behind, or a = t_m/(t_i + t_m) (``age``).
+with a = α·s(δ), δ = max(0, t_i − t_m)/τ periods behind, or a = t_m/(t_i + t_m) (``age``). With
+``limit`` L, of two ages further apart than L the larger one's model is taken whole.
+
+That is ``order`` merge. The orders of the papers train when a model arrives and not by the clock,
+but for ``pass``; with SGD for τ local steps, and M(x, y) = x + a·(y − x)::
+
+    merge_update   x_i ← SGD(M(x_i, x_m))         t_i ← max(t_i, t_m) + τ
+    update_merge   x_i ← M(SGD(x_i), SGD(x_m))    t_i ← max(t_i, t_m) + τ
+    update         x_i ← SGD(x_m)                 t_i ← t_m + τ           (a random walk)
+    pass           x_i ← x_m                      t_i ← t_m
+
+``memory`` last_model puts for x_i, where two are merged, the model that arrived before x_m, as it
+arrived. ``buffer`` K waits for K models and merges them at once, x_i ← x_i + 1/K Σ a_m (x_m − x_i),
+each with the a_m of its arrival.
+
 With ``push_pull`` the passive side answers with the x_i that it had. Where s is ``constant``
 both ends apply the *increment* between the two exchanged values, a·(x_m − x_i): that preserves
 Σx exactly, whatever either end does meanwhile. Other weights differ between the two ends and
@@ -18,62 +32,90 @@ overlap.
 
 Letters: x params, t age, τ local steps, Δ period, α merge weight, s staleness function.
 
-*Source*: Ormándi, Hegedűs, Jelasity, CCPE 25(4), 2013 (arXiv 1109.1396).
-*Differs from the source*: the receiver merges into its current model and trains in its own next
-period (order MERGE_UPDATE), without the one-slot memory of the last received model.
+*Source*: Ormándi, Hegedűs, Jelasity, CCPE 25(4), 2013 (arXiv 1109.1396): orders and last model;
+Hegedűs, Danner, Jelasity, JPDC 148, 2021: weights by age; Danner et al. 2023: limit; Nguyen et al.,
+AISTATS 2022: buffer.
+*Differs from the source*: by default the receiver merges into its current model and trains in its
+own next period. What an order trains on waits for the active side, so that nobody waits for it.
+The buffer holds models, not differences, for nobody's start is common. One model is kept, no cache.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Purpose
-from gossipnode.algorithms.staleness import MergeOptions, Staleness, age_weight, staleness_function
-from gossipnode.config import Facts, Needs, option
-from gossipnode.learning.params import merge_into
+from pydantic import model_validator
+
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Purpose, Vector
+from gossipnode.algorithms.periodic import PeriodicGossip, PeriodOptions
+from gossipnode.config import Facts, option
+from gossipnode.learning.params import merge_into, weighted_sum_into
 
 
-class GossipOptions(MergeOptions):
+class GossipOptions(PeriodOptions):
     """Gossip learning: asynchronous; train, push to one peer, merge what arrives."""
 
-    default_graph = "random"
     facts = (Facts("", "random peers, no rounds", "1", "none"),)
 
     name: Literal["gossip"] = "gossip"
-    staleness: Staleness = option("age", MergeOptions.model_fields["staleness"].description or "")
-    period_s: float = option(
-        1.0,
-        "Time between two pushes (the lectures' Δ).",
-        unit="s",
-        flag="--period-s",
-        gt=0,
-        le=86_400,
-    )
-    jitter: float = option(
-        0.1, "Standard deviation of the period, as a share of it.", ge=0.0, le=0.5
-    )
     exchange: Literal["push", "push_pull"] = option(
         "push",
         "push: one way. push_pull: both ends merge, each what the other had.",
         flag="--exchange",
     )
-    merge_weight: float = option(
-        0.5,
-        "Weight of an arriving model before the staleness weight; `age` sets its own.",
-        gt=0.0,
-        le=1.0,
+    memory: Literal["own_model", "last_model"] = option(
+        "own_model",
+        "Whom an arriving model is merged with by merge_update and update_merge: the node's own "
+        "model, or the last one that arrived before, as it was then.",
+    )
+    limit: int | None = option(
+        None,
+        "Two models whose ages differ by more are not merged: the older-aged one, with more "
+        "steps in it, is taken whole. Unset: never.",
+        unit="steps",
+        ge=0,
+        le=2**53,
+    )
+    buffer: int = option(
+        1,
+        "Models that are waited for and merged at once (K), each with its own weight.",
+        unit="models",
+        ge=1,
+        le=100_000,
     )
 
-    def needs(self) -> Needs:
-        """Return that any graph that stays will do, and none."""
-        return Needs(graph=False, rounds=False)
+    @model_validator(mode="after")
+    def _goes_together(self) -> GossipOptions:
+        trains = self.order in ("merge_update", "update_merge")
+        for clash, complaint in (
+            (
+                self.exchange == "push_pull"
+                and (self.order != "merge" or self.buffer > 1 or self.flow != "proactive"),
+                "exchange push_pull goes with order merge, buffer 1 and flow proactive: its answer "
+                "is one half of a merge and cannot wait, nor be passed on",
+            ),
+            (
+                self.memory == "last_model" and not trains,
+                f"memory last_model is for the orders merge_update and update_merge, not "
+                f"{self.order}",
+            ),
+            (
+                self.limit is not None and self.staleness != "age",
+                f"limit compares ages, but staleness is {self.staleness}: set it to age",
+            ),
+            (
+                self.buffer > 1 and self.order != "merge",
+                f"buffer {self.buffer} goes with order merge, not {self.order}",
+            ),
+        ):
+            if clash:
+                raise ValueError(complaint)
+        return self
 
-    def round_s_max(self, training_s: float) -> float:
-        """Return training and a period, which is at most twice ``period_s`` by its jitter."""
-        return training_s + 2.0 * self.period_s
 
-
-class GossipLearning(Algorithm):
+class GossipLearning(PeriodicGossip):
     """Asynchronous gossip learning with push or push-pull."""
 
     Options = GossipOptions
@@ -81,43 +123,33 @@ class GossipLearning(Algorithm):
     purposes = frozenset({Purpose.MODEL, Purpose.EXCHANGE_REQUEST, Purpose.EXCHANGE_REPLY})
 
     def __init__(self, options: GossipOptions, local_steps: int) -> None:
-        self.period_s = options.period_s
-        self.jitter = options.jitter
-        self.local_steps = local_steps
-        self.alpha = options.merge_weight
-        self.by_age = options.staleness == "age"
+        super().__init__(options, local_steps)
         self.by_increment = options.staleness == "constant"
-        self.s = staleness_function(
-            "constant" if self.by_age else options.staleness,
-            options.staleness_a,
-            options.staleness_b,
-        )
         pull = options.exchange == "push_pull"
         self.purpose = Purpose.EXCHANGE_REQUEST if pull else Purpose.MODEL
+        self.remembers = options.memory == "last_model"
+        self.last: tuple[Vector, int] | None = None
+        self.limit, self.K = options.limit, options.buffer
+        # Σ a_m x_m of the models in the buffer, Σ a_m, how many they are, their largest age.
+        self.sum: Vector | None = None
+        self.mass, self.held, self.age_held = 0.0, 0, 0
+        self.lock = asyncio.Lock()  # adding to the sum may leave the loop for the worker thread
 
-    async def run(self, node: NodeInterface) -> None:
-        """Train and push once a period."""
-        # A random phase: nodes started together must not push in step.
-        due = node.time() + node.rng.uniform(0.0, self.period_s)
-        while node.budget_left:
-            await node.sleep(due - node.time())
-            await node.train(self.local_steps)
-            peer = node.sample_peer()
-            if peer is not None:
-                node.push([peer], {"x": node.params}, self.purpose)
-            await node.end_round()
-            # From the time that was due, not from now: training must not stretch the period.
-            due = max(due + self._period(node), node.time())
+    def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
+        """Push the params."""
+        del part
+        node.push(peers, {"x": node.params}, self.purpose)
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Merge the arriving model; in an exchange, answer with the model that was here."""
+        """Take the arriving model; in an exchange, answer with the model that was here."""
+        if arrival.purpose is Purpose.MODEL:
+            return await super().receive(node, arrival)
         x_m, t_m = arrival.parts["x"], arrival.age
-        exchanges = arrival.purpose is not Purpose.MODEL
         # What was exchanged for x_m: what this node had sent, or what it answers with now.
         x_i, t_i = (
             (node.params, node.age) if arrival.own is None else (arrival.own, arrival.own_age)
         )
-        if exchanges and self.by_increment:
+        if self.by_increment:
             await node.compute(merge_into, x_m, x_i, self.alpha)
             await node.commit(after=x_m, before=x_i, age=t_m)
         else:
@@ -126,14 +158,89 @@ class GossipLearning(Algorithm):
             return Answer(Outcome.MERGED, reply={"x": x_i}, reply_age=t_i)
         return Answer(Outcome.MERGED)
 
+    async def take(self, node: NodeInterface, arrival: Arrival) -> bool:
+        """Do with x_m what the order says; it is of use unless behind this node's model."""
+        x_m, t_m = arrival.parts["x"], arrival.age
+        useful = t_m >= node.age
+        if self.K > 1:
+            await self.gather(node, x_m, t_m)
+        elif self.order == "merge":
+            await node.merge(x_m, lambda t: self.weight(t, t_m), t_m)
+        else:
+            await node.adopt(*await self.made_of(node, x_m, t_m))
+        return useful
+
+    async def made_of(self, node: NodeInterface, x_m: Vector, t_m: int) -> tuple[Vector, int]:
+        """Return the model and the age that the order makes of (x_m, t_m)."""
+        tau = self.local_steps
+        if self.order == "pass":
+            return x_m, t_m
+        if self.order == "update":
+            return await node.trained(x_m, tau), t_m + tau
+        x, t = (node.params, node.age) if self.last is None else self.last
+        if self.remembers:
+            self.last = (x_m.copy(), t_m)
+        if self.order == "merge_update":
+            await node.compute(merge_into, x_m, x, self.weight(t, t_m))
+            return await node.trained(x_m, tau), max(t, t_m) + tau
+        ours, theirs = await node.trained(x, tau), await node.trained(x_m, tau)
+        await node.compute(merge_into, theirs, ours, self.weight(t + tau, t_m + tau))
+        return theirs, max(t, t_m) + tau
+
+    async def gather(self, node: NodeInterface, x_m: Vector, t_m: int) -> None:
+        """Add x_m to the buffer, and merge all that it holds when they are K.
+
+        1/K Σ a_m (x_m − x) is the pull towards Σ a_m x_m / Σ a_m, of weight Σ a_m / K.
+        """
+        async with self.lock:
+            a = self.weight(node.age, t_m)
+            self.sum = await node.compute(_added, x_m, self.sum, a)
+            self.mass, self.held = self.mass + a, self.held + 1
+            self.age_held = max(self.age_held, t_m)
+            if self.held < self.K:
+                return
+            found, mass, age = self.sum, self.mass, self.age_held
+            self.sum, self.mass, self.held, self.age_held = None, 0.0, 0, 0
+            if mass > 0.0:
+                await node.compute(_scaled, found, 1.0 / mass)
+                await node.merge(found, min(mass / self.K, 1.0), age)
+
     def weight(self, own_age: int, other_age: int) -> float:
         """Return a ∈ [0, 1], the share of the other model, from the two ages in steps."""
-        if self.by_age:
-            return age_weight(own_age, other_age)
-        delta = max(0, own_age - other_age) / max(1, self.local_steps)
-        return self.alpha * self.s(delta)
+        if self.limit is not None and abs(own_age - other_age) > self.limit:
+            return 1.0 if other_age > own_age else 0.0
+        return super().weight(own_age, other_age)
 
-    def _period(self, node: NodeInterface) -> float:
-        """Draw Δ(1 + jitter·N(0,1)), kept within a factor that cannot turn negative."""
-        stretch = 1.0 + self.jitter * node.rng.standard_normal()
-        return self.period_s * min(max(stretch, 0.1), 2.0)
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return the last model, what the buffer holds, and the tokens."""
+        arrays, facts = super().state()
+        if self.last is not None:
+            arrays["last"], facts["last_age"] = self.last
+        if self.sum is not None:
+            arrays["sum"] = self.sum
+            facts |= {"mass": self.mass, "held": self.held, "age_held": self.age_held}
+        return arrays, facts
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Go on with the last model and the buffer of an earlier life."""
+        super().restore(arrays, facts)
+        if self.remembers and "last" in arrays:
+            self.last = (arrays["last"], facts["last_age"])
+        if "sum" in arrays and facts["held"] < self.K:
+            self.sum = arrays["sum"]
+            self.mass, self.held = facts["mass"], facts["held"]
+            self.age_held = facts["age_held"]
+
+
+def _added(x_m: Vector, total: Vector | None, a: float) -> Vector:
+    """Return total + a·x_m in the memory of ``x_m``; the total stays, a checkpoint may hold it."""
+    if total is None:
+        return _scaled(x_m, a)
+    weighted_sum_into(x_m, total, a)
+    return x_m
+
+
+def _scaled(x: Vector, factor: float) -> Vector:
+    """Multiply ``x`` in place, and return it."""
+    x *= x.dtype.type(factor)
+    return x
