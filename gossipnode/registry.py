@@ -28,6 +28,7 @@ ALGORITHMS = {
     "gradient_tracking": "gossipnode.algorithms.gradient_tracking:GradientTracking",
     "correction": "gossipnode.algorithms.correction:Correction",
     "momentum": "gossipnode.algorithms.momentum:Momentum",
+    "momentum_tracking": "gossipnode.algorithms.momentum_tracking:MomentumTracking",
 }
 # Forms that have a name of their own: ``name = "d2"`` says ``name = "correction", form = "d2"``.
 FORMS = {
@@ -42,6 +43,7 @@ FORMS = {
     "qgm": "momentum",
     "decentlam": "momentum",
     "dmsgd": "momentum",
+    "edm": "momentum_tracking",
 }
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from gossipnode.algorithms.base import NodeInterface, Vector
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
-from gossipnode.algorithms.vectors import descend, renew
+from gossipnode.algorithms.vectors import descend, halfway, renew
 from gossipnode.config import Facts, Needs, option
 
 
@@ -91,7 +91,7 @@ class Correction(Lockstep):
         self.old = {"psi": psi}
         mixed = await self.mixed(node, k, phi)
         if self.form == "exact_diffusion":
-            mixed = await node.compute(_halfway, mixed, phi)
+            mixed = await node.compute(halfway, mixed, phi)
         await node.commit(after=mixed, before=x, steps=1)
 
     async def mix_first(self, node: NodeInterface, k: int) -> None:
@@ -101,7 +101,7 @@ class Correction(Lockstep):
         g, eta = await node.gradient(x)
         step = np.multiply(g, eta, dtype=g.dtype)
         mixed = (await self.combine(node, k, {"x": x}))["x"]
-        lazy = await node.compute(_halfway, mixed, x)
+        lazy = await node.compute(halfway, mixed, x)
         if self.old:
             after = await node.compute(_extra, x, mixed, step, self.old["lazy"], self.old["step"])
         else:
@@ -127,13 +127,6 @@ class Correction(Lockstep):
         """Go on from the last round of an earlier life, if that was of the same form."""
         super().restore(arrays, facts)
         self.old = dict(arrays) if facts.get("form") == self.form else {}
-
-
-def _halfway(mixed: Vector, own: Vector) -> Vector:
-    """Return (I + W)/2 of own, given W of it."""
-    found = np.add(mixed, own)
-    found *= 0.5
-    return found
 
 
 def _extra(x: Vector, mixed: Vector, step: Vector, lazy: Vector, old_step: Vector) -> Vector:

@@ -8,7 +8,9 @@ Round k on node i::
                                m̂ ← μm̂ + (1 − μ)(x − x⁺)/η                      qgm
 
 With uneven data dmsgd rests where D-PSGD with the step η/(1 − β) does; decentlam and qgm where
-D-PSGD with the step η does. Momentum is never sent, so a lost model costs no more than in D-PSGD.
+D-PSGD with the step η does. ``nesterov`` steps along g + βm (decentlam: g̃ + βm) in place of m; then
+qgm rests where D-PSGD with (1 + β)η does, since at rest its m is g. Momentum is never sent, so a
+lost model costs no more than in D-PSGD.
 
 Letters: x params, g gradient on the node's next batch, m momentum, m̂ quasi-global momentum, W
 mixing matrix (doubly stochastic), η step size, β and μ shares that stay. Memory: one vector.
@@ -52,6 +54,12 @@ class MomentumOptions(LockstepOptions):
         0.9, "μ of qgm: share of the quasi-global momentum that stays.", ge=0.0, lt=1.0
     )
 
+    nesterov: bool = option(
+        False,
+        "Step along g + βm in place of m. At rest qgm's step then is (1+β) times as long, and so "
+        "is its bias.",
+    )
+
     def needs(self) -> Needs:
         """Return that the mean must stay."""
         return Needs(weights="doubly", gradient=True)
@@ -67,6 +75,7 @@ class Momentum(Lockstep):
         del local_steps
         super().__init__(options)
         self.beta, self.mu = options.beta, options.mu
+        self.ahead = self.beta if options.nesterov else 0.0
         self.own = {"dmsgd": self.dmsgd, "decentlam": self.decentlam, "qgm": self.qgm}[options.form]
         self.m: Vector | None = None
 
@@ -83,24 +92,33 @@ class Momentum(Lockstep):
     async def dmsgd(self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float) -> Vector:
         """Take a step along the node's own momentum, then mix."""
         self.m = await node.compute(decay, self.m, g, self.beta)
-        return await self.mixed(node, k, x, self.m, eta)
+        return await self.mixed(node, k, x, await self.along(node, self.m, g), eta)
 
     async def decentlam(
         self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float
     ) -> Vector:
         """Take mixing for a part of the gradient, and add that up."""
         moved = await self.mixed(node, k, x, g, eta)
-        self.m = await node.compute(decay, self.m, _direction(x, moved, eta), self.beta)
-        return descend(x, self.m, eta)
+        g = await node.compute(_direction, x, moved, eta)
+        self.m = await node.compute(decay, self.m, g, self.beta)
+        after: Vector = await node.compute(descend, x, await self.along(node, self.m, g), eta)
+        return after
 
     async def qgm(self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float) -> Vector:
         """Take a step along the momentum of where the whole swarm has gone, then mix."""
         m = await node.compute(decay, self.m, g, self.beta)
-        moved = await self.mixed(node, k, x, m, eta)
-        gone = _direction(x, moved, eta)
+        moved = await self.mixed(node, k, x, await self.along(node, m, g), eta)
+        gone = await node.compute(_direction, x, moved, eta)
         gone *= 1 - self.mu
         self.m = await node.compute(decay, self.m, gone, self.mu)
         return moved
+
+    async def along(self, node: NodeInterface, m: Vector, g: Vector) -> Vector:
+        """Return the direction of the step: m or, looking ahead, g + βm."""
+        if not self.ahead:
+            return m
+        direction: Vector = await node.compute(decay, m, g, self.ahead)
+        return direction
 
     async def mixed(
         self, node: NodeInterface, k: int, x: Vector, direction: Vector, eta: float

@@ -25,3 +25,10 @@ def renew(y: Vector, new: Vector, old: Vector) -> Vector:
     found = np.subtract(new, old)
     found += y
     return found
+
+
+def halfway(mixed: Vector, own: Vector) -> Vector:
+    """Return (I + W)/2 of own, given W of it."""
+    found = np.add(mixed, own)
+    found *= 0.5
+    return found

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from q16 import q16, ring16
 
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface
+from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config
 from gossipnode.configfile import load_config
+from gossipnode.errors import PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
 
 Matrix = Any
@@ -98,6 +101,26 @@ def stopped_and_started(config: Config, rounds: int, **how: Any) -> Matrix:
             swarm.restart(name)
         swarm.run_until(lambda: all(n.round == rounds for n in swarm.up), within=60, every=0.1)
         return swarm.models()
+
+
+def lacking(i: int, j: int) -> Matrix:
+    """Return W of a round in which node i misses node j: the weight stays at i."""
+    V = W.copy()
+    V[i, i], V[i, j] = W[i, i] + W[i, j], 0
+    return V
+
+
+def lose(patch: pytest.MonkeyPatch, i: int, j: int, k: int, phase: int = 0) -> None:
+    """Let node i refuse what node j sends in round k; it is tried no more."""
+    receive = Lockstep.receive
+
+    async def losing(self: Lockstep, node: NodeInterface, arrival: Arrival) -> Answer:
+        here = node.id, arrival.sender, arrival.round, arrival.phase
+        if here == (NAMES[i], NAMES[j], k, phase):
+            raise PeerError("not_finite", "lost")
+        return await receive(self, node, arrival)
+
+    patch.setattr(Lockstep, "receive", losing)
 
 
 def trace_of(config: Config, seed: int) -> tuple[str, Matrix]:

@@ -14,6 +14,8 @@ from q16_swarms import (
     W,
     after,
     gradients,
+    lacking,
+    lose,
     rms,
     settings,
     simulated,
@@ -21,7 +23,7 @@ from q16_swarms import (
     start,
     stopped_and_started,
     trace_of,
-)  # fmt: skip
+)
 
 from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.base import Arrival, Purpose
@@ -91,13 +93,12 @@ def test_two_barriers_stand_a_slow_node_and_a_slow_wire(source: str) -> None:
 
 def missed_once(phase: int, rounds: int) -> Matrix:
     """The recursion where node 4 misses node 5 in one phase of round 20: y ← g 16 rounds later."""
-    X, eta, lacking = start(), 0.05, W.copy()
-    lacking[4, 4], lacking[4, 5] = 2 / 3, 0
+    X, eta, V = start(), 0.05, lacking(4, 5)
     for k in range(rounds):
         if k in (0, 36):
             Y = g = gradients(X)
-        X = (lacking if (k, phase) == (20, 0) else W) @ (X - eta * Y)
-        Y = (lacking if (k, phase) == (20, 1) else W) @ (Y + gradients(X) - g)
+        X = (V if (k, phase) == (20, 0) else W) @ (X - eta * Y)
+        Y = (V if (k, phase) == (20, 1) else W) @ (Y + gradients(X) - g)
         g = gradients(X)
     return X
 
@@ -107,15 +108,7 @@ def test_after_one_lost_phase_all_begin_anew(
     source: str, phase: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One message of one phase is refused by its receiver, and tried no more."""
-    receive = Lockstep.receive
-
-    async def losing(self, node, arrival):  # type: ignore[no-untyped-def]
-        here = node.id, arrival.sender, arrival.round, arrival.phase
-        if here == (NAMES[4], NAMES[5], 20, phase):
-            raise PeerError("not_finite", "lost")
-        return await receive(self, node, arrival)
-
-    monkeypatch.setattr(Lockstep, "receive", losing)
+    lose(monkeypatch, 4, 5, 20, phase)
     with simulated(settings(source, "atc_gt", 0.05, run__rounds=80, **HASTY)) as swarm:
         swarm.run_to_end(within=100)
         assert [node.counters.get("restarts") for node in swarm.up] == [1] * 16
