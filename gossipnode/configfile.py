@@ -21,6 +21,8 @@ from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, algorithm_names, spelt_out
 
 ENV_PREFIX = "GOSSIPNODE_"
+# What a file lists besides the tables of a node: variants that `gossipnode simulate` compares.
+COMPARE = "compare"
 NAME_VARIABLE = ENV_PREFIX + "ALGORITHM_NAME"
 T = TypeVar("T")
 Tree = dict[str, dict[str, Any]]
@@ -92,23 +94,29 @@ def load_config(
     environment: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
     base: Mapping[str, Mapping[str, Any]] | None = None,
+    variant: tuple[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> Config:
     """Build the ``Config`` from ``base``, then ``path``, then ``environment``, then ``flags``.
 
     ``flags`` maps dotted keys to values (text is read as TOML where the option is no text);
-    ``base`` holds options that a swarm hands to a joining node. A relative ``swarm.peers`` in the
-    file is relative to the file. Raises ``ConfigError``.
+    ``base`` holds options that a swarm hands to a joining node. ``variant`` is a name and the
+    tables that go over those of the file, whose ``compare`` is then not read. A relative
+    ``swarm.peers`` in the file is relative to the file. Raises ``ConfigError``.
     """
     tree: Tree = {}
     origin: dict[str, str] = {}
     for section, entries in (base or {}).items():
         _put_table(tree, origin, "the swarm's settings", section, entries)
     if path is not None:
-        for section, entries in read_toml(path).items():
+        layers = [(str(path), section, t) for section, t in read_toml(path).items()]
+        if variant is not None:
+            layers = [layer for layer in layers if layer[1] != COMPARE]
+            layers += [(variant[0], section, entries) for section, entries in variant[1].items()]
+        for place, section, entries in layers:
             if not isinstance(entries, Mapping):
-                raise _unknown_section(str(path), section, is_table=False)
-            _put_table(tree, origin, str(path), section, entries)
-        _anchor_paths(tree, origin, Path(path))
+                raise _unknown_section(place, section, is_table=False)
+            _put_table(tree, origin, place, section, entries)
+        _anchor_paths(tree, origin, Path(path), {place for place, _, _ in layers})
     name, where = _algorithm(tree, origin, environment or {}, flags or {})
     try:
         mine = list(options(name))
@@ -219,10 +227,10 @@ def _put_table(
         origin[f"{section}.{name}"] = where
 
 
-def _anchor_paths(tree: Tree, origin: Mapping[str, str], path: Path) -> None:
+def _anchor_paths(tree: Tree, origin: Mapping[str, str], path: Path, within: set[str]) -> None:
     for section, name in (("swarm", "peers"), ("topology", "edges")):
         value = tree.get(section, {}).get(name)
-        if isinstance(value, str) and value and origin[f"{section}.{name}"] == str(path):
+        if isinstance(value, str) and value and origin[f"{section}.{name}"] in within:
             tree[section][name] = str(path.parent / Path(value).expanduser())
 
 
@@ -327,6 +335,8 @@ def _unknown_key(path: list[str], keys: list[str]) -> tuple[str, str | None]:
 
 
 def _unknown_section(where: str, section: str, *, is_table: bool) -> ConfigError:
+    if section == COMPARE:
+        return ConfigError("is for gossipnode simulate, not for a node", file=where, key=section)
     by_name = {option.name: option.key for option in options()}
     if not is_table and section in by_name:
         owner = by_name[section].split(".")[0]

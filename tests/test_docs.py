@@ -19,6 +19,7 @@ import click
 import pytest
 
 from gossipnode.cli.app import VERBS, root
+from gossipnode.cli.simulate.compare import variants
 from gossipnode.configfile import load_config, load_peers, options
 from gossipnode.node.status import Status
 
@@ -210,6 +211,9 @@ def test_every_toml_snippet_is_a_config_or_a_peer_list(fence, tmp_path):
     path.write_text(fence.text, encoding="utf-8")
     if "peer" in tomllib.loads(fence.text):
         assert load_peers(path)
+    elif found := variants(path):
+        for variant in found:
+            load_config(path, variant=(variant.where, variant.changes))
     else:
         load_config(path)
 

@@ -118,10 +118,11 @@ def read_config(
     settings: Collection[str],
     flags: Mapping[str, Any],
     base: Mapping[str, Mapping[str, Any]] | None = None,
+    variant: tuple[str, Mapping[str, Mapping[str, Any]]] | None = None,
 ) -> Config:
     """Build the config from all layers; raises ``ConfigError``."""
     given = {**flags, **dict(_split_setting(setting) for setting in settings)}
-    return load_config(path, environment=os.environ, flags=given, base=base)
+    return load_config(path, environment=os.environ, flags=given, base=base, variant=variant)
 
 
 def with_options(config: Config, changes: Mapping[str, Any]) -> Config:

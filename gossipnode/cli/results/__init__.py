@@ -60,7 +60,7 @@ def first_learner(config: Config, entries: Sequence[PeerEntry]) -> Learner:
 def new_folder(out: Path | None) -> Path:
     """Make the run's folder; raises ``ConfigError`` where another run is kept."""
     path = out or Path("runs") / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    if (path / "config.toml").exists():
+    if any((path / name).exists() for name in ("config.toml", "compare.toml")):
         raise ConfigError("holds another run; choose another folder", file=str(path), key="--out")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,16 @@ def draw(
     folder: Path, histories: Sequence[Path], distances: Iterable[tuple[int, float]], title: str
 ) -> None:
     """Draw ``plot.png``, or say what is missing for it."""
+    _drawn(lambda: plot.draw(histories, distances, title, folder / "plot.png"))
+
+
+def draw_comparison(folder: Path, curves: Mapping[str, Sequence[Any]], title: str) -> None:
+    """Draw ``plot.png`` of several variants, or say what is missing for it."""
+    _drawn(lambda: plot.draw_comparison(curves, title, folder / "plot.png"))
+
+
+def _drawn(draw_it: Callable[[], None]) -> None:
     try:
-        plot.draw(histories, distances, title, folder / "plot.png")
+        draw_it()
     except ImportError:
         click.echo("no plot: matplotlib is not installed (gossipnode[plot])", err=True)

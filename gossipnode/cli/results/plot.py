@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,4 +61,38 @@ def draw(
         axes.set_xlabel("round")
         axes.set_ylabel(key)
         axes.grid(alpha=0.3)
+    figure.savefig(target, dpi=110)
+
+
+def draw_comparison(curves: Mapping[str, Sequence[Any]], title: str, target: Path) -> None:
+    """Draw what each variant had learnt, by rounds, bytes and virtual time, into ``target``.
+
+    ``curves`` holds moments with ``round``, ``accuracy``, ``loss``, ``bytes_sent`` and
+    ``virtual_s``, each of which may be None. Raises ImportError without matplotlib.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    every = [moment for moments in curves.values() for moment in moments]
+    measure = "accuracy" if any(m.accuracy is not None for m in every) else "loss"
+    across = {"round": "round", "bytes_sent": "MB that a node sent", "virtual_s": "virtual time, s"}
+    shown = [name for name in across if any(getattr(m, name) for m in every)] or ["round"]
+    figure = Figure(figsize=(4.5 * len(shown), 4.0), layout="constrained")
+    figure.suptitle(f"{title} (mean over nodes and seeds)", fontsize=10)
+    for place, name in enumerate(shown, 1):
+        axes = figure.add_subplot(1, len(shown), place)
+        scale = 1e6 if name == "bytes_sent" else 1.0
+        for variant, moments in curves.items():
+            points = [
+                (getattr(m, name) / scale, getattr(m, measure))
+                for m in moments
+                if getattr(m, name) is not None and getattr(m, measure) is not None
+            ]
+            axes.plot(*zip(*points, strict=True), label=variant) if points else None
+        axes.set_xlabel(across[name])
+        axes.set_ylabel(measure)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
     figure.savefig(target, dpi=110)

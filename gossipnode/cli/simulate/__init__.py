@@ -8,9 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +35,7 @@ from gossipnode.cli.flags import (
     split_flags,
     with_options,
 )
-from gossipnode.cli.process import raise_on_signals
 from gossipnode.cli.results import (
-    Summary,
     config_text,
     draw,
     first_learner,
@@ -48,14 +44,15 @@ from gossipnode.cli.results import (
     to_json,
     write,
 )
+from gossipnode.cli.simulate import compare
+from gossipnode.cli.simulate.batch import run_all, run_of
+from gossipnode.cli.simulate.compare import Variant
 from gossipnode.cli.simulate.conditions import Conditions, conditions_options
-from gossipnode.cli.simulate.drive import EventsRun
-from gossipnode.cli.simulate.matrix import MEASURED_MAX, MatrixRun
+from gossipnode.cli.simulate.matrix import MEASURED_MAX
 from gossipnode.cli.simulate.matrix import check as check_matrix
 from gossipnode.cli.simulate.outcome import over_seeds, text_of, text_over_seeds
-from gossipnode.cli.simulate.plan import Plan, Run, Show
+from gossipnode.cli.simulate.plan import Plan
 from gossipnode.cli.simulate.progress import Progress
-from gossipnode.cli.simulate.seeds import Interrupt, cores, side_by_side
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
 from gossipnode.errors import ConfigError
@@ -80,6 +77,7 @@ ROUNDS_MAX = 1e9
             "gossipnode simulate -n 1000 --algorithm gossip --rounds 50 --loss 0.1",
             "gossipnode simulate --seeds 8 --step-s 0.01 --stragglers 0.1:5 --target-accuracy 0.9",
             "gossipnode simulate --step-s 0.1 --churn 600:60 --checkpoint-every-s 30",
+            "gossipnode simulate compare.toml -n 16 --seeds 3 --target-accuracy 0.9",
             "gossipnode simulate -n 10000 --engine matrix --partition sample:64 --rounds 1000",
         ],
     ),
@@ -141,27 +139,40 @@ def command(
     time but what is said to: by default the wires are perfect and a step takes no time. Other
     defaults than a lone node's: --rounds 200. The folder gets config.toml, history.jsonl,
     summary.json, model.safetensors (the mean of the nodes' models) and plot.png. Ctrl-C ends the
-    nodes' rounds and sums up what there is; twice ends at once.
+    nodes' rounds and sums up what there is; twice ends at once. Where CONFIG has [[compare]]
+    tables, each a name and options, it runs once with each of them and compares what they come to.
     """
     if path is not None and config_path is not None:
         raise click.UsageError("give the config once: as CONFIG or with --config")
-    config = read_config(path or config_path, settings, split_flags(given), DEFAULTS)
-    plan = _plan(config, given)
-    # A node's log has its place in a deployment; here it would be that of thousands.
-    level = config.log.level if "level" in config.log.model_fields_set else "error"
-    logs.configure(level, config.log.format)
+    path = path or config_path
+
+    def planned(variant: Variant | None = None) -> Plan:
+        over = None if variant is None else (variant.where, variant.changes)
+        config = read_config(path, settings, split_flags(given), DEFAULTS, over)
+        # A node's log has its place in a deployment; here it would be that of thousands.
+        level = config.log.level if "level" in config.log.model_fields_set else "error"
+        logs.configure(level, config.log.format)
+        return _plan(config, given)
+
+    variants = compare.variants(path) if path is not None else []
+    if variants and path is not None:
+        plans = [compare.planned(variant, planned) for variant in variants]
+        comparison = compare.Comparison(path, variants, plans, new_folder(given["out"]), seeds)
+        return compare.run(comparison, as_json=as_json, plotted=not no_plot)
+    plan = planned()
+    plan = replace(plan, out=new_folder(given["out"]))
     if seeds > 1:
         return _many(plan, seeds, as_json=as_json, plotted=not no_plot)
     return _one(plan, as_json=as_json, plotted=not no_plot)
 
 
 def _plan(config: Config, given: dict[str, Any]) -> Plan:
-    """Settle everything; whatever is wrong with it is told now. Makes the run's folder."""
+    """Settle everything but the folder; whatever is wrong with it is told now."""
     conditions = Conditions(**{name: given[name] for name in Conditions.__dataclass_fields__})
     config, names = _names(config, given["nodes"])
     plan = Plan(
         config, names, given["seed"], conditions, given["target_accuracy"],
-        given["out"] or Path(), given["engine"],
+        Path(), given["engine"],
     )  # fmt: skip
     if plan.engine == "matrix":
         check_matrix(plan)
@@ -172,7 +183,7 @@ def _plan(config: Config, given: dict[str, Any]) -> Plan:
     )
     if not config.run.rounds:
         _check_duration(plan, learner.layout.nbytes)
-    return replace(plan, out=new_folder(given["out"]))
+    return plan
 
 
 def _check_events(plan: Plan) -> None:
@@ -215,7 +226,7 @@ def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
 def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
     click.echo(plan.title, err=True)
     progress = Progress()
-    simulation = _run(plan, progress.show)
+    simulation = run_of(plan, progress.show)
     summary = simulation.run(progress.close)
     click.echo(to_json(summary) if as_json else text_of(summary))
     sys.stdout.flush()
@@ -225,47 +236,25 @@ def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
 
 
 def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
-    raise_on_signals()  # no worker is left
     write(plan.out / "config.toml", config_text(plan.config, plan.command("config.toml", seeds)))
     click.echo(f"{plan.title}, {seeds} seeds", err=True)
     plans = [plan.nth(number) for number in range(seeds)]
-    runs: dict[int, Summary] = {}
-    failed: list[dict[str, Any]] = []
-    distances: list[tuple[int, float]] = []
-    jobs = [partial(_seed, one) for one in plans]
-    with Interrupt() as interrupt, closing(side_by_side(jobs, cores(), interrupt)) as answers:
-        for number, answer in answers:
-            if "error" in answer:
-                seed = {"seed": plans[number].seed, "how": answer["error"], "code": answer["code"]}
-                failed.append(seed)
-            else:
-                runs[number] = answer["summary"]
-                distances += [(round_, distance) for round_, distance in answer["distances"]]
-    failed.sort(key=lambda one: int(one["seed"]))
-    failures = [{"seed": one["seed"], "how": one["how"]} for one in failed]
-    summary = over_seeds(plan, [runs[number] for number in sorted(runs)], failures)
+    answers, interrupted = run_all(plans, [f"seed {one.seed}: " for one in plans])
+    answered = sorted(answers.items())
+    runs = {number: answer["summary"] for number, answer in answered if "error" not in answer}
+    failed = {plans[n].seed: answer for n, answer in answered if "error" in answer}
+    failures = [{"seed": seed, "how": answer["error"]} for seed, answer in failed.items()]
+    summary = over_seeds(plan, list(runs.values()), failures)
     summary["wall_s"] = round(time.monotonic() - LAUNCHED, 3)
     write(plan.out / "summary.json", to_json(summary) + "\n")
     click.echo(to_json(summary) if as_json else text_over_seeds(summary))
     sys.stdout.flush()
-    if plotted and runs and not interrupt.came:
-        histories = [plans[number].history for number in sorted(runs)]
+    if plotted and runs and not interrupted:
+        histories = [plans[number].history for number in runs]
+        distances = [(r, d) for number in runs for r, d in answers[number]["distances"]]
         draw(plan.out, histories, distances, f"{plan.title}, {len(runs)} seeds")
-    if interrupt.came:
+    if interrupted:
         return INTERRUPTED
     if failed:
-        return SOME_FAILED if runs else int(failed[0]["code"])
+        return SOME_FAILED if runs else int(next(iter(failed.values()))["code"])
     return OK
-
-
-def _run(plan: Plan, show: Show) -> Run:
-    return MatrixRun(plan, show) if plan.engine == "matrix" else EventsRun(plan, show)
-
-
-def _seed(plan: Plan) -> dict[str, Any]:
-    """Simulate one seed of several, in a worker; the answer is JSON."""
-    plan.out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(f"seed {plan.seed}: ")
-    simulation = _run(plan, progress.show)
-    summary = simulation.run(progress.close)
-    return {"summary": summary, "distances": simulation.distances}
