@@ -555,6 +555,11 @@ def _unmet(config: Config) -> Iterator[str]:
             "in common; choose random or a graph that stays, such as random_regular or "
             "d_equi_static"
         )
+    if needs.weights == "column" and config.task.dtype in ("float16", "bfloat16"):
+        yield (
+            f"algorithm {name} adds up all that it hands out, and {config.task.dtype} cannot hold "
+            "such sums; choose task.dtype float32 or float64"
+        )
     if needs.weights == "any" and topology.lazy:
         yield (
             f"topology.lazy is for algorithms that mix with W, which {name} does not; "

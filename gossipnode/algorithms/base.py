@@ -96,6 +96,10 @@ class NodeInterface(Protocol):
         """This node's name."""
 
     @property
+    def epoch(self) -> int:
+        """The number of this node's life, greater than those of its lives before."""
+
+    @property
     def params(self) -> Vector:
         """The current params, shape (d,), read-only: a snapshot that never changes."""
 
@@ -106,6 +110,10 @@ class NodeInterface(Protocol):
     @property
     def round(self) -> int:
         """The round (or period) under way, from 0."""
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the last local steps; None before there were any in this life."""
 
     @property
     def budget_left(self) -> bool:
@@ -132,6 +140,13 @@ class NodeInterface(Protocol):
 
     def out_neighbours_at(self, k: int) -> tuple[str, ...]:
         """Return whom this node sends to in round ``k`` >= 0."""
+
+    def shares_at(self, k: int) -> Mapping[str, float]:
+        """Return p_ji, the share that this node hands to each j that it sends to in round ``k``.
+
+        Column i of W; where no W need be, 1/(1 + out-degree). For algorithms whose ``needs`` name
+        columns. They and what this node keeps add to one.
+        """
 
     @property
     def row(self) -> Row:

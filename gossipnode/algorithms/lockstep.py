@@ -206,7 +206,7 @@ class Lockstep(Algorithm):
             raise PeerError("unsupported_message", f"a round has {self.phases} phases here")
         beat = k * self.phases + arrival.phase
         self.note_leader(node, j)
-        if k > node.round + node.lead_max and not node.went_on_without(j, node.round):
+        if k > node.round + self.lead_max(node) and not self.has_passed(node, j, node.round):
             raise PeerError("busy", f"round {k} is early, this node is in {node.round}; come again")
         w = node.row_at(k).weights.get(j)
         if w is None:
@@ -257,6 +257,14 @@ class Lockstep(Algorithm):
         now.arrived.add(arrival.sender)
         return Answer(Outcome.BUFFERED)
 
+    def lead_max(self, node: NodeInterface) -> int:
+        """Return by how many rounds one that sends here can be ahead."""
+        return node.lead_max
+
+    def has_passed(self, node: NodeInterface, j: str, k: int) -> bool:
+        """Whether ``j`` is so far ahead of this node, in round ``k``, that it did not wait."""
+        return node.went_on_without(j, k)
+
     def next_beat(self, node: NodeInterface) -> int:
         """Return the first beat that can still be mixed."""
         return max(self.closed + 1, node.round * self.phases)
@@ -297,7 +305,7 @@ class Lockstep(Algorithm):
         graph changes the senders of this round may all be far ahead, and tell us nothing; then
         one that did tell stands for them.
         """
-        if self.leader is not None and node.went_on_without(self.leader, k):
+        if self.leader is not None and self.has_passed(node, self.leader, k):
             return
         for j in node.row_at(k).weights:
             if j not in now.arrived and self.may_come(node, j, k):
@@ -307,13 +315,13 @@ class Lockstep(Algorithm):
         """Whether a model of round k, which has not arrived, may come from neighbour ``j``."""
         return (
             self.heard.get(j, -1) <= self.beat
-            and not node.went_on_without(j, k)
+            and not self.has_passed(node, j, k)
             and node.is_expected(j)
         )
 
     def recheck(self, node: NodeInterface) -> None:
         """Complete the round that is waited for if nobody is left to wait for."""
-        now, k = self.open.get(self.beat), node.round
+        now, k = self.open.get(self.beat), self.beat // self.phases
         if now is None or now.complete.is_set():
             return
         # One that is missing settles it, and the one of the last time most often still is: else d
@@ -342,7 +350,7 @@ class Lockstep(Algorithm):
 
     def note_leader(self, node: NodeInterface, j: str) -> None:
         """Remember who is furthest ahead of those that went on without us."""
-        if not node.graph_changes or not node.went_on_without(j, node.round):
+        if not node.graph_changes or not self.has_passed(node, j, node.round):
             return
         if self.leader is None or node.peer_round(j) > node.peer_round(self.leader):
             self.leader = j
@@ -350,7 +358,7 @@ class Lockstep(Algorithm):
     def catch_up(self, node: NodeInterface) -> bool:
         """Go on in the neighbours' round if they have gone on without us; False at the end."""
         neighbours = [self.leader] if self.leader else node.row_at(node.round).weights
-        gone = [node.peer_round(j) for j in neighbours if node.went_on_without(j, node.round)]
+        gone = [node.peer_round(j) for j in neighbours if self.has_passed(node, j, node.round)]
         self.leader = None
         if gone:
             node.skip_to(max(gone))

@@ -43,6 +43,7 @@ class ActiveSide:
     directory: Directory
     place: Place
     id: str
+    epoch: int
     time: Callable[[], float]  # monotonic seconds: the clock of the loop that started the node
     algorithm: Algorithm
     learner: Learner
@@ -73,6 +74,11 @@ class ActiveSide:
     def age(self) -> int:
         """Local steps that have gone into the params."""
         return self.replica.age
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the last local steps."""
+        return None if self.last_training is None else self.last_training.loss
 
     @property
     def budget_left(self) -> bool:
@@ -115,6 +121,11 @@ class ActiveSide:
         """Return whom this node sends to in round ``k``."""
         rounds = self.place.rounds
         return self.place.out_neighbours if rounds is None else rounds.out_neighbours(k)
+
+    def shares_at(self, k: int) -> Mapping[str, float]:
+        """Return what this node hands to each that it sends to in round ``k``."""
+        rounds = self.place.rounds
+        return self.place.shares if rounds is None else rounds.shares(k)
 
     @property
     def nodes(self) -> int:

@@ -16,7 +16,7 @@ import xxhash
 from gossipnode.config import Config, PeerEntry, TopologyOptions
 from gossipnode.errors import ConfigError, DataError, nearest_spelling
 from gossipnode.topology import Graph, build_graph
-from gossipnode.topology.weights import default_rule
+from gossipnode.topology.weights import OUT_DEGREE, default_rule
 
 if TYPE_CHECKING:
     from gossipnode.topology import GraphSequence
@@ -70,8 +70,8 @@ class Directory(Sequence[PeerEntry]):
         """Return the config's graph on this list, its weight rule and its fingerprint.
 
         For graphs that stay; ``sequence`` serves all. The rule is "own" where the graph brings
-        its weights along. Built once for all nodes with the same options. Raises ``ConfigError``
-        and ``DataError``.
+        its weights along, ``OUT_DEGREE`` where no W need be and none can. Built once for all
+        nodes with the same options. Raises ``ConfigError`` and ``DataError``.
         """
         key, topology = _key(config), config.topology
         assert not topology.changes, f"{topology.graph} is another graph each round"
@@ -81,7 +81,7 @@ class Directory(Sequence[PeerEntry]):
                 told = self.fingerprint(config)
             else:
                 graph = self._build(config)
-                rule = default_rule(graph) if topology.weights == "auto" else topology.weights
+                rule = _rule(config, graph)
                 lazy_rule = f"lazy {rule}" if topology.lazy else rule
                 told = graph.fingerprint(self.ids, lazy_rule)
             self._graphs[key] = graph, rule, told
@@ -214,7 +214,16 @@ class Directory(Sequence[PeerEntry]):
 
 
 def _key(config: Config) -> str:
-    return f"{config.swarm.seed} {config.topology.model_dump_json()}"
+    weights = config.algorithm.needs().weights
+    return f"{config.swarm.seed} {weights} {config.topology.model_dump_json()}"
+
+
+def _rule(config: Config, graph: Graph) -> str:
+    """Return the rule for the weights of a graph that has none of its own."""
+    if config.topology.weights != "auto":
+        return config.topology.weights
+    weighs_itself = config.algorithm.needs().weights == "column"
+    return OUT_DEGREE if weighs_itself and not graph.is_balanced else default_rule(graph)
 
 
 def _text(path: str) -> str:

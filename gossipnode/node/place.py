@@ -18,9 +18,12 @@ from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.node.directory import Directory
 from gossipnode.topology import Graph, weight_row
+from gossipnode.topology.weights import OUT_DEGREE, share_column
 
 if TYPE_CHECKING:
     from gossipnode.node.rounds import Rounds
+
+Weights = dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,8 @@ class Place:
     this node sends to in any, or nobody where rounds never repeat. ``senders`` are all that may
     send here; None: anybody. ``lead_max`` is by how many rounds a sender can be ahead in
     lockstep, ``room`` how many models may wait for each that it sends to, since all of them are
-    wanted.
+    wanted. ``shares`` is this node's column, what it hands to each that it sends to, for
+    algorithms that weigh that themselves; where that changes each round, ``rounds`` have it.
     """
 
     id: str
@@ -44,6 +48,7 @@ class Place:
     room: Mapping[str, int] = field(default_factory=dict)
     senders: Collection[str] | None = None
     rounds: Rounds | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_place(config: Config, peers: Sequence[PeerEntry], node_id: str = "") -> Place:
@@ -77,12 +82,14 @@ def _place_in_graph(config: Config, directory: Directory, i: int) -> Place:
     """Return the place of node ``i`` on a graph that stays."""
     ids = directory.ids
     graph, rule, fingerprint = directory.graph(config)
-    self_weight, weights = (
-        directory.sequence(config).at(0).row(i)
-        if rule == "own"
-        else weight_row(graph, i, rule, lazy=config.topology.lazy)
-    )
+    self_weight, weights = _row(config, directory, i)
     row = Row(self_weight, {ids[j]: w for j, w in weights.items()})
+    shares: Weights = {}
+    if config.algorithm.needs().weights == "column":
+        mixing = directory.sequence(config).at(0) if rule == "own" else None
+        lazy = config.topology.lazy
+        column = mixing.column(i) if mixing else share_column(graph, i, rule, lazy=lazy)
+        shares = column[1]
     return Place(
         id=ids[i],
         index=i,
@@ -93,7 +100,23 @@ def _place_in_graph(config: Config, directory: Directory, i: int) -> Place:
         lead_max=_lead_max(graph, i),
         room={ids[j]: room for j, room in _room(graph, i).items()},
         senders=row.weights,
+        shares={ids[j]: share for j, share in shares.items()},
     )
+
+
+def _row(config: Config, directory: Directory, i: int) -> tuple[float, Weights]:
+    """Return row ``i`` of W or, where none need be, p_ii and p_ij: what the others hand to ``i``.
+
+    The latter need not add to one; whom ``i`` hears from is what matters of it.
+    """
+    graph, rule, _ = directory.graph(config)
+    lazy = config.topology.lazy
+    if rule == "own":
+        return directory.sequence(config).at(0).row(i)
+    if rule != OUT_DEGREE:
+        return weight_row(graph, i, rule, lazy=lazy)
+    handed = {j: share_column(graph, j, rule, lazy=lazy)[1][i] for j in graph.in_neighbours[i]}
+    return share_column(graph, i, rule, lazy=lazy)[0], handed
 
 
 def _place_in_sequence(config: Config, directory: Directory, i: int) -> Place:

@@ -71,6 +71,17 @@ class Rounds:
         """Return whom this node sends to in round ``k`` >= 0."""
         return self._at(k)[1]
 
+    def shares(self, k: int) -> Mapping[str, float]:
+        """Return what this node hands to each that it sends to in round ``k`` >= 0.
+
+        Column i of W where columns add to one; else 1/(1 + out-degree) each.
+        """
+        if not self.sequence.doubly_stochastic:
+            peers = self.out_neighbours(k)
+            return dict.fromkeys(peers, 1.0 / (1 + len(peers)))
+        _, shares = self.sequence.at(k).column(self.index)
+        return {self.directory.ids[j]: share for j, share in shares.items()}
+
     def was_passed(self, peer: str, m: int, k: int) -> bool:
         """Tell whether ``peer`` in round ``m`` shows that this node, in ``k``, was not waited for.
 

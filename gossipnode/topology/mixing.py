@@ -77,17 +77,24 @@ class Mixing:
         found = zip(self.senders[a:b].tolist(), self.weights[a:b].tolist(), strict=True)
         return float(self.self_weights[i]), dict(found)
 
+    def column(self, j: int) -> Row:
+        """Return (w_jj, {i: w_ij}), ``j``'s column: what it hands out, where that adds to one."""
+        senders, receivers, weights = self._by_sender
+        a, b = np.searchsorted(senders, (j, j + 1))
+        found = zip(receivers[a:b].tolist(), weights[a:b].tolist(), strict=True)
+        return float(self.self_weights[j]), dict(found)
+
     def receivers_of(self, j: int) -> list[int]:
         """Return whom ``j`` sends to, ascending."""
-        senders, receivers = self._by_sender
+        senders, receivers, _ = self._by_sender
         a, b = np.searchsorted(senders, (j, j + 1))
         return list(map(int, receivers[a:b]))
 
     @cached_property
-    def _by_sender(self) -> tuple[Numbers, Numbers]:
-        """Senders ascending, and beside each whom it sends to."""
+    def _by_sender(self) -> tuple[Numbers, Numbers, Floats]:
+        """Senders ascending, beside each whom it sends to, and the weight of that."""
         order = np.lexsort((self.receivers, self.senders))
-        return self.senders[order], self.receivers[order]
+        return self.senders[order], self.receivers[order], self.weights[order]
 
     def dense(self) -> Floats:
         """Return W, (nodes, nodes) float64."""

@@ -19,6 +19,9 @@ from gossipnode.topology.mixing import Floats, Mixing, Row
 
 EdgeWeight = Callable[[int, int], float]
 
+# The rule for what is handed out, where no W need be: its columns add to one, its rows may not.
+OUT_DEGREE: Final = "out_degree"
+
 
 def metropolis_weight(degree_i: int, degree_j: int) -> float:
     """Return w_ij = 1/(1 + max(d_i, d_j)) of an edge; degrees do not count the node itself.
@@ -39,6 +42,18 @@ def weight_row(graph: Graph, i: int, rule: str = "metropolis", *, lazy: bool = F
     ``ConfigError`` where the rule is unknown or would not make W doubly stochastic on this graph.
     """
     return _row(graph, i, _edge_weight(graph, rule), lazy)
+
+
+def share_column(graph: Graph, i: int, rule: str = OUT_DEGREE, *, lazy: bool = False) -> Row:
+    """Return (p_ii, {j: p_ji}): what node ``i`` keeps, and hands to each that it sends to.
+
+    It adds to one on every graph by ``OUT_DEGREE``, p_ji = 1/(1 + d_i), which needs nothing but
+    what ``i`` knows. By a key of ``RULES`` it is column ``i`` of W; raises ``ConfigError`` as
+    ``weight_row`` does.
+    """
+    weight = _out_degree(graph) if rule == OUT_DEGREE else _edge_weight(graph, rule)
+    column = {j: weight(j, i) * (0.5 if lazy else 1.0) for j in graph.out_neighbours[i]}
+    return 1.0 - fsum(column.values()), column
 
 
 def mixing_matrix(graph: Graph, rule: str = "metropolis", *, lazy: bool = False) -> Mixing:
@@ -139,6 +154,11 @@ def _best_of(graph: Graph) -> float:
         return 1.0
     small, large = laplacian_extremes(graph)
     return 2.0 / (small + large)
+
+
+def _out_degree(graph: Graph) -> EdgeWeight:
+    """p_ij = 1/(1 + out-degree of j): the sender's to know."""
+    return lambda _i, j: 1.0 / (1 + graph.degree(j))
 
 
 def _constant(weight: float) -> EdgeWeight:
