@@ -9,18 +9,26 @@ combine-then-adapt (``cta``) sends before it trains, so that the two overlap::
 
     x_i^{k+1} = Σ_j w_ij x_j^k − η Σ_{s<τ} g_i(x_i^k)
 
-A model that comes after its round is merged with weight w_ij·s(δ), δ rounds behind, or dropped.
+``stale`` adapts, then combines with what the neighbours sent before, so that the two overlap::
+
+    x_i^{k+1} = w_ii x_i^{k+½} + Σ_{j≠i} w_ij x_j^{k−½},    x_j^{−½} = x_j^0
+
+It rests where ``atc`` does, since there all half-steps stay as they are. A model that comes after
+its round is merged with weight w_ij·s(δ), δ rounds behind, or dropped.
 
 Letters: x params, W mixing matrix (doubly stochastic), τ local steps, s staleness function.
+Memory: ``stale`` keeps its half-step from round to round, one vector.
 
-*Source*: Lian et al., NeurIPS 2017 (arXiv 1705.09056), and Sayed 2014 for ``atc``.
+*Source*: Lian et al., NeurIPS 2017 (arXiv 1705.09056), and Sayed 2014 for ``atc``; bounded
+staleness of one round (Ho et al., NeurIPS 2013) for ``stale``.
 *Differs from the source*: deadline, late models, skipping ahead after a long absence: ``lockstep``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -36,13 +44,16 @@ class DpsgdOptions(LockstepOptions, MergeOptions):
     facts = (
         Facts("atc", "the plain method: local steps, then the neighbourhood's mean", "1", "drifts"),
         Facts("cta", "the same with communication beside the gradient", "1", "drifts"),
+        Facts("stale", "communication beside the steps, as little bias as atc", "1", "drifts"),
     )
 
     name: Literal["dpsgd"] = "dpsgd"
-    form: Literal["atc", "cta"] = option(
+    form: Literal["atc", "cta", "stale"] = option(
         "atc",
         "atc: adapt, then combine (send the half-step). cta: combine, then adapt (send before "
-        "training; communication overlaps the gradient, but it tolerates smaller steps only).",
+        "training; communication overlaps the gradient, but it tolerates smaller steps only). "
+        "stale: adapt, then combine with the neighbours' half-steps of the round before; it "
+        "overlaps as cta does, and comes to rest where atc does.",
         flag="--form",
     )
     late: Literal["merge", "drop"] = option(
@@ -67,7 +78,7 @@ class DpsgdOptions(LockstepOptions, MergeOptions):
 
 
 class DPSGD(Lockstep):
-    """Synchronous decentralized parallel SGD, both forms."""
+    """Synchronous decentralized parallel SGD, all forms."""
 
     Options = DpsgdOptions
     name = "dpsgd"
@@ -77,7 +88,12 @@ class DPSGD(Lockstep):
         self.tau = local_steps
         self.merge_late = options.late == "merge"
         self.s = staleness_function(options.staleness, options.staleness_a, options.staleness_b)
-        self.form = self.adapt_then_combine if options.form == "atc" else self.combine_then_adapt
+        self.form = {
+            "atc": self.adapt_then_combine,
+            "cta": self.combine_then_adapt,
+            "stale": self.combine_with_the_last,
+        }[options.form]
+        self.half: Vector | None = None  # of stale: x^{k−½}
 
     async def step(self, node: NodeInterface, k: int) -> None:
         """Be round ``k`` in the form that was chosen."""
@@ -98,6 +114,13 @@ class DPSGD(Lockstep):
             both.create_task(node.train(self.tau))
             both.create_task(self.mix(node, k, x))
 
+    async def combine_with_the_last(self, node: NodeInterface, k: int) -> None:
+        """Send the last half-step, train, mix: what the neighbours send travels meanwhile."""
+        self.send(node, k, {"x": node.params if self.half is None else self.half})
+        await node.train(self.tau)
+        self.half = node.params
+        await self.mix(node, k, self.half)
+
     async def mix(self, node: NodeInterface, k: int, x: Vector) -> None:
         """Apply the change from x to Σ_j w_ij x_j."""
         mixed = await self.combine(node, k, {"x": x})
@@ -111,3 +134,12 @@ class DPSGD(Lockstep):
         await node.merge(arrival.parts["x"], w * self.s(delta), arrival.age)
         node.count("late_merged")
         return Answer(Outcome.LATE)
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return the half-step that is to be sent."""
+        return ({} if self.half is None else {"half": self.half}), super().state()[1]
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Go on with the half-step of an earlier life."""
+        super().restore(arrays, facts)
+        self.half = arrays.get("half")

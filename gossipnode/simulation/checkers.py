@@ -275,6 +275,8 @@ def why_not_preserved(config: Config, nodes: Iterable[Node]) -> str:
     if isinstance(algorithm, DpsgdOptions):
         if config.topology.graph in NOT_DOUBLY_STOCHASTIC:
             return f"the W of {config.topology.graph} is not doubly stochastic"
+        if algorithm.form == "stale":
+            return "stale mixes half-steps of two rounds"
         return _why_not_in_lockstep(nodes)
     if not isinstance(algorithm, GossipOptions):
         return f"{algorithm.name} goes along gradients, whatever training.local_steps is"

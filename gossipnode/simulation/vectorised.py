@@ -61,6 +61,12 @@ class VectorisedSwarm:
                 key="algorithm.name",
                 allowed="dpsgd; the event-driven simulator runs all",
             )
+        if config.algorithm.form == "stale":
+            raise ConfigError(
+                "stale mixes half-steps of two rounds, which is more than X ← W(X − ηG)",
+                key="algorithm.form",
+                allowed="atc, cta; the event-driven simulator runs all",
+            )
         if computed_in(config.task.dtype) != dtype_of(config.task.dtype):
             raise ConfigError(
                 f"one matrix of all nodes cannot be {config.task.dtype}",

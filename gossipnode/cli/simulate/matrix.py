@@ -40,6 +40,12 @@ def check(plan: Plan) -> None:
             key="--engine",
             allowed="--algorithm dpsgd, " + events,
         )
+    if config.algorithm.form == "stale":
+        raise ConfigError(
+            "stale mixes half-steps of two rounds, which no matrix does",
+            key="algorithm.form",
+            allowed="atc, cta, " + events,
+        )
     if config.task.dtype not in DTYPES:
         raise ConfigError(
             f"one matrix of all nodes cannot be {config.task.dtype}",
