@@ -29,6 +29,11 @@ ALGORITHMS = {
     "correction": "gossipnode.algorithms.correction:Correction",
     "momentum": "gossipnode.algorithms.momentum:Momentum",
     "momentum_tracking": "gossipnode.algorithms.momentum_tracking:MomentumTracking",
+    "allreduce": "gossipnode.algorithms.psgd:AllReduceSGD",
+    "gossip_pga": "gossipnode.algorithms.gossip_pga:GossipPGA",
+    "federated": "gossipnode.algorithms.federated:Federated",
+    "scaffold": "gossipnode.algorithms.scaffold:Scaffold",
+    "fedbuff": "gossipnode.algorithms.fedbuff:FedBuff",
 }
 # Forms that have a name of their own: ``name = "d2"`` says ``name = "correction", form = "d2"``.
 FORMS = {
@@ -44,6 +49,14 @@ FORMS = {
     "decentlam": "momentum",
     "dmsgd": "momentum",
     "edm": "momentum_tracking",
+    "pga": "gossip_pga",
+    "aga": "gossip_pga",
+    "fedsgd": "federated",
+    "fedavg": "federated",
+    "fedprox": "federated",
+    "fedadam": "federated",
+    "fedadagrad": "federated",
+    "fedyogi": "federated",
 }
 
 

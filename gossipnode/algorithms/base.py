@@ -120,6 +120,10 @@ class NodeInterface(Protocol):
         """Whether to go on: rounds and time remain and nobody asked the node to stop."""
 
     @property
+    def is_last_round(self) -> bool:
+        """Whether rounds are limited and none comes after the one under way."""
+
+    @property
     def stopping(self) -> bool:
         """Whether the node drains: waits end early, and nobody is to blame for it."""
 

@@ -4,33 +4,47 @@
 (round, phase). Whoever waits for a beat names those it waits for, and gets what came of them
 within the deadline; those that did not send are suspected, so that nobody is waited for twice.
 
-Invariant: a beat that was taken is over: what comes for it later is dropped and counted. Never
-more than ``room`` messages are kept.
+Invariant: a beat that was taken is over: what comes for it later is dropped and counted. Of
+beats that nobody waits for yet, never more than ``room`` messages are kept for each node of the
+swarm.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.errors import PeerError
 
 Beat = tuple[int, int]
+# As far ahead as a peer can be without that its message of this beat is lost: see ``take``.
+ANY_LEAD = 2**63
+
+
+@dataclass(slots=True)
+class Waiting:
+    """What is waited for; it is over when ``complete`` is set."""
+
+    beat: Beat
+    senders: Collection[str]
+    lead: int
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Mailbox:
-    """One node's mailbox; ``room`` is how many messages it keeps at most."""
+    """One node's mailbox; of messages that come early it keeps ``room`` a node, all in all."""
 
-    def __init__(self, options: LockstepOptions, room: int) -> None:
+    def __init__(self, options: LockstepOptions, room: int = 2) -> None:
         self.deadline_s, self.start_deadline_s = options.deadline_s, options.start_deadline_s
         self.room = room
         self.box: dict[Beat, dict[str, Arrival]] = {}
         self.over: Beat = (-1, 0)  # the last beat that was taken
-        self.heard: dict[str, Beat] = {}  # sender -> beat of its last message
-        self.awaited: tuple[Beat, Collection[str]] | None = None
-        self.complete = asyncio.Event()
+        # sender -> order and beat of the last message that it made, of those that have come
+        self.heard: dict[str, tuple[tuple[int, int], Beat]] = {}
+        self.waiting: Waiting | None = None
         self.started: float | None = None
 
     def put(self, node: NodeInterface, arrival: Arrival) -> Answer:
@@ -40,87 +54,123 @@ class Mailbox:
         """
         beat, sender = (arrival.round, arrival.phase), arrival.sender
         if beat <= self.over:
-            self.note(node, sender, beat)
+            self._note(node, arrival)
             node.count("late_dropped")
             return Answer(Outcome.DROPPED)
-        kept = self.box.get(beat, {})
-        if sender in kept:
+        if sender in self.box.get(beat, {}):
             return Answer(Outcome.DUPLICATE)
-        is_awaited = self.awaited is not None and self.awaited[0] == beat
-        if not is_awaited and sum(map(len, self.box.values())) >= self.room:
+        if not self._is_awaited(beat) and self._early() >= self.room * node.nodes:
             raise PeerError("busy", f"round {beat[0]} is early, this node is in {node.round}")
         self.box.setdefault(beat, {})[sender] = arrival
-        self.note(node, sender, beat)
+        self._note(node, arrival)
         return Answer(Outcome.BUFFERED)
 
-    def note(self, node: NodeInterface, sender: str, beat: Beat) -> None:
-        """Remember how far a sender is: its messages come in order."""
-        self.heard[sender] = max(beat, self.heard.get(sender, (-1, 0)))
-        self.recheck(node)
+    def has(self, beat: Beat) -> bool:
+        """Whether anything has come for a beat that is not over."""
+        return beat in self.box
 
     async def take(
-        self, node: NodeInterface, beat: Beat, senders: Collection[str]
+        self,
+        node: NodeInterface,
+        beat: Beat,
+        senders: Collection[str],
+        *,
+        within: float | None = None,
+        lead: int = 1,
+        blame: bool = True,
     ) -> dict[str, Arrival]:
         """Wait for the messages of a beat, close it, and return what came, in order of senders.
 
-        Counts those that did not come as ``missing_models``.
+        ``within`` are the seconds to wait, by default the deadline, and longer for those never
+        heard of. Whoever is more than ``lead`` rounds ahead has sent what it will have sent. With
+        ``blame``, those missing at the end are suspected. Counts those that did not come as
+        ``missing_models``.
         """
+        assert self.waiting is None, "one waits at a time"
         if self.started is None:
             self.started = node.time()
-        self.awaited = (beat, senders)
-        self.complete.clear()
-        self.recheck(node)
-        await self._wait(node, beat)
-        self.awaited, self.over = None, beat
-        for old in [b for b in self.box if b < beat]:
-            node.count("late_dropped", len(self.box.pop(old)))
+        self.waiting = Waiting(beat, senders, lead)
+        try:
+            self.recheck(node)
+            await self._wait(node, self.waiting, within, blame=blame)
+        finally:
+            self.waiting = None
+        self.skip(node, (beat[0], beat[1] + 1), keep=beat)
         came = self.box.pop(beat, {})
         found = {sender: came[sender] for sender in senders if sender in came}
         node.count("missing_models", len(senders) - len(found))
         return found
 
-    async def _wait(self, node: NodeInterface, beat: Beat) -> None:
-        """Return when nobody is left to wait for, or the deadline is; suspect who is missing."""
+    async def _wait(
+        self, node: NodeInterface, waiting: Waiting, within: float | None, *, blame: bool
+    ) -> None:
+        """Return when nobody is left to wait for, or time is up."""
         assert self.started is not None
-        until = node.time() + self.deadline_s
-        if any(node.is_unknown(j) for j in self.missing(node)):
+        until = node.time() + (self.deadline_s if within is None else within)
+        if within is None and any(node.is_unknown(j) for j in self.missing(node)):
             until = max(until, self.started + self.start_deadline_s)
-        while not await node.wait(self.complete, min(PROBE_EVERY_S, until - node.time())):
+        while not await node.wait(waiting.complete, min(PROBE_EVERY_S, until - node.time())):
             missing = self.missing(node)
             if node.stopping:
                 return
             if node.time() >= until - CLOCK_S:
-                for j in missing:
-                    node.suspect(j, f"no message of round {beat[0]} within the deadline")
+                for j in missing if blame else ():
+                    node.suspect(j, f"no message of round {waiting.beat[0]} within the deadline")
                 return
             node.probe(missing)
 
     def missing(self, node: NodeInterface) -> list[str]:
-        """Return those whose message of the awaited beat may still come."""
-        if self.awaited is None:
+        """Return those whose message of the awaited beat may still come.
+
+        Messages of one sender come in order, so a later one means that this one will not.
+        """
+        if self.waiting is None:
             return []
-        beat, senders = self.awaited
+        beat, lead = self.waiting.beat, self.waiting.lead
         came = self.box.get(beat, {})
         return [
             j
-            for j in senders
+            for j in self.waiting.senders
             if j not in came
-            and self.heard.get(j, (-1, 0)) <= beat
-            and node.peer_round(j) <= beat[0] + 1
+            and not self._is_past(j, beat)
+            and node.peer_round(j) <= beat[0] + lead
             and node.is_expected(j)
         ]
 
     def recheck(self, node: NodeInterface) -> None:
         """End the wait if nobody is left to wait for."""
-        if self.awaited is not None and not self.missing(node):
-            self.complete.set()
+        if self.waiting is not None and not self.missing(node):
+            self.waiting.complete.set()
 
-    def skip(self, beat: Beat) -> None:
-        """Go on at ``beat``: what came for earlier ones is of no use any more."""
+    def interrupt(self) -> None:
+        """End the wait, if there is one, with what has come so far."""
+        if self.waiting is not None:
+            self.waiting.complete.set()
+
+    def skip(self, node: NodeInterface, beat: Beat, keep: Beat | None = None) -> None:
+        """Go on at ``beat``: what came for earlier ones, but for ``keep``, is of no use."""
         self.over = max(self.over, (beat[0], beat[1] - 1))
-        for old in [b for b in self.box if b <= self.over]:
-            del self.box[old]
+        for old in [b for b in self.box if b <= self.over and b != keep]:
+            node.count("late_dropped", len(self.box.pop(old)))
 
     def furthest(self, senders: Iterable[str]) -> int:
         """Return the last round that any of ``senders`` has sent for; -1 if none has."""
-        return max((self.heard[j][0] for j in senders if j in self.heard), default=-1)
+        return max((self.heard[j][1][0] for j in senders if j in self.heard), default=-1)
+
+    def _note(self, node: NodeInterface, arrival: Arrival) -> None:
+        """Remember how far a sender is; one that began a new life may have gone back."""
+        known = self.heard.get(arrival.sender)
+        if known is None or arrival.order >= known[0]:
+            self.heard[arrival.sender] = arrival.order, (arrival.round, arrival.phase)
+        self.recheck(node)
+
+    def _is_past(self, sender: str, beat: Beat) -> bool:
+        known = self.heard.get(sender)
+        return known is not None and known[1] > beat
+
+    def _is_awaited(self, beat: Beat) -> bool:
+        return self.waiting is not None and self.waiting.beat == beat
+
+    def _early(self) -> int:
+        awaited = self.waiting.beat if self.waiting is not None else None
+        return sum(len(came) for beat, came in self.box.items() if beat != awaited)

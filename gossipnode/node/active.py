@@ -87,6 +87,12 @@ class ActiveSide:
         return not self.stopping and (not rounds or self.round < rounds)
 
     @property
+    def is_last_round(self) -> bool:
+        """Whether rounds are limited and none comes after the one under way."""
+        rounds = self.config.run.rounds
+        return bool(rounds) and self.round + 1 >= rounds
+
+    @property
     def stopping(self) -> bool:
         """Whether the active side is to end: somebody asked for it, or time is up."""
         return self._enough

@@ -24,6 +24,7 @@ HELP = {
     "rounds_skipped": "Rounds passed over to catch up with the neighbours.",
     "restarts": "Times that trackers and the like began anew, after a model was missed somewhere.",
     "missing_models": "Neighbours' models that a round closed without.",
+    "fallbacks": "All-reduces that ended with everybody sending to everybody.",
     "late_merged": "Models that came after their round and were merged.",
     "late_dropped": "Models that came after their round and were dropped.",
     "peers_suspected": "Times a peer was given up on until heard of again.",

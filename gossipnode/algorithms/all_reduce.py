@@ -1,0 +1,233 @@
+"""All-reduce: the mean of one vector over all nodes, the same bits on every node.
+
+With x_i cut in n chunks and n nodes in the order of the peer list::
+
+    ring    for s = 0 … 2(n − 1) − 1, node i: send chunk (i − s) mod n to node i + 1,
+            and of chunk c = (i − s − 1) mod n, which comes from node i − 1:
+                S_c ← S_c + x_i,c       while s < n − 1: the sum goes round and grows
+                S_c is done             after that: it goes round as it is
+    naive   each sends x_i to all, and each adds up Σ_j x_j, j in the order of the list
+    server  each sends x_i to the hub; the hub adds up as above and sends the mean to all
+
+Of d values a node of the ring sends 2(n − 1)/n·d, in 2(n − 1) messages, the swarm 2n(n − 1);
+naive sends n(n − 1) messages of d, server 2(n − 1), all of them by or to the hub.
+
+A ring or a hub is as good as its weakest member, hence: *whoever misses anything sends its own
+x_i to all, and whoever gets such a message does so, too.* So the round ends naive, for all, with
+the mean of those that are there; the next begins so as long as anybody is suspected. Of nodes that
+had finished nothing comes: who is left then takes the mean of those that are left, or keeps its
+own x. There is no vote: a loss at the very end can leave the nodes with different means, until the
+next all-reduce. Nobody waits longer than three deadlines.
+
+Letters: x half-step, S_c sum of chunk c, τ local steps. Memory: ring one model more; naive n (the
+order of adding up is the list's, not that of arrival), server n at the hub.
+
+*Source*: Patarasu, Yuan 2009 (ring); Li et al. 2014 (parameter server).
+*Differs from the source*: deadlines, and what is done about those that are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
+from gossipnode.algorithms.lockstep import LockstepOptions
+from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
+from gossipnode.errors import ConfigError, PeerError
+
+Form = Literal["ring", "naive", "server"]
+# The phase, after all others, in which everybody sends to everybody.
+EVERYBODY = 255
+# The ring's 2(n − 1) steps are phases before that.
+RING_MAX = 128
+TO_HUB, FROM_HUB = 0, 1
+
+
+@dataclass(slots=True)
+class Mean:
+    """What came of it: the mean, of how many nodes, and the means of the numbers sent along."""
+
+    vector: Vector
+    count: int
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+class AllReduce:
+    """One node's part in the all-reduces of one algorithm, which hands it what has role ``sum``."""
+
+    def __init__(self, options: LockstepOptions, form: Form, hub: str = "") -> None:
+        self.deadline_s = options.deadline_s
+        self.form, self.hub = form, hub
+        # Early may be what goes round the ring up to here, and then a whole vector of each.
+        self.mailbox = Mailbox(options, room=3)
+
+    async def mean(
+        self, node: NodeInterface, k: int, x: Vector, numbers: Mapping[str, float] | None = None
+    ) -> Mean:
+        """Return the mean of x, shape (d,), over the nodes that take part in round ``k``.
+
+        Raises ``ConfigError`` where the peer list is too long for a ring, or has no such hub.
+        """
+        self.mailbox.skip(node, (k, 0))
+        others = [j for j in node.ids if j != node.id]
+        whole = self.is_whole(node) and not self.mailbox.has((k, EVERYBODY))
+        found = None
+        if others and whole and self.form == "ring":
+            found = await self.around(node, k, x, numbers or {})
+        elif others and whole and self.form == "server":
+            found = await self.through_hub(node, k, x, numbers or {}, others)
+        if found is None:
+            if self.form != "naive" and others:
+                node.count("fallbacks")
+            found = await self.everybody(node, k, x, numbers or {}, others)
+        return found
+
+    def is_whole(self, node: NodeInterface) -> bool:
+        """Whether all are there that the form needs: everybody on the ring, else the hub."""
+        if self.form == "ring" and node.nodes > RING_MAX:
+            raise ConfigError(
+                f"{node.nodes} nodes are too many for a ring: its steps are counted up to "
+                f"{2 * RING_MAX - 3}",
+                key="algorithm",
+                allowed=f"form server or naive, or at most {RING_MAX} nodes",
+            )
+        needed = node.ids if self.form == "ring" else (self.hub_of(node),)
+        return all(j == node.id or node.is_expected(j) for j in needed)
+
+    def hub_of(self, node: NodeInterface) -> str:
+        """Return the hub's name: the first of the peer list, unless another one is named."""
+        return hub_of(node, self.hub)
+
+    async def around(
+        self, node: NodeInterface, k: int, x: Vector, numbers: Mapping[str, float]
+    ) -> Mean | None:
+        """Reduce round the ring; None where something was missing."""
+        n, i = node.nodes, node.ids.index(node.id)
+        before, after = node.ids[i - 1], node.ids[(i + 1) % n]
+        edges = [x.size * c // n for c in range(n + 1)]
+        S, sums = [x[a:b] for a, b in pairwise(edges)], dict(numbers)
+        until = 0.0
+        for s in range(2 * (n - 1)):
+            out, c = (i - s) % n, (i - s - 1) % n
+            if S[out].size:  # with more nodes than values, some chunks are empty
+                # The last chunk is never empty, so the numbers go with it.
+                also = sums if out == n - 1 else None
+                index = {"kind": "range", "start": edges[out], "stop": edges[out + 1]}
+                node.push([after], {"sum": S[out]}, scalars=also, phase=s, index=index)
+            if not S[c].size:
+                continue
+            # In step 0 who is late is to blame; later it may wait for somebody itself.
+            first = until == 0.0
+            within = None if first else until - node.time()
+            came = await self.mailbox.take(node, (k, s), [before], within=within, blame=first)
+            until = until or node.time() + self.deadline_s
+            got = came.get(before)
+            if got is None or (got.index.get("start"), got.index.get("stop")) != (
+                edges[c], edges[c + 1],
+            ):  # fmt: skip
+                return None
+            adds = s < n - 1
+            S[c] = await node.compute(_add, got.parts["sum"], S[c]) if adds else got.parts["sum"]
+            if c == n - 1:
+                sums = {name: got.scalars.get(name, 0.0) + adds * sums[name] for name in sums}
+        mean = np.concatenate(S)
+        await node.compute(_divide, mean, n)
+        return Mean(mean, n, {name: value / n for name, value in sums.items()})
+
+    async def through_hub(
+        self,
+        node: NodeInterface,
+        k: int,
+        x: Vector,
+        numbers: Mapping[str, float],
+        others: list[str],
+    ) -> Mean | None:
+        """Send x to the hub and return its answer, or be the hub; None without an answer."""
+        hub = self.hub_of(node)
+        if node.id == hub:
+            came = await self.mailbox.take(node, (k, TO_HUB), others, lead=ANY_LEAD)
+            if self.mailbox.has((k, EVERYBODY)):
+                return None
+            mean = await self.added_up(node, x, numbers, came)
+            told = {**mean.numbers, "count": mean.count}
+            node.push(others, {"sum": mean.vector}, scalars=told, phase=FROM_HUB)
+            return Mean(mean.vector.copy(), mean.count, mean.numbers)
+        node.push([hub], {"sum": x}, scalars=numbers, phase=TO_HUB)
+        # The hub may wait a deadline for others before it answers.
+        within = None if node.is_unknown(hub) else 2 * self.deadline_s
+        answer = (await self.mailbox.take(node, (k, FROM_HUB), [hub], within=within)).get(hub)
+        if answer is None or answer.index["kind"] != "all":
+            return None
+        told = {name: answer.scalars.get(name, 0.0) for name in numbers}
+        return Mean(answer.parts["sum"], int(answer.scalars.get("count", 1)), told)
+
+    async def everybody(
+        self,
+        node: NodeInterface,
+        k: int,
+        x: Vector,
+        numbers: Mapping[str, float],
+        others: list[str],
+    ) -> Mean:
+        """Send x to all, and take the mean of those that came."""
+        node.push(others, {"sum": x}, scalars=numbers, phase=EVERYBODY)
+        # Who is in the next round already has finished this one without us.
+        came = await self.mailbox.take(node, (k, EVERYBODY), others, lead=0)
+        return await self.added_up(node, x, numbers, came)
+
+    async def added_up(
+        self,
+        node: NodeInterface,
+        x: Vector,
+        numbers: Mapping[str, float],
+        came: Mapping[str, Arrival],
+    ) -> Mean:
+        """Return the mean of x and what came, added up in the order of the peer list."""
+        total, sums = np.zeros_like(x), dict.fromkeys(numbers, 0.0)
+        for j in node.ids:
+            if j == node.id:
+                vector, theirs = x, numbers
+            elif j in came:
+                vector, theirs = came[j].parts["sum"], came[j].scalars
+            else:
+                continue
+            total = await node.compute(_add, total, vector)
+            sums = {name: sums[name] + theirs.get(name, 0.0) for name in sums}
+        count = 1 + len(came)
+        await node.compute(_divide, total, count)
+        return Mean(total, count, {name: value / count for name, value in sums.items()})
+
+    def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
+        """Keep what came; a message to everybody ends the wait for anything else of its round."""
+        k, phase = arrival.round, arrival.phase
+        is_piece = arrival.index["kind"] != "all"
+        if is_piece != (self.form == "ring" and phase != EVERYBODY):
+            raise PeerError("unsupported_message", f"the all-reduce here is {self.form}")
+        answer = self.mailbox.put(node, arrival)
+        waiting = self.mailbox.waiting
+        if phase == EVERYBODY and waiting is not None and (k, 0) <= waiting.beat < (k, EVERYBODY):
+            self.mailbox.interrupt()
+        return answer
+
+
+def hub_of(node: NodeInterface, name: str) -> str:
+    """Return ``name``, or the first of the peer list; raises ``ConfigError`` for a stranger."""
+    if name and name not in node.ids:
+        raise ConfigError(
+            f"{name!r} is not in the peer list", key="algorithm.hub", allowed=", ".join(node.ids)
+        )
+    return name or node.ids[0]
+
+
+def _add(to: Vector, x: Vector) -> Vector:
+    to += x
+    return to
+
+
+def _divide(x: Vector, n: int) -> None:
+    x /= n

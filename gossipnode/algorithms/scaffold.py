@@ -1,0 +1,176 @@
+"""SCAFFOLD: federated learning whose clients know where they drift, and correct it.
+
+Round k, on client i of S_k, from the hub's x and c::
+
+    y ← x, then τ times y ← y − η (g_i(y) − c_i + c)
+    c_i⁺ = c_i − c + (x − y)/(τη)                               answers y − x and c_i⁺ − c_i
+
+and on the hub, with what came, S::
+
+    x ← x + η_g (1/|S|) Σ_{i ∈ S} (y_i − x)
+    c ← c + (1/n) Σ_{i ∈ S} (c_i⁺ − c_i)
+
+With full gradients x comes to rest at the optimum whatever τ is, and c_i at ∇f_i there. That needs
+c = (1/n) Σ_i c_i, always; so a client takes its c_i⁺ only when the hub says that it has counted it:
+each model tells its receiver the last round whose answer was taken from it. Each answer tells in
+which round c_i was last renewed. Where the two differ, one of them has come back from an old
+checkpoint: then all c are set to zero, in a new *era* whose number goes with each message.
+
+Letters: x the hub's params, y a client's, c and c_i control variates, g gradient on the node's next
+batch, η step size, η_g that of the hub, τ local steps. Two vectors each way.
+
+*Source*: Karimireddy et al., ICML 2020 (arXiv 1910.06378), option II.
+*Differs from the source*: where η changes meanwhile, τη is the sum over the local steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from gossipnode.algorithms.base import Arrival, NodeInterface, Vector
+from gossipnode.algorithms.federated import LOSS, ClientOptions, selected
+from gossipnode.algorithms.hub import HubAlgorithm, Work
+from gossipnode.algorithms.vectors import renew
+from gossipnode.config import Facts, option
+from gossipnode.learning.params import add_scaled
+
+NEVER = -1
+
+
+class ScaffoldOptions(ClientOptions):
+    """SCAFFOLD: federated learning without the clients' drift, for twice the bytes."""
+
+    facts = (Facts("", "one model, by a hub, no bias from uneven data",
+                   "2 from each asked, 2 to each", LOSS),)  # fmt: skip
+
+    name: Literal["scaffold"] = "scaffold"
+    server_rate: float = option(1.0, "η_g: how far the hub goes.", gt=0.0, le=1e3)
+
+
+class Scaffold(HubAlgorithm):
+    """SCAFFOLD, option II."""
+
+    Options = ScaffoldOptions
+    name = "scaffold"
+    down = frozenset({"x", "c"})
+    up = ("delta", "c")
+
+    def __init__(self, options: ScaffoldOptions, local_steps: int) -> None:
+        super().__init__(options, local_steps)
+        self.fraction, self.seed = options.fraction, options.selection_seed
+        self.eta_g = options.server_rate
+        self.c: Vector | None = None  # the hub's; None: all zero
+        self.own: Vector | None = None  # c_i
+        self.renewed, self.era = NEVER, NEVER  # the round in which c_i was renewed last
+        self.pending: tuple[int, Vector] | None = None  # c_i⁺, and the round that it is of
+        self.counted: dict[str, int] = {}  # the hub's: the last round counted, of each client
+
+    def asked(self, node: NodeInterface, k: int) -> Collection[str]:
+        """Return S_k."""
+        return selected(node.ids, self.fraction, self.seed, k)
+
+    async def local(self, node: NodeInterface, k: int) -> Work | None:
+        """Return y − x and c_i⁺ − c_i."""
+        if node.id not in self.asked(node, k) or not self.tau:
+            return None
+        x = y = node.params
+        c = np.zeros_like(x) if self.c is None else self.c
+        own = np.zeros_like(x) if self.own is None else self.own
+        total = 0.0
+        for _ in range(self.tau):
+            g, eta = await node.gradient(y)
+            y = await node.compute(_corrected, y, g, eta, own, c)
+            total += eta
+        change = await node.compute(_change, x, y, total, c)
+        self.pending = k, own + change
+        facts = {"renewed": self.renewed, "era": self.era}
+        return Work({"delta": np.subtract(y, x), "c": change}, node.samples, facts)
+
+    async def aggregate(self, node: NodeInterface, k: int, answers: Mapping[str, Work]) -> Vector:
+        """Return x + η_g·mean(y − x), and move c by the answers' share of n."""
+        x = node.params.copy()
+        c = np.zeros_like(x) if self.c is None else self.c.copy()
+        for work in answers.values():
+            await node.compute(add_scaled, x, work.parts["delta"], self.eta_g / len(answers))
+            await node.compute(add_scaled, c, work.parts["c"], 1 / node.nodes)
+        if any(not self.agrees(j, work) for j, work in answers.items()):
+            self.begin_era(node, k)
+            return x
+        self.c = c
+        self.counted |= dict.fromkeys(answers, k)
+        if node.id in answers:
+            self.confirm(k)
+        return x
+
+    def agrees(self, j: str, work: Work) -> bool:
+        """Whether client ``j`` renewed its c_i when the hub counted it, and never else."""
+        renewed = work.numbers.get("renewed", NEVER)
+        return work.numbers.get("era") == self.era and renewed == self.counted.get(j, NEVER)
+
+    def begin_era(self, node: NodeInterface, k: int) -> None:
+        """Set all c to zero; the clients follow when they hear of it."""
+        self.forget(max(k, self.era) + 1)
+        self.counted = {}
+        node.count("restarts")
+
+    def forget(self, era: int) -> None:
+        """Set c and c_i to zero."""
+        self.era, self.renewed = era, NEVER
+        self.c = self.own = self.pending = None
+
+    def confirm(self, k: int) -> None:
+        """Take c_i⁺ of round ``k`` for c_i: it was counted."""
+        if self.pending is not None and self.pending[0] == k:
+            self.renewed, self.own = self.pending
+        self.pending = None
+
+    def model(self, node: NodeInterface) -> Mapping[str, Vector]:
+        """Return x and c."""
+        return {"x": node.params, "c": np.zeros_like(node.params) if self.c is None else self.c}
+
+    def told(self, peer: str) -> Mapping[str, float] | None:
+        """Return the last round in which ``peer`` was counted, and the era."""
+        return {"counted": self.counted.get(peer, NEVER), "era": self.era}
+
+    def taken(self, node: NodeInterface, arrival: Arrival) -> None:
+        """Take c, and c_i⁺ if it was counted."""
+        del node
+        era = int(arrival.scalars.get("era", NEVER))
+        if era != self.era:
+            self.forget(era)
+        self.confirm(int(arrival.scalars.get("counted", NEVER)))
+        self.c = arrival.parts["c"]
+
+    def lag(self, node: NodeInterface) -> None:
+        """Begin anew: rounds were forgotten, and with them what c was then."""
+        self.begin_era(node, node.round)
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return c, c_i and what was counted."""
+        arrays = {"c": self.c, "own": self.own}
+        facts = {"renewed": self.renewed, "era": self.era, "counted": self.counted}
+        return {name: array for name, array in arrays.items() if array is not None}, facts
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Go on with the c of an earlier life."""
+        self.c, self.own = arrays.get("c"), arrays.get("own")
+        self.renewed, self.era = facts.get("renewed", NEVER), facts.get("era", NEVER)
+        self.counted = dict(facts.get("counted", {}))
+
+
+def _corrected(y: Vector, g: Vector, eta: float, own: Vector, c: Vector) -> Vector:
+    """Return y − η(g − c_i + c)."""
+    step = renew(g, c, own)
+    step *= eta
+    return np.subtract(y, step, out=step)
+
+
+def _change(x: Vector, y: Vector, total: float, c: Vector) -> Vector:
+    """Return c_i⁺ − c_i = (x − y)/(τη) − c."""
+    found = np.subtract(x, y)
+    found /= total
+    found -= c
+    return found
