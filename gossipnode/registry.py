@@ -28,6 +28,7 @@ ALGORITHMS = {
     "gradient_tracking": "gossipnode.algorithms.gradient_tracking:GradientTracking",
     "correction": "gossipnode.algorithms.correction:Correction",
     "momentum": "gossipnode.algorithms.momentum:Momentum",
+    "ssp": "gossipnode.algorithms.ssp:SSP",
     "momentum_tracking": "gossipnode.algorithms.momentum_tracking:MomentumTracking",
     "allreduce": "gossipnode.algorithms.psgd:AllReduceSGD",
     "gossip_pga": "gossipnode.algorithms.gossip_pga:GossipPGA",
