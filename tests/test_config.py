@@ -180,7 +180,7 @@ def test_unknown_variables_and_flags_are_no_silence() -> None:
         ("data.share", "1-2", "pattern"),
         ("run.rounds", 1.5, "integer"),
         ("run.rounds", "many", "integer"),
-        pytest.param("algorithm.name", "fedavg", "dpsgd"),
+        pytest.param("algorithm.name", "bittorrent", "dpsgd"),
         ("algorithm.period_s", 1, ""),
     ],
 )

@@ -226,7 +226,8 @@ def _sizes(node: Node) -> Iterator[tuple[str, int, int]]:
         # The one under way, as many as lockstep needs, and one.
         yield "open rounds", len(node.algorithm.open), node.place.lead_max + 2
     for peer, slot in node.courier.outbox._slots.items():  # noqa: SLF001
-        yield f"models waiting for {peer}", len(slot.waiting), node.place.room.get(peer, 1)
+        room = max(node.place.room.get(peer, 1), node.algorithm.room)
+        yield f"models waiting for {peer}", len(slot.waiting), room
 
 
 def longest_round_s(config: Config, step_s: float) -> float:
