@@ -148,8 +148,8 @@ class NodeInterface(Protocol):
     def shares_at(self, k: int) -> Mapping[str, float]:
         """Return p_ji, the share that this node hands to each j that it sends to in round ``k``.
 
-        Column i of W; where no W need be, 1/(1 + out-degree). For algorithms whose ``needs`` name
-        columns. They and what this node keeps add to one.
+        Column i of W, divided by its sum; where no W need be, 1/(1 + out-degree). For algorithms
+        whose ``needs`` name columns. They and what this node keeps add to one.
         """
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
+from math import fsum
 
 from gossipnode.algorithms.base import Row
 from gossipnode.node.directory import Directory
@@ -74,13 +75,11 @@ class Rounds:
     def shares(self, k: int) -> Mapping[str, float]:
         """Return what this node hands to each that it sends to in round ``k`` >= 0.
 
-        Column i of W where columns add to one; else 1/(1 + out-degree) each.
+        Column i of W, divided by its sum where that is not one anyway.
         """
-        if not self.sequence.doubly_stochastic:
-            peers = self.out_neighbours(k)
-            return dict.fromkeys(peers, 1.0 / (1 + len(peers)))
-        _, shares = self.sequence.at(k).column(self.index)
-        return {self.directory.ids[j]: share for j, share in shares.items()}
+        kept, shares = self.sequence.at(k).column(self.index)
+        whole = 1.0 if self.sequence.doubly_stochastic else kept + fsum(shares.values())
+        return {self.directory.ids[j]: share / whole for j, share in shares.items()}
 
     def was_passed(self, peer: str, m: int, k: int) -> bool:
         """Tell whether ``peer`` in round ``m`` shows that this node, in ``k``, was not waited for.
