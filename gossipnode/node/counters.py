@@ -25,6 +25,8 @@ HELP = {
     "restarts": "Times that trackers and the like began anew, after a model was missed somewhere.",
     "missing_models": "Neighbours' models that a round closed without.",
     "fallbacks": "All-reduces that ended with everybody sending to everybody.",
+    "rounds_without_mass": "Rounds without training, since this node had next to no mass.",
+    "mass_owed": "Sums not taken, since their sender went back to before what was taken.",
     "late_merged": "Models that came after their round and were merged.",
     "late_dropped": "Models that came after their round and were dropped.",
     "peers_suspected": "Times a peer was given up on until heard of again.",
