@@ -13,8 +13,9 @@ Laplacian L and |E| edges, drawn uniformly, the squared distance to the mean shr
 by 1 − λ_2(L)/(2|E|) a time.
 
 A node asks one peer at a time and answers anybody. It waits for the answer no longer than
-``answer_deadline_s``; one that comes later is still applied. Where the answer is lost for good only
-one half was applied, and Σx has moved by ½(x̂_i − x_j).
+``answer_deadline_s``; one that comes later is still applied. A lost request costs nothing: it is
+repeated, and merged once. Where the answer is lost for good only one half was applied, and Σx has
+moved by ½(x̂_i − x_j).
 
 Letters: x params, x̂ the params as they were read and sent, g gradient, η step size, τ local steps.
 
@@ -40,7 +41,9 @@ HALF = 0.5
 class AdpsgdOptions(AlgorithmOptions):
     """AD-PSGD: average with one neighbour at a time, without rounds, while stepping."""
 
-    facts = (Facts("", "pairs of neighbours, no rounds, no waiting", "1", "drifts"),)
+    facts = (
+        Facts("", "pairs of neighbours, no rounds, no waiting", "1", "drifts if an answer is lost"),
+    )
 
     name: Literal["adpsgd"] = "adpsgd"
     answer_deadline_s: float = option(
