@@ -120,8 +120,8 @@ class NodeInterface(Protocol):
         """Whether to go on: rounds and time remain and nobody asked the node to stop."""
 
     @property
-    def is_last_round(self) -> bool:
-        """Whether rounds are limited and none comes after the one under way."""
+    def rounds(self) -> int:
+        """How many rounds there are to run; 0: until the node is stopped."""
 
     @property
     def stopping(self) -> bool:
@@ -240,6 +240,9 @@ class NodeInterface(Protocol):
         age: int | None = None,
     ) -> None:
         """Queue one message for ``peers``; returns at once. A newer one replaces one unsent.
+
+        Does nothing before ``Algorithm.run`` begins and after the node has run: then only what
+        answers an exchange leaves.
 
         ``index`` tells which coordinates the parts are, if not all; ``age`` defaults to the
         node's.

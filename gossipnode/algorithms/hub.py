@@ -12,9 +12,9 @@ of the hub their params are its model, so that any node serves it. The topology 
 A dead client is missing, no more. A client that misses the hub's model says its answer again, a
 deadline later, and whoever answers an old round is sent the present model. While the hub is gone
 clients wait: they ask whether it listens, go on when it is back, and end when they are stopped.
-In the last round, where a hub is gone because it has finished, they end with what they have. A hub
-that comes back from an old checkpoint is told so: clients that are further greet it with their
-params, which are the model of that later round, and it goes on from there.
+Where it is gone because it has finished, they end with what they have. A hub that comes back from
+an old checkpoint is told so: clients that are further greet it with their params, which are the
+model of that later round, and it goes on from there.
 
 Invariant: a client's params are a model of the hub, of the round that it is in.
 
@@ -216,12 +216,13 @@ class HubAlgorithm(Algorithm):
 
     async def next_offer(self, node: NodeInterface) -> Arrival | None:
         """Wait for a model of the hub; None where none will come."""
-        hub, since = hub_of(node, self.hub), node.time()
+        hub, since, tries = hub_of(node, self.hub), node.time(), 0
         while self.offer is None and not node.stopping:
             left = since + self.deadline_s - node.time()
             if left < CLOCK_S:
-                if not node.is_expected(hub) and node.is_last_round:
+                if self.is_over(node, hub, tries):
                     return None
+                tries += 1
                 node.count("missing_models")
                 self.say(node)
                 since = node.time()
@@ -231,6 +232,13 @@ class HubAlgorithm(Algorithm):
         offer, self.offer = self.offer, None
         self.news.clear()
         return None if node.stopping else offer
+
+    def is_over(self, node: NodeInterface, hub: str, tries: int) -> bool:
+        """Whether the hub has finished, and did not hear or answer that this node missed that."""
+        if not node.rounds or not tries:
+            return False
+        is_gone = not node.is_expected(hub) and node.round + 1 >= node.rounds
+        return is_gone or node.peer_round(hub) >= node.rounds
 
     async def take(self, node: NodeInterface, offer: Arrival) -> None:
         """Set the params to the hub's model, and be in its round."""

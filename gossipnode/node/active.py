@@ -55,6 +55,7 @@ class ActiveSide:
     memory: Memory
     counters: Counters
     tasks: asyncio.TaskGroup
+    is_active: bool  # whether ``tasks`` takes more
     round: int
     in_step: bool
     last_training: TrainResult | None
@@ -87,10 +88,9 @@ class ActiveSide:
         return not self.stopping and (not rounds or self.round < rounds)
 
     @property
-    def is_last_round(self) -> bool:
-        """Whether rounds are limited and none comes after the one under way."""
-        rounds = self.config.run.rounds
-        return bool(rounds) and self.round + 1 >= rounds
+    def rounds(self) -> int:
+        """How many rounds there are to run; 0: until the node is stopped."""
+        return self.config.run.rounds
 
     @property
     def stopping(self) -> bool:
@@ -274,6 +274,8 @@ class ActiveSide:
         age: int | None = None,
     ) -> None:
         """Queue one message for ``peers``: encoded once, whatever their number."""
+        if not self.is_active:
+            return
         clock = self.age if age is None else age
         frame = self.passive.frame(parts, purpose, clock, scalars, phase=phase, index=index)
         parcel = Parcel(frame, purpose, self.params, self.age)

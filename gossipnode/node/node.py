@@ -91,7 +91,7 @@ class Node(ActiveSide):
         self.epoch = self.seq = self.durable_age = 0
         self.checkpoint_error = ""
         self.started_at = self.since = self.run_began = 0.0
-        self.has_started = self.in_step = False
+        self.has_started = self.in_step = self.is_active = False
         self.last_training: TrainResult | None = None
         self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
         self._given_learner = learner
@@ -183,6 +183,7 @@ class Node(ActiveSide):
             event(log, logging.WARNING, "run.over", id=self.id, round=self.round, hint=hint)
         try:
             async with asyncio.TaskGroup() as self.tasks:
+                self.is_active = True
                 await self.measure()
                 await self.algorithm.run(self)
                 last = self.measurements.last
@@ -194,6 +195,7 @@ class Node(ActiveSide):
                     self._set_state("finished")
                     while not self._asked_to_stop:
                         await self._until_woken()
+                self.is_active = False
         except BaseExceptionGroup as group:
             error = _single(group)
             if isinstance(error, PeerError):  # mixing overflowed: nobody's message is to blame
@@ -201,6 +203,7 @@ class Node(ActiveSide):
             self._set_state("failed", str(error))
             raise error from None
         finally:
+            self.is_active = False
             if timer is not None:
                 timer.cancel()
 
