@@ -162,7 +162,7 @@ class PushSum(Lockstep):
                 await node.commit(z, before)
             mass.w = w  # without a pause since the params have changed: a checkpoint sees both
             mass.sent.update(sent)
-        self.tried.update(shares)
+        self.tried.update(shares.keys())
 
     def push(self, node: NodeInterface, peers: Iterable[str]) -> None:
         """Send each peer its sums, grown or not: what an earlier message held is in them."""
