@@ -1,0 +1,217 @@
+"""Gossip-PGA: between P-SGD and D-PSGD, to the bit at both ends; and an H that all agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+from q16_swarms import (  # noqa: F401 - source is a fixture
+    BEST,
+    NAMES,
+    Matrix,
+    W,
+    gradients,
+    models_of,
+    settings,
+    simulated,
+    source,
+    start,
+    stopped_and_started,
+    trace_of,
+)
+
+from gossipnode.algorithms.all_reduce import Mean
+from gossipnode.algorithms.gossip_pga import GossipPGA, GossipPgaOptions, next_period
+from gossipnode.simulation import Link
+
+ETA = 0.1
+FAST = {
+    "algorithm__deadline_s": 0.1,
+    "algorithm__start_deadline_s": 0.1,
+    "network__push_timeout_s": 0.05,
+}
+
+
+def pga(X: Matrix, H: int, eta: float = ETA) -> Iterator[Matrix]:
+    """Yield X after each round; H = 0 never takes the mean of all."""
+    k = 0
+    while True:
+        half = X - eta * gradients(X)
+        k += 1
+        X = np.broadcast_to(half.mean(0), X.shape) if H and k % H == 0 else W @ half
+        yield X
+
+
+def after(H: int, rounds: int) -> Matrix:
+    return next(islice(pga(start(), H), rounds - 1, None))
+
+
+def spread(X: Matrix) -> float:
+    return float(np.abs(X - X[0]).max())
+
+
+@pytest.mark.parametrize("H", [0, 3, 4])
+def test_sixteen_nodes_are_the_dense_recursion(source: str, H: int) -> None:  # noqa: F811
+    for rounds in (24, 26):
+        config = settings(source, "gossip_pga", ETA, algorithm__every=H, run__rounds=rounds)
+        X = models_of(config)
+        np.testing.assert_allclose(X, after(H, rounds), rtol=0, atol=1e-12)
+        assert (spread(X) == 0) == bool(H and rounds % H == 0)
+
+
+def test_every_round_is_psgd_to_the_bit(source: str) -> None:  # noqa: F811
+    one = settings(source, "gossip_pga", ETA, algorithm__every=1, run__rounds=20)
+    other = settings(source, "allreduce", ETA, run__rounds=20)
+    assert np.array_equal(models_of(one), models_of(other))
+
+
+def test_never_is_dpsgd_to_the_bit(source: str) -> None:  # noqa: F811
+    one = settings(source, "gossip_pga", ETA, algorithm__every=0, run__rounds=20)
+    other = settings(source, "dpsgd", ETA, run__rounds=20)
+    assert np.array_equal(models_of(one), models_of(other))
+
+
+@pytest.mark.parametrize("H", [0, 1, 4, 16])
+def test_the_mean_goes_along_the_mean_gradient(H: int) -> None:
+    before = start()
+    for X in islice(pga(before, H), 200):
+        expected = before.mean(0) - ETA * gradients(before).mean(0)
+        np.testing.assert_allclose(X.mean(0), expected, rtol=0, atol=1e-13)
+        before = X
+
+
+def test_the_mean_of_a_swarm_goes_along_its_mean_gradient(source: str) -> None:  # noqa: F811
+    def mean_after(rounds: int) -> Matrix:
+        return models_of(
+            settings(source, "gossip_pga", ETA, algorithm__every=4, run__rounds=rounds)
+        )
+
+    for k in (2, 3):  # into an ordinary round, and into one with the mean of all
+        before = mean_after(k)
+        expected = before.mean(0) - ETA * gradients(before).mean(0)
+        np.testing.assert_allclose(mean_after(k + 1).mean(0), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("H", "published"), [(1, 0.0), (4, 0.028625), (16, 0.075695), (64, 0.10812), (0, 0.12085)]
+)
+def test_the_bias_is_the_published_one(H: int, published: float) -> None:
+    away = [np.linalg.norm(X.mean(0) - BEST) for X in islice(pga(start(), H), 1024)]
+    assert np.mean(away[-64:]) == pytest.approx(published, rel=5e-5, abs=1e-12)
+
+
+# -- adapting H ------------------------------------------------------------------------------------
+
+
+def test_the_period_follows_the_loss_between_its_limits() -> None:
+    assert next_period(4, 2.0, 2.0, 64) == 4
+    assert next_period(4, 2.0, 1.9, 64) == 5  # rounded up
+    assert next_period(4, 2.0, 1e-9, 64) == next_period(4, 2.0, 0.0, 64) == 64
+    assert next_period(4, 2.0, 1e9, 64) == 1
+
+
+def test_the_first_means_are_the_warm_up() -> None:
+    algorithm = GossipPGA(GossipPgaOptions(form="aga", every=4, warm_up=2), 1)
+    x = np.zeros(1)
+
+    def told(k: int, loss: float) -> tuple[int, int | None]:
+        numbers = {"loss": loss, "first": algorithm.numbers().get("first", loss)}
+        algorithm.look_ahead(k, Mean(x, 16, numbers))
+        return algorithm.H, algorithm.due
+
+    assert algorithm.is_due(3)
+    assert not algorithm.is_due(2)
+    assert told(3, 8.0) == (4, 7)
+    assert told(7, 4.0) == (4, 11)  # F_init = 4
+    assert told(11, 2.0) == (8, 19)
+    assert told(19, 1.0) == (16, 35)
+    assert not algorithm.is_due(34)
+    assert algorithm.is_due(35)
+
+
+def periods(swarm: Any) -> set[tuple[int, int | None]]:
+    return {(node.algorithm.H, node.algorithm.due) for node in swarm.up}
+
+
+def test_all_nodes_find_the_same_period(source: str) -> None:  # noqa: F811
+    config = settings(source, "aga", ETA, algorithm__every=2, algorithm__warm_up=1, run__rounds=40)
+    with simulated(config) as swarm:
+        swarm.run_to_end(within=100)
+        assert len(periods(swarm)) == 1
+        algorithm = swarm.nodes[NAMES[0]].algorithm
+        assert isinstance(algorithm, GossipPGA)
+        assert algorithm.H > 2  # the loss has fallen
+        assert all(node.counters.get("missing_models") == 0 for node in swarm.up)
+
+
+def test_one_that_was_away_is_taken_along(source: str) -> None:  # noqa: F811
+    """It comes back with the H of its last checkpoint, or with none."""
+    config = settings(
+        source,
+        "aga",
+        ETA,
+        algorithm__every=2,
+        algorithm__warm_up=1,
+        checkpoint__every_s=0.0,
+        **FAST,
+    )
+    with simulated(config, stores=True, step_s=0.01) as swarm:
+        swarm.run(0.5)
+        swarm.kill(NAMES[3])
+        swarm.run(1)
+        swarm.restart(NAMES[3])
+        swarm.run_until(lambda: len(periods(swarm)) == 1, within=20, every=0.01)
+        missing = sum(node.counters.get("missing_models") for node in swarm.up)
+        swarm.run(1)
+        assert sum(node.counters.get("missing_models") for node in swarm.up) == missing
+
+
+def test_two_with_different_periods_meet(source: str) -> None:  # noqa: F811
+    config = settings(source, "aga", ETA, algorithm__every=4, algorithm__warm_up=1, **FAST)
+    with simulated(config, step_s=0.01) as swarm:
+        swarm.run(0.3)
+        algorithm = swarm.nodes[NAMES[5]].algorithm
+        assert isinstance(algorithm, GossipPGA)
+        algorithm.H, algorithm.due = 200, 10_000
+        swarm.run_until(lambda: len(periods(swarm)) == 1, within=20, every=0.01)
+        swarm.expect_progress(1)
+
+
+# -- what a swarm must bear ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["pga", "aga"])
+def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
+    config = settings(source, form, ETA, algorithm__every=3, run__rounds=12, **FAST)
+    one, again, other = (trace_of(config, seed) for seed in (1, 1, 2))
+    assert one[0] == again[0] != other[0]
+    assert np.array_equal(one[1], again[1])
+
+
+@pytest.mark.parametrize("form", ["pga", "aga"])
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:  # noqa: F811
+    flags = {"algorithm__every": 3, "algorithm__warm_up": 1, "checkpoint__every_s": 0.0}
+    X = stopped_and_started(settings(source, form, ETA, run__rounds=14, **flags), 25)
+    through = models_of(settings(source, form, ETA, run__rounds=25, **flags))
+    np.testing.assert_allclose(X, through, rtol=0, atol=1e-12)
+    if form == "pga":
+        np.testing.assert_allclose(X, after(3, 25), rtol=0, atol=1e-12)
+
+
+def test_under_loss_the_nodes_are_closer_together_than_with_dpsgd(source: str) -> None:  # noqa: F811
+    """A tenth of the messages is lost: no mean is quite exact, but each is far better than none."""
+
+    def spread_of(name: str, **flags: Any) -> float:
+        config = settings(source, name, ETA, run__rounds=60, **{**FAST, **flags})
+        with simulated(config, seed=1, link=Link(latency_s=0.001, loss=0.1)) as swarm:
+            found = []
+            while min(node.round for node in swarm.up) < 50:
+                swarm.run(0.02)
+                found.append(swarm.consensus_distance())
+            return float(np.median(found))
+
+    patient = {"algorithm__deadline_s": 0.3}
+    assert spread_of("gossip_pga", algorithm__every=2, **patient) < 0.8 * spread_of("dpsgd")
