@@ -157,6 +157,13 @@ class NodeInterface(Protocol):
         """This node's row of a W that stays: whom it receives from, and with what weight."""
 
     @property
+    def tree_neighbours(self) -> tuple[str, ...]:
+        """Whom this node is joined to in the spanning tree that all nodes find in the graph.
+
+        For graphs that stay and go both ways; of a tree it is the tree itself.
+        """
+
+    @property
     def nodes(self) -> int:
         """How many nodes the peer list has, this one included."""
 
@@ -167,6 +174,10 @@ class NodeInterface(Protocol):
     @property
     def samples(self) -> int:
         """How many training samples this node has."""
+
+    @property
+    def steps_per_s(self) -> float:
+        """Local steps a second in the last rounds; 0 where none took any time."""
 
     @property
     def lead_max(self) -> int:
@@ -295,6 +306,8 @@ class Algorithm(ABC):
     pieces: ClassVar[frozenset[str]] = frozenset()
     # Messages that may wait for one peer; beyond that a newer one replaces the oldest.
     room: int = 1
+    # Whether a message holds all that those before it did: then none need wait beside the newest.
+    cumulative: bool = False
     # Whether it sends to nodes that are no neighbours in the graph.
     talks_to_all: ClassVar[bool] = False
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})
@@ -314,6 +327,10 @@ class Algorithm(ABC):
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:  # noqa: B027
         """Take up the ``state`` of an earlier life, before ``run``."""
+
+    def swarm_means(self) -> tuple[float, float, float] | None:
+        """Return the swarm's mean loss, steps per second and samples; None where not known."""
+        return None
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:  # noqa: B027 - optional
         """Notice that ``peer`` was heard of, suspected, or told its round."""

@@ -27,12 +27,12 @@ from typing import Any, Literal
 import numpy as np
 
 from gossipnode.algorithms.base import NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
+from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import descend, halfway, renew
 from gossipnode.config import Facts, Needs, option
 
 
-class CorrectionOptions(LockstepOptions):
+class CorrectionOptions(SharingOptions):
     """Bias correction by the previous round: the optimum, for one vector a round."""
 
     facts = (

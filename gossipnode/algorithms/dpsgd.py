@@ -33,12 +33,12 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
-from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
+from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.staleness import MergeOptions, staleness_function
 from gossipnode.config import Facts, Needs, option
 
 
-class DpsgdOptions(LockstepOptions, MergeOptions):
+class DpsgdOptions(SharingOptions, MergeOptions):
     """D-PSGD: synchronous rounds on a graph."""
 
     facts = (
@@ -64,8 +64,11 @@ class DpsgdOptions(LockstepOptions, MergeOptions):
     )
 
     def needs(self) -> Needs:
-        """Return that rows must add to one; columns too, if the mean is to be the data's."""
-        return Needs(weights="row")
+        """Return that rows must add to one; columns too, if the mean is to be the data's.
+
+        Means of the swarm are of no use else.
+        """
+        return Needs(weights="doubly" if self.swarm_metrics else "row")
 
     @model_validator(mode="after")
     def _counts_rounds(self) -> DpsgdOptions:

@@ -26,13 +26,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
+from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import descend, renew
 from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import PeerError
 
 
-class GradientTrackingOptions(LockstepOptions):
+class GradientTrackingOptions(SharingOptions):
     """Gradient tracking: each node follows the mean gradient, so that uneven data do no harm."""
 
     facts = (

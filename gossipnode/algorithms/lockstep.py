@@ -18,8 +18,9 @@ is at most one round ahead, so two are open at most; on a directed graph a sende
 ahead, by the length of the way back to it. Where the graph changes there may be no such bound: a
 model that comes too early is asked to come again.
 
-Where an algorithm carries more than params from round to round (trackers, corrections), a model
-that is missed leaves an error in it for ever. Such an algorithm is ``restarting``: whoever misses a
+Where an algorithm carries more than params from round to round (trackers, corrections, also the
+averages of ``swarm_metrics``), a model that is missed leaves an error in it for ever. Such an
+algorithm is ``restarting``, or its averages are: whoever misses a
 model names a round so far ahead that all will have heard of it, each message says so on, and in
 that round everybody's auxiliary state begins anew.
 
@@ -38,9 +39,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
-from gossipnode.config import AlgorithmOptions, option
+from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
+from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
+
+__all__ = ["Lockstep", "LockstepOptions", "OpenRound", "SharingOptions"]
 
 PROBE_EVERY_S = 0.5
 # Timers may fire early by what a clock cannot tell apart.
@@ -49,40 +53,19 @@ CLOCK_S = 1e-6
 RESTART = "restart"
 
 
-class LockstepOptions(AlgorithmOptions):
-    """How long synchronous rounds wait."""
-
-    deadline_s: float = option(
-        10.0,
-        "How long a round waits for a neighbour's model before its weight goes to the node itself.",
-        unit="s",
-        flag="--deadline-s",
-        gt=0,
-        le=86_400,
-    )
-    start_deadline_s: float = option(
-        60.0,
-        "The same for a neighbour that has never been heard of, counted from the start, so that a "
-        "swarm may start in any order; deadline_s where that is later.",
-        unit="s",
-        ge=0,
-        le=86_400,
-    )
-
-    def round_s_max(self, training_s: float) -> float:
-        """Return training and the longest of the waits."""
-        return training_s + max(self.deadline_s, self.start_deadline_s)
-
-
 @dataclass(slots=True)
 class OpenRound:
-    """What has arrived for one round: Σ w_ij v_j by role over ``arrived``, and Σ of those w_ij."""
+    """What has arrived for one round: Σ w_ij v_j by role over ``arrived``, and Σ of those w_ij.
+
+    ``told`` is the same of the numbers that are shared besides, if any are.
+    """
 
     acc: dict[str, Vector] = field(default_factory=dict)
     mass: float = 0.0
     arrived: set[str] = field(default_factory=set)
     awaited: str = ""  # one that was missing when that was looked at last
     complete: asyncio.Event = field(default_factory=asyncio.Event)
+    told: Told | None = None
 
 
 class Lockstep(Algorithm):
@@ -108,6 +91,9 @@ class Lockstep(Algorithm):
         self.leader: str | None = None  # of those that went on without us, the one furthest ahead
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
         self.lock = asyncio.Lock()
+        shares = isinstance(options, SharingOptions) and options.swarm_metrics
+        self.average = DynamicAverage() if shares else None
+        self.begins_anew = self.restarting or shares
 
     @abstractmethod
     async def step(self, node: NodeInterface, k: int) -> None:
@@ -130,8 +116,7 @@ class Lockstep(Algorithm):
         while self.catch_up(node):
             began, self.waited = node.time(), False
             if self.restart_is_due(node.round):
-                self.begin_anew()
-                node.count("restarts")
+                self.restart(node)
             await self.step(node, node.round)
             await node.end_round()
             if self.alone and not self.waited:
@@ -144,7 +129,9 @@ class Lockstep(Algorithm):
     ) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
         neighbours = node.out_neighbours_at(k)
-        scalars = {RESTART: self.restart_at} if self.restart_at > k else None
+        scalars: dict[str, float] = {RESTART: self.restart_at} if self.restart_at > k else {}
+        if self.average is not None and not phase:
+            scalars |= self.average.tell(reading_of(node))
         if neighbours:
             node.push(neighbours, parts, scalars=scalars, phase=phase)
 
@@ -169,6 +156,8 @@ class Lockstep(Algorithm):
         node.count("missing_models", missing)
         if missing:
             self.ask_for_restart(node, k)
+        if self.average is not None and not phase:
+            self.average.mix(now.told or Told(), reading_of(node))
         mixed = dict(own)
         for role, acc in now.acc.items():
             # The weights of those that did not come stay here: 1 − Σ_arrived w_ij ≥ w_ii.
@@ -211,7 +200,7 @@ class Lockstep(Algorithm):
         w = node.row_at(k).weights.get(j)
         if w is None:
             raise PeerError("not_a_neighbour", "the graph has no edge between us")
-        if self.restarting and RESTART in arrival.scalars:
+        if self.begins_anew and RESTART in arrival.scalars:
             restart_at = int(arrival.scalars[RESTART])
             if restart_at <= k + node.nodes:
                 self.restart_at = max(self.restart_at, restart_at)
@@ -226,9 +215,18 @@ class Lockstep(Algorithm):
 
     def ask_for_restart(self, node: NodeInterface, k: int) -> None:
         """Name the round in which all begin anew, unless one is named already."""
-        if self.restarting and self.restart_at <= k:
+        if self.begins_anew and self.restart_at <= k:
             # Word spreads by an edge a round, and no way is longer than n − 1.
             self.restart_at = k + node.nodes
+
+    def restart(self, node: NodeInterface) -> None:
+        """Begin anew in all that a loss leaves an error in."""
+        if self.restarting:
+            self.begin_anew()
+            node.count("restarts")
+        if self.average is not None:
+            self.average.begin_anew()
+            node.count("metrics_resyncs")
 
     def restart_is_due(self, k: int) -> bool:
         """Whether round ``k`` is the first of this life in or after the one that was named."""
@@ -255,6 +253,10 @@ class Lockstep(Algorithm):
         now.acc = sums
         now.mass += w
         now.arrived.add(arrival.sender)
+        if self.average is not None and not beat % self.phases:
+            if now.told is None:
+                now.told = Told()
+            now.told.add(arrival.scalars, w)
         return Answer(Outcome.BUFFERED)
 
     def lead_max(self, node: NodeInterface) -> int:
@@ -333,15 +335,24 @@ class Lockstep(Algorithm):
         if not now.awaited:
             now.complete.set()
 
+    def swarm_means(self) -> tuple[float, float, float] | None:
+        """Return the swarm's mean loss, steps per second and samples, as far as known here."""
+        return None if self.average is None else self.average.x
+
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the restart that is still to come: the next life owes it, too."""
-        return {}, {"restart_at": self.restart_at, "restarted": self.restarted}
+        facts: dict[str, Any] = {"restart_at": self.restart_at, "restarted": self.restarted}
+        if self.average is not None:
+            facts["average"] = self.average.state()
+        return {}, facts
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Take up the restart that an earlier life has heard of."""
         del arrays
         self.restart_at = facts.get("restart_at", -1)
         self.restarted = facts.get("restarted", -1)
+        if self.average is not None:
+            self.average.restore(facts.get("average", {}))
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:
         """A peer was suspected, or is further than we thought: maybe nobody is left."""

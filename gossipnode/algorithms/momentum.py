@@ -27,13 +27,13 @@ from typing import Any, Literal
 import numpy as np
 
 from gossipnode.algorithms.base import NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
+from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import decay, descend
 from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import TrainingError
 
 
-class MomentumOptions(LockstepOptions):
+class MomentumOptions(SharingOptions):
     """D-PSGD with momentum that knows of the neighbours."""
 
     facts = (

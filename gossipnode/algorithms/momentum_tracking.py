@@ -27,12 +27,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from gossipnode.algorithms.base import NodeInterface, Vector
-from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
+from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import decay, descend, halfway, renew
 from gossipnode.config import Facts, Needs, option
 
 
-class MomentumTrackingOptions(LockstepOptions):
+class MomentumTrackingOptions(SharingOptions):
     """Momentum that uneven data do no harm."""
 
     facts = (

@@ -118,6 +118,11 @@ def _facts(status: Status) -> dict[str, str]:
         "bytes": f"{quantity(sizes['sent'], 'B')} sent, {quantity(sizes['received'], 'B')} "
         f"received; {quantity(sizes['resident'], 'B')} resident",
     }
+    if status.get("swarm_loss") is not None:  # older nodes do not tell
+        facts["swarm"] = (
+            f"training loss {decimal(status['swarm_loss'])}, "
+            f"{status['swarm_steps_per_s']:.4g} steps/s, {status['swarm_samples']} samples"
+        )
     transfers = status.get("network", {}).get("transfers", [])  # older nodes do not tell
     if transfers:
         facts["transfers"] = "; ".join(_transfer(one) for one in transfers)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -133,6 +134,12 @@ class ActiveSide:
         rounds = self.place.rounds
         return self.place.shares if rounds is None else rounds.shares(k)
 
+    @cached_property
+    def tree_neighbours(self) -> tuple[str, ...]:
+        """Whom this node is joined to in the graph's spanning tree."""
+        row = self.directory.tree(self.config).out_neighbours[self.place.index]
+        return tuple(self.directory.ids[j] for j in row)
+
     @property
     def nodes(self) -> int:
         """How many nodes the peer list has."""
@@ -147,6 +154,14 @@ class ActiveSide:
     def samples(self) -> int:
         """How many training samples this node has."""
         return self.learner.samples
+
+    @property
+    def steps_per_s(self) -> float:
+        """Local steps a second in the last rounds."""
+        seconds, last = sum(self.round_times), self.last_training
+        if last is None or seconds <= 0:
+            return 0.0
+        return last.steps * len(self.round_times) / seconds
 
     @property
     def lead_max(self) -> int:

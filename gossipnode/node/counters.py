@@ -23,6 +23,7 @@ HELP = {
     "rounds": "Rounds or periods closed in this life.",
     "rounds_skipped": "Rounds passed over to catch up with the neighbours.",
     "restarts": "Times that trackers and the like began anew, after a model was missed somewhere.",
+    "metrics_resyncs": "Times that the swarm's means began anew, after a model was missed.",
     "missing_models": "Neighbours' models that a round closed without.",
     "fallbacks": "All-reduces that ended with everybody sending to everybody.",
     "rounds_without_mass": "Rounds without training, since this node had next to no mass.",

@@ -43,6 +43,7 @@ class Directory(Sequence[PeerEntry]):
         self.number = {peer_id: number for number, peer_id in enumerate(self.ids)}
         self._graphs: dict[str, tuple[Graph, str, str]] = {}
         self._sequences: dict[str, GraphSequence] = {}
+        self._trees: dict[str, Graph] = {}
         self._checked: set[str] = set()
 
     @classmethod
@@ -86,6 +87,18 @@ class Directory(Sequence[PeerEntry]):
                 told = graph.fingerprint(self.ids, lazy_rule)
             self._graphs[key] = graph, rule, told
         return self._graphs[key]
+
+    def tree(self, config: Config) -> Graph:
+        """Return the spanning tree of the config's graph, from the first node; see ``trees``.
+
+        For graphs that stay and go both ways. Built once for all nodes with the same options.
+        """
+        from gossipnode.topology.trees import spanning_tree
+
+        key = _key(config)
+        if key not in self._trees:
+            self._trees[key] = spanning_tree(self.graph(config)[0])
+        return self._trees[key]
 
     def sequence(self, config: Config) -> GraphSequence:
         """Return W for each round of the config's graph, whichever it is; ``random`` has none.

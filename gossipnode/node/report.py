@@ -27,6 +27,7 @@ def build_status(node: Node) -> Status:
     """Return the status of this moment."""
     last = node.measurements.last or {}
     started = node.has_started
+    loss, steps_per_s, samples = node.algorithm.swarm_means() or (None, None, None)
     return Status(
         node_id=node.id,
         swarm=node.config.swarm.name,
@@ -64,6 +65,9 @@ def build_status(node: Node) -> Status:
             resident=resident_bytes(),
         ),
         checkpoint_error=node.checkpoint_error,
+        swarm_loss=loss,
+        swarm_steps_per_s=None if steps_per_s is None else steps_per_s * node.nodes,
+        swarm_samples=None if samples is None else round(samples * node.nodes),
     )
 
 

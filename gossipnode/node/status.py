@@ -98,7 +98,9 @@ class Status:
 
     ``age`` is in the memory, ``durable_age`` in a checkpoint: only that survives power loss.
     ``loss`` and ``accuracy`` are of the test samples, measured in round ``measured_round``.
-    ``round_s`` is the median duration of the last rounds.
+    ``round_s`` is the median duration of the last rounds. ``swarm_loss`` is the mean of all nodes'
+    training losses, ``swarm_steps_per_s`` and ``swarm_samples`` are their sums, as far as this node
+    has heard; null without ``algorithm.swarm_metrics``.
     """
 
     node_id: str
@@ -133,3 +135,6 @@ class Status:
     bytes: BytesStatus
     checkpoint_error: str
     network: NetworkStatus = field(default_factory=NetworkStatus)
+    swarm_loss: float | None = None
+    swarm_steps_per_s: float | None = None
+    swarm_samples: int | None = None

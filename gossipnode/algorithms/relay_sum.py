@@ -1,0 +1,150 @@
+"""RelaySum (RelaySGD): sums travel through a tree, so that every node's model counts alike.
+
+Round k on node i, N_i its neighbours in a spanning tree of the graph::
+
+    x_i^{k+½} = x_i^k − η Σ_{s<τ} g_i                                            train
+    m_{i→j}^k = x_i^{k+½} + Σ_{l∈N_i, l≠j} m_{l→i}^{k−1}                         send to each j
+    c_{i→j}^k = 1         + Σ_{l∈N_i, l≠j} c_{l→i}^{k−1}
+    x_i^{k+1} = (Σ_j m_{j→i}^k + (n − Σ_j c_{j→i}^k)·x_i^{k+½})/n                average
+
+A half-step moves on by an edge a round, and after as many rounds as the tree is wide, each average
+is of one half-step of each node: x_i^{k+1} = (1/n) Σ_j x_j^{k−d_ij+1+½}, d_ij edges away (its own:
+the present one). The weights are exactly uniform, so that uneven data leave no bias at rest. What
+is missing is counted: a lost message leaves its share to the node's own half-step, and is over
+after the rounds that it would have travelled.
+
+Letters: x params, m relayed sum, c its count, n nodes, τ local steps. Memory: one sum of each tree
+neighbour besides what is being sent; a hub of a star holds n.
+
+*Source*: Vogels et al., NeurIPS 2021 (RelaySum, RelaySGD).
+*Differs from the source*: the tree is the graph's, by breadth-first search from the first node;
+deadlines, and skipping ahead after a long absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Vector
+from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.mailbox import Mailbox
+from gossipnode.config import Facts, Needs
+from gossipnode.errors import PeerError
+
+# The scalar that tells of how many half-steps a sum is.
+COUNT = "count"
+
+
+class RelaySumOptions(LockstepOptions):
+    """RelaySum: uniform averages over a spanning tree of the graph."""
+
+    facts = (Facts("", "no bias from uneven data, on a tree", "1", "counted, and soon over"),)
+
+    name: Literal["relay_sum"] = "relay_sum"
+
+    def needs(self) -> Needs:
+        """Return that the graph must go both ways and stay; it needs no W."""
+        return Needs(symmetric=True, static=True)
+
+
+class RelaySum(Algorithm):
+    """SGD with RelaySum over a spanning tree."""
+
+    Options = RelaySumOptions
+    name = "relay_sum"
+    roles = frozenset({"sum"})
+    needs_graph = True
+
+    def __init__(self, options: RelaySumOptions, local_steps: int) -> None:
+        self.tau = local_steps
+        self.mailbox = Mailbox(options)
+        self.m: dict[str, Vector] = {}  # what came in the round before, by tree neighbour
+        self.c: dict[str, int] = {}
+
+    async def run(self, node: NodeInterface) -> None:
+        """Run rounds until the budget is used up."""
+        tree = node.tree_neighbours
+        self.mailbox.skip(node, (node.round, 0))
+        while self.catch_up(node, tree):
+            began = node.time()
+            await self.step(node, node.round, tree)
+            await node.end_round()
+            if not self.m and node.time() - began < CLOCK_S:
+                # Nobody to wait for and no time that passes: rounds would follow without end.
+                await node.sleep(PROBE_EVERY_S if tree else 0.0)
+
+    async def step(self, node: NodeInterface, k: int, tree: Sequence[str]) -> None:
+        """Train, relay, and average what was relayed to here."""
+        await node.train(self.tau)
+        half = node.params
+        sums = await node.compute(_relayed, half, [self.m.get(j) for j in tree])
+        for j, m in zip(tree, sums, strict=True):
+            c = 1 + sum(self.c[peer] for peer in self.c if peer != j)
+            node.push([j], {"sum": m}, scalars={COUNT: c})
+        came = await self.mailbox.take(node, (k, 0), tree)
+        self.m = {j: arrival.parts["sum"] for j, arrival in came.items()}
+        self.c = {j: int(arrival.scalars[COUNT]) for j, arrival in came.items()}
+        if self.m:
+            own = max(node.nodes - sum(self.c.values()), 1)
+            total = own + sum(self.c.values())
+            after = await node.compute(_average, half, list(self.m.values()), own, total)
+            await node.commit(after=after, before=half)
+
+    async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
+        """Keep a sum for its round."""
+        if arrival.sender not in node.tree_neighbours:
+            raise PeerError("not_a_neighbour", "the spanning tree has no edge between us")
+        count = arrival.scalars.get(COUNT, 0)
+        if arrival.phase or not 1 <= count < node.nodes or count != int(count):
+            raise PeerError("unsupported_message", "a sum needs its count, from 1 to n - 1")
+        return self.mailbox.put(node, arrival)
+
+    def catch_up(self, node: NodeInterface, tree: Sequence[str]) -> bool:
+        """Go on in the neighbours' round if they have gone on without us; False at the end."""
+        gone = [node.peer_round(j) for j in tree if node.went_on_without(j, node.round)]
+        if gone:
+            node.skip_to(max(gone))
+            self.mailbox.skip(node, (node.round, 0))
+            self.m, self.c = {}, {}  # sums of rounds that are long over
+        return node.budget_left
+
+    def peer_changed(self, node: NodeInterface, peer: str) -> None:
+        """A peer was suspected, or is further than we thought: maybe nobody is left."""
+        del peer
+        self.mailbox.recheck(node)
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return the sums that are to be relayed."""
+        return {f"m/{j}": m for j, m in self.m.items()}, {"c": dict(self.c)}
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Relay what came in an earlier life."""
+        self.c = facts.get("c", {})
+        self.m = {j: arrays[f"m/{j}"] for j in self.c}
+
+
+def _relayed(half: Vector, sums: Sequence[Vector | None]) -> list[Vector]:
+    """Return for each of ``sums`` half + Σ of the others; None stands for one that is missing."""
+    found, before, after = [], half.copy(), np.zeros_like(half)
+    for m in sums:
+        found.append(before.copy())
+        if m is not None:
+            before += m
+    # Sums from both ends rather than one total less each: a hub's total would drown a leaf's.
+    for out, m in zip(reversed(found), reversed(sums), strict=True):
+        out += after
+        if m is not None:
+            after += m
+    return found
+
+
+def _average(half: Vector, sums: Sequence[Vector], own: int, total: int) -> Vector:
+    """Return (Σ sums + own·half)/total."""
+    found = np.multiply(half, own, dtype=half.dtype)
+    for m in sums:
+        found += m
+    found /= total
+    return found
