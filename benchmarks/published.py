@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.laws import q16
+from gossipnode import logs
 from gossipnode.configfile import load_config
 from gossipnode.node.node import Node
 from gossipnode.simulation import Link, SimulatedSwarm
@@ -50,11 +52,13 @@ def _q16_source() -> str:
     return f"npz:{folder / 'q16.npz'}"
 
 
-def q16_rounds(rounds: int, eta: float, **flags: Any) -> NDArray[np.float64]:
+def q16_rounds(
+    rounds: int, eta: float, *, loss: float = 0.0, seed: int = 0, **flags: Any
+) -> NDArray[np.float64]:
     """Return the models after each of ``rounds`` rounds, shape (rounds + 1, 16, 10).
 
     ``flags`` are options with ``__`` for the dot; the graph is the ring with weights 1/3, unless
-    they say another.
+    they say another. ``loss`` is the share of pushes that are lost, drawn from ``seed``.
     """
     common = {
         "task.kind": "quadratic", "task.dtype": "float64", "data.source": _q16_source(),
@@ -66,7 +70,9 @@ def q16_rounds(rounds: int, eta: float, **flags: Any) -> NDArray[np.float64]:
     config = load_config(flags=common | given)
     found = np.full((rounds + 1, NODES, len(q16()[2])), np.nan)
     names = [f"n{i:02d}" for i in range(NODES)]
-    with SimulatedSwarm(config, names=names, link=WIRE, objects=True) as swarm:
+    logs.configure("error", "text")
+    link = replace(WIRE, loss=loss)
+    with SimulatedSwarm(config, names=names, seed=seed, link=link, objects=True) as swarm:
         for i, node in enumerate(swarm.up):
             node.on_measurement = partial(_note, found, i, node)
             found[0, i] = node.params
