@@ -70,7 +70,12 @@ class PushSumOptions(LockstepOptions):
         flag="--form",
     )
     lag_rounds: int = option(
-        1, "overlap_sgp: by how many rounds a message may be behind.", unit="rounds", ge=1, le=64
+        1,
+        "overlap_sgp: by how many rounds a message may be behind. More: less waiting, but more of "
+        "the mass is on its way, and the rest takes longer steps.",
+        unit="rounds",
+        ge=1,
+        le=64,
     )
     mass_least: float = option(
         0.05,
@@ -102,6 +107,7 @@ class PushSum(Lockstep):
         super().__init__(options)
         self.tau = local_steps
         self.lag = options.lag_rounds if options.form == "overlap_sgp" else 0
+        self.cumulative = self.lag > 0  # in sgp each round has its message
         self.mass_least = options.mass_least
         self.mass = Mass(0.0 if options.joining else 1.0)
         self.waiting: dict[int, list[Arrival]] = {}  # by round: what came before its round closed
@@ -116,7 +122,7 @@ class PushSum(Lockstep):
         async with self.lock:
             await self.take(node, [a for came in self.waiting.values() for a in came])
             self.waiting.clear()
-        if node.stopping:
+        if node.stopping and not 0 < node.rounds <= node.round:
             await self.leave(node)
 
     async def step(self, node: NodeInterface, k: int) -> None:
@@ -173,10 +179,14 @@ class PushSum(Lockstep):
             node.push([j], parts_of(sums, z.dtype, z.size), scalars=scalars)
 
     async def take_in(self, node: NodeInterface, k: int) -> None:
-        """Wait for round k − lag, then take what is there of the rounds up to k."""
-        await self.wait_for(node, k - self.lag)
+        """Wait for round k − lag, then take what is there of the rounds up to k.
+
+        Who has handed out nearly all it had waits for round k.
+        """
+        lag = self.lag if self.mass.w >= self.mass_least else 0
+        await self.wait_for(node, k - lag)
         async with self.lock:
-            self.closed = k - self.lag
+            self.closed = k - lag
             due = [self.waiting.pop(r) for r in sorted(self.waiting) if r <= k]
             await self.take(node, [arrival for came in due for arrival in came])
 

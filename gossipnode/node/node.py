@@ -156,7 +156,7 @@ class Node(ActiveSide):
             insist=self.algorithm.needs_graph,
             on_change=lambda peer: self.algorithm.peer_changed(self, peer),
             on_exchange=self.passive.exchanged,
-            room=self.place.room,
+            room={} if self.algorithm.cumulative else self.place.room,
             room_least=self.algorithm.room,
         )
         await self.memory.recall()
