@@ -78,11 +78,8 @@ class PeriodOptions(MergeOptions, FlowOptions):
         return Needs(graph=False, rounds=False)
 
     def round_s_max(self, training_s: float) -> float:
-        """Return two periods, by the jitter, and what may begin before their end: training.
-
-        ``update_merge`` trains twice for an arrival, of which one is taken whatever the time.
-        """
-        return 4.0 * training_s + 2.0 * self.period_s
+        """Return two periods, by the jitter, and the training that may begin at their very end."""
+        return training_s * (2 if self.order == "update_merge" else 1) + 2.0 * self.period_s
 
 
 class PeriodicGossip(Algorithm):

@@ -32,6 +32,7 @@ def still(X: Any) -> list[PlainLearner]:
 async def exchange(swarm: MemorySwarm, asking: str, asked: str) -> None:
     """Let one exchange happen, from the question to the answer's increment."""
     node = swarm.nodes[asking]
+    node.is_active = True
     async with asyncio.TaskGroup() as node.tasks:
         node.push([asked], {"x": node.params}, Purpose.EXCHANGE_REQUEST)
 
