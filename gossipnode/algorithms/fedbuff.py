@@ -84,8 +84,8 @@ class FedBuff(HubAlgorithm):
         """Fill the buffer, step, and send the model to those that wait for it."""
         self.send_model(node, node.ids)
         while node.budget_left:
-            began = node.time()
-            if not self.is_full(node):
+            began, was_full = node.time(), self.is_full(node)
+            if not was_full:
                 await self.contribute(node)
                 await self.wait_for_more(node)
             if self.later is not None:
@@ -96,7 +96,8 @@ class FedBuff(HubAlgorithm):
             owed, self.owed = self.owed, set()
             is_over = not node.budget_left
             self.send_model(node, node.ids if is_over else [j for j in node.ids if j in owed])
-            if not owed:
+            # Rounds with nobody would follow one another without giving way.
+            if not owed and not was_full:
                 await node.sleep(PROBE_EVERY_S if node.time() - began < CLOCK_S else 0.0)
 
     async def contribute(self, node: NodeInterface) -> None:
