@@ -47,6 +47,9 @@ def test_sparse_is_dense(made):
         assert W.is_doubly_stochastic() == bool(columns.max() <= 1e-12)
     again = Mixing.from_rows([W.row(i) for i in range(n)])
     assert np.array_equal(again.dense(), W.dense())
+    for j in range(n):
+        kept, handed = W.column(j)
+        assert (kept, handed) == (dense[j, j], {i: W.dense()[i, j] for i in W.receivers_of(j)})
     graph = W.graph()
     assert sum(map(len, graph.out_neighbours)) == W.messages
     assert [len(row) for row in graph.out_neighbours] == W.out_degrees.tolist()

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 
 from gossipnode.errors import ConfigError
 from gossipnode.topology import GRAPHS, Graph, build_graph, weight_matrix, weight_row
-from gossipnode.topology.weights import is_doubly_stochastic, is_symmetric, spectral_rho
+from gossipnode.topology.weights import (
+    is_doubly_stochastic,
+    is_symmetric,
+    share_column,
+    spectral_rho,
+)
 
 # The spectral norms of W - J, to the digits of the reference table.
 RHO = {
@@ -199,3 +204,26 @@ def test_a_row_needs_no_matrix():
     """10,000 nodes: W would be 800 MB."""
     graph = build_graph("ring", 10_000)
     assert weight_row(graph, 0)[1] == {1: 1 / 3, 9999: 1 / 3}
+
+
+@given(st.integers(2, 9), st.randoms(use_true_random=False), st.booleans())
+def test_shares_add_to_one_on_every_digraph(n, random, lazy):
+    edges = [(i, j) for i in range(n) for j in range(n) if random.random() < 0.4]
+    graph = Graph.from_edges("any", n, edges, directed=True)
+    for i in range(n):
+        kept, shares = share_column(graph, i, lazy=lazy)
+        assert list(shares) == list(graph.out_neighbours[i])
+        assert kept + sum(shares.values()) == pytest.approx(1, abs=1e-15)
+        each = 1 / (1 + graph.degree(i))
+        assert shares == dict.fromkeys(shares, each / 2 if lazy else each)
+
+
+@pytest.mark.parametrize("name", ["star", "erdos_renyi", "exponential"])
+def test_shares_by_a_rule_are_its_columns(name):
+    graph = build_graph(name, 8)
+    rule = "uniform" if graph.directed else "metropolis"
+    W = weight_matrix(graph, rule)
+    for i in range(8):
+        kept, shares = share_column(graph, i, rule)
+        assert kept == pytest.approx(W[i, i], abs=1e-15)
+        assert shares == pytest.approx({j: W[j, i] for j in graph.out_neighbours[i]}, abs=1e-15)
