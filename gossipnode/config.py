@@ -535,8 +535,9 @@ def _unmet(config: Config) -> Iterator[str]:
     steps = config.training.local_steps if "local_steps" in config.training.model_fields_set else 1
     if needs.gradient and steps != 1:
         yield (
-            f"algorithm {name} takes one gradient a round, not training.local_steps {steps}: "
-            "leave it out or set it to 1; a larger training.batch_size uses more samples"
+            f"algorithm {name} takes one gradient a round, but training.local_steps is {steps}: "
+            "change that line of [training] to local_steps = 1 (--local-steps 1), or leave it "
+            "out; a larger training.batch_size uses more samples"
         )
     directed = topology.directed or graph in DIRECTED
     if (needs.symmetric and directed) or (needs.static and topology.changes):

@@ -22,7 +22,7 @@ import numpy as np
 from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.base import Vector
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import PeerError, TrainingError
+from gossipnode.errors import ConfigError, PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
 from gossipnode.logs import event
 from gossipnode.node.active import ActiveSide, finish
@@ -132,6 +132,7 @@ class Node(ActiveSide):
             if self._given_learner is not None
             else await self.world.work(learner_for, self.config, self.place)
         )
+        _check_learner(self.learner, self.config)
         self.layout = self.learner.layout
         seed = [self.config.swarm.seed, self.place.index]
         self._rng = np.random.default_rng([*seed, STREAM_ALGORITHM])
@@ -347,6 +348,17 @@ def learner_for(config: Config, place: Place) -> Learner:
         schedule_factor=training.schedule_factor,
         seed=config.swarm.seed,
     )
+
+
+def _check_learner(learner: Learner, config: Config) -> None:
+    """Refuse a learner of somebody else's that lacks what the algorithm asks of it."""
+    if config.algorithm.needs().gradient and not hasattr(learner, "gradient"):
+        raise ConfigError(
+            f"{config.algorithm.label} takes gradients, and {type(learner).__name__} hands out "
+            "none: a learner for it has gradient() and step_size",
+            key="algorithm.name",
+            allowed="dpsgd, gossip, and all others that take local steps",
+        )
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -7,6 +7,8 @@ from itertools import count, islice
 
 import numpy as np
 import pytest
+from memory_swarm import swarm_of
+from plain_learner import PlainLearner, plain_config
 from q16_swarms import (
     BEST,
     EYE,
@@ -30,6 +32,7 @@ from q16_swarms import (
 
 from gossipnode.algorithms import build_algorithm
 from gossipnode.errors import ConfigError
+from gossipnode.simulation import loop as virtual_time
 
 __all__ = ["source"]
 
@@ -188,3 +191,19 @@ def test_edm_needs_a_symmetric_w(source: str) -> None:
     with pytest.raises(ConfigError, match="symmetric and the same in every round"):
         settings(source, "edm", 0.05, topology__graph="exponential")
     settings(source, "momentum_tracking", 0.05, topology__graph="exponential")
+
+
+def test_a_learner_without_gradients_is_refused_at_the_start() -> None:
+    learners = [PlainLearner([0.0]), PlainLearner([1.0])]
+
+    async def main() -> None:
+        async with swarm_of(plain_config(algorithm__name="edm"), ["a", "b"], learners):
+            pass
+
+    with pytest.raises(ConfigError, match="edm takes gradients, and PlainLearner hands out none"):
+        virtual_time.run(main())
+
+
+def test_local_steps_are_refused_with_the_line_to_change(source: str) -> None:
+    with pytest.raises(ConfigError, match=r"is 5: change that line .* local_steps = 1"):
+        settings(source, "edm", 0.05, training__local_steps=5)
