@@ -29,6 +29,7 @@ ALGORITHMS = {
     "correction": "gossipnode.algorithms.correction:Correction",
     "momentum": "gossipnode.algorithms.momentum:Momentum",
     "push_sum": "gossipnode.algorithms.push_sum:PushSum",
+    "push_sum_gossip": "gossipnode.algorithms.push_sum_gossip:PushSumGossip",
     "relay_sum": "gossipnode.algorithms.relay_sum:RelaySum",
     "ssp": "gossipnode.algorithms.ssp:SSP",
     "momentum_tracking": "gossipnode.algorithms.momentum_tracking:MomentumTracking",

@@ -33,27 +33,16 @@ vectors an edge, σ here and seen there.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
-from gossipnode.algorithms.mass import (
-    NOTHING,
-    Mass,
-    Sums,
-    given,
-    lifted,
-    parts_of,
-    scalars_of,
-    sums_of,
-    taken,
-)
+from gossipnode.algorithms.mass import sums_of
+from gossipnode.algorithms.mass_holder import MassHolder, MassOptions
 from gossipnode.config import Facts, Needs, option
 
 
-class PushSumOptions(LockstepOptions):
+class PushSumOptions(LockstepOptions, MassOptions):
     """Stochastic gradient push: for directed graphs, and for wires that lose messages."""
 
     default_graph = "one_peer_exponential"
@@ -77,41 +66,25 @@ class PushSumOptions(LockstepOptions):
         ge=1,
         le=64,
     )
-    mass_least: float = option(
-        0.05,
-        "Mass below which a node neither trains nor hands out. Mean mass is 1; the step of a node "
-        "with mass w is 1/w times as long.",
-        ge=1e-6,
-        le=0.5,
-    )
-    joining: bool = option(
-        False,
-        "Begin without mass, as a node that joins a swarm that runs, or replaces a machine whose "
-        "disk is lost. A checkpoint's mass is kept.",
-    )
 
     def needs(self) -> Needs:
         """Return that each node divides what it has; rows need not add to anything."""
         return Needs(weights="column")
 
 
-class PushSum(Lockstep):
+class PushSum(MassHolder, Lockstep):
     """SGP and overlap SGP; without local steps, push-sum averaging."""
 
     Options = PushSumOptions
     name = "push_sum"
-    roles = frozenset({"u", "sum"})
-    bundles = (frozenset({"u"}), frozenset({"u", "sum"}))
 
     def __init__(self, options: PushSumOptions, local_steps: int) -> None:
-        super().__init__(options)
-        self.tau = local_steps
+        Lockstep.__init__(self, options)
+        self.hold(options, local_steps)
         self.lag = options.lag_rounds if options.form == "overlap_sgp" else 0
         self.cumulative = self.lag > 0  # in sgp each round has its message
-        self.mass_least = options.mass_least
-        self.mass = Mass(0.0 if options.joining else 1.0)
+        self.over = False  # no more rounds in this life
         self.waiting: dict[int, list[Arrival]] = {}  # by round: what came before its round closed
-        self.tried: Counter[str] = Counter()  # hand-outs of this life
 
     async def run(self, node: NodeInterface) -> None:
         """Run rounds; in the end take what is there, and leave if there was more to do."""
@@ -119,11 +92,10 @@ class PushSum(Lockstep):
         await super().run(node)
         if self.lag and not node.stopping:
             await self.wait_for(node, node.round - 1)
-        async with self.lock:
-            await self.take(node, [a for came in self.waiting.values() for a in came])
-            self.waiting.clear()
+        self.over = True
+        await self.take(node, self.due(max(self.waiting, default=0)))
         if node.stopping and not 0 < node.rounds <= node.round:
-            await self.leave(node)
+            await self.leave(node, node.out_neighbours_at(node.round))
 
     async def step(self, node: NodeInterface, k: int) -> None:
         """Train, hand out, take in."""
@@ -135,49 +107,6 @@ class PushSum(Lockstep):
         await self.take_in(node, k)
         self.mass.rounds += 1
 
-    async def train(self, node: NodeInterface) -> None:
-        """Set u ← u − η Σ g(z), which is z ← z − η Σ g(z)/w with the w of when that is done."""
-        if self.tau and self.mass.w < self.mass_least:
-            node.count("rounds_without_mass")
-        elif self.tau:
-            before = node.params
-            after = await node.trained(before, self.tau)
-            async with self.lock:
-                z = node.params
-                stepped = await node.compute(lifted, z, before, after, self.mass.w)
-                await node.commit(stepped, before=z, steps=self.tau)
-
-    def may_be_handed(self, node: NodeInterface, j: str) -> bool:
-        """Whether mass goes to ``j``: not to suspects, nor for long to one never heard of.
-
-        That is as long as its answer may take, where both are in lockstep.
-        """
-        if node.is_unknown(j):
-            return self.tried[j] <= self.lead_max(node)
-        return node.is_expected(j)
-
-    async def hand_out(self, node: NodeInterface, shares: Mapping[str, float]) -> None:
-        """Set σ_j ← σ_j + p_ji·(u, w) for each j, and take the same from u and w."""
-        if not shares:
-            return
-        mass = self.mass
-        async with self.lock:
-            before = node.params
-            z, w, sent = await node.compute(given, before, mass.w, mass.sent, shares)
-            if z is not before:
-                await node.commit(z, before)
-            mass.w = w  # without a pause since the params have changed: a checkpoint sees both
-            mass.sent.update(sent)
-        self.tried.update(shares.keys())
-
-    def push(self, node: NodeInterface, peers: Iterable[str]) -> None:
-        """Send each peer its sums, grown or not: what an earlier message held is in them."""
-        z, mass = node.params, self.mass
-        for j in peers:
-            sums = mass.sent.get(j, NOTHING)
-            scalars = scalars_of(sums, mass.since)
-            node.push([j], parts_of(sums, z.dtype, z.size), scalars=scalars)
-
     async def take_in(self, node: NodeInterface, k: int) -> None:
         """Wait for round k − lag, then take what is there of the rounds up to k.
 
@@ -187,8 +116,13 @@ class PushSum(Lockstep):
         await self.wait_for(node, k - lag)
         async with self.lock:
             self.closed = k - lag
-            due = [self.waiting.pop(r) for r in sorted(self.waiting) if r <= k]
-            await self.take(node, [arrival for came in due for arrival in came])
+            due = self.due(k)
+        await self.take(node, due)
+
+    def due(self, k: int) -> list[Arrival]:
+        """Return the messages of the rounds up to ``k``, which wait no longer."""
+        rounds = [self.waiting.pop(r) for r in sorted(self.waiting) if r <= k]
+        return [arrival for came in rounds for arrival in came]
 
     async def wait_for(self, node: NodeInterface, k: int) -> None:
         """Return when the messages of round ``k`` are there, or the deadline is."""
@@ -224,48 +158,20 @@ class PushSum(Lockstep):
     async def late(self, node: NodeInterface, arrival: Arrival, w: float, delta: int) -> Answer:
         """Take a message at once: after its round, or in overlap."""
         del w, delta
-        async with self.lock:
-            took = await self.take(node, [arrival])
+        took = await self.take(node, [arrival])
         self.recheck(node)
         if not self.lag:
             node.count("late_merged" if took else "late_dropped")
         landed = Outcome.MERGED if self.lag else Outcome.LATE
         return Answer(landed if took else Outcome.DUPLICATE)
 
-    async def take(self, node: NodeInterface, arrivals: Iterable[Arrival]) -> bool:
-        """Add what the sums have grown by to u and w; False where that is nothing."""
-        news: dict[str, tuple[Sums, Sums]] = {}
-        newest = {a.sender: a for a in sorted(arrivals, key=lambda a: a.order)}
-        for j, arrival in newest.items():
-            found = self.mass.news(j, sums_of(arrival), self.lead_max(node))
-            if found is not None and found[0].w >= found[1].w:
-                news[j] = found
-            elif found is not None:
-                node.count("mass_owed")  # the sender went back to a checkpoint
-        if not news:
-            return False
-        before = node.params
-        z, w = await node.compute(taken, before, self.mass.w, news)
-        if z is not before:
-            await node.commit(z, before)
-        self.mass.w = w
-        self.mass.seen.update((j, new) for j, (new, _) in news.items())
-        return True
-
-    async def leave(self, node: NodeInterface) -> None:
-        """Hand all to one neighbour; the node ends when that is acknowledged, or time is up."""
-        heirs = [
-            j
-            for j in node.out_neighbours_at(node.round)
-            if node.is_expected(j) and not node.is_unknown(j)
-        ]
-        if heirs and self.mass.w > 0.0:
-            await self.hand_out(node, {heirs[0]: 1.0})
-            self.push(node, heirs[:1])
-
     def is_timely(self, node: NodeInterface, beat: int) -> bool:
-        """Whether a message is to wait for its round; in overlap none is."""
-        return not self.lag and super().is_timely(node, beat)
+        """Whether a message is to wait for its round; in overlap none is, nor after the last."""
+        return not self.lag and not self.over and super().is_timely(node, beat)
+
+    def patience(self, node: NodeInterface) -> int:
+        """Return how far ahead of an answer lockstep can be."""
+        return self.lead_max(node)
 
     def lead_max(self, node: NodeInterface) -> int:
         """Return by how many rounds a sender can be ahead: each step of the way adds the lag."""
@@ -274,13 +180,3 @@ class PushSum(Lockstep):
     def has_passed(self, node: NodeInterface, j: str, k: int) -> bool:
         """Whether ``j`` is further ahead than that."""
         return super().has_passed(node, j, k + node.lead_max * self.lag)
-
-    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
-        """Return the mass and the sums of all edges."""
-        arrays, facts = self.mass.state()
-        return arrays, {**super().state()[1], **facts}
-
-    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
-        """Go on with the mass and the sums of an earlier life."""
-        super().restore(arrays, facts)
-        self.mass = Mass.restored(arrays, facts)
