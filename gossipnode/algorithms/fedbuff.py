@@ -31,7 +31,8 @@ from typing import Literal
 import numpy as np
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
-from gossipnode.algorithms.hub import HubAlgorithm, HubOptions, Work, work_of
+from gossipnode.algorithms.hub import HubAlgorithm, work_of
+from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.staleness import MergeOptions, staleness_function
 from gossipnode.config import Facts, Needs, option

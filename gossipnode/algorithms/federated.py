@@ -30,7 +30,8 @@ import numpy as np
 
 from gossipnode.algorithms.base import NodeInterface, Vector
 from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
-from gossipnode.algorithms.hub import HubAlgorithm, HubOptions, Work
+from gossipnode.algorithms.hub import HubAlgorithm
+from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.vectors import descend
 from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import add_scaled

@@ -24,81 +24,26 @@ peer list, not of arrival: the same answers give the same model.
 
 from __future__ import annotations
 
-import asyncio
-import math
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 
 from gossipnode.algorithms.all_reduce import hub_of
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.algorithms.hub_clients import ANSWER, MODEL, NO_SAMPLES, Client, HubOptions, Work
+from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
-from gossipnode.config import Needs, option
-from gossipnode.errors import PeerError
-
-# The phases of a round.
-MODEL, ANSWER = 0, 1
-# Of an answer that is none, but a greeting: its first part is the sender's params.
-NO_SAMPLES = 0
 
 
-@dataclass(slots=True)
-class Work:
-    """What a client made of the hub's model: parts, how many samples it has, and more numbers."""
-
-    parts: Mapping[str, Vector]
-    samples: int
-    numbers: Mapping[str, float] = field(default_factory=dict)
-
-
-class HubOptions(LockstepOptions):
-    """Who the hub is."""
-
-    default_graph = "star"
-
-    hub: str = option(
-        "",
-        "The node that has the model. Empty: the first of the peer list. The graph is not used: "
-        "all talk to the hub, whatever it is.",
-    )
-
-    def needs(self) -> Needs:
-        """Return that a peer list is needed, and no W."""
-        return Needs()
-
-    def round_s_max(self, training_s: float) -> float:
-        """Return that there is no limit: without the hub, clients wait."""
-        del training_s
-        return math.inf
-
-
-class HubAlgorithm(Algorithm):
-    """A swarm whose model one node has. ``down`` and ``up`` are the roles of its two messages."""
-
-    needs_graph = True
-    talks_to_all = True
-    down: frozenset[str] = frozenset({"x"})
-    up: tuple[str, ...] = ("half",)
+class HubAlgorithm(Client):
+    """A swarm whose model one node has."""
 
     def __init__(self, options: HubOptions, local_steps: int) -> None:
-        self.tau, self.hub, self.deadline_s = local_steps, options.hub, options.deadline_s
+        super().__init__(options, local_steps)
         self.mailbox = Mailbox(options)
-        self.roles = self.down | {*self.up}
-        self.bundles = (self.down, frozenset(self.up))
-        # The hub's: the round of the model that was sent to all last; a later model, if one came.
+        # The round of the model that was sent last, -1 while there is none; a later model, if one
+        # came.
         self.sent = -1
         self.later: Arrival | None = None
-        # A client's: the model that has come, the life of the hub it is of, and the round of the
-        # last one that was taken; the answer to that.
-        self.offer: Arrival | None = None
-        self.news = asyncio.Event()
-        self.life, self.held = -1, -1
-        self.work: Work | None = None
-
-    @abstractmethod
-    async def local(self, node: NodeInterface, k: int) -> Work | None:
-        """Return what came of x^k, the params; None where this node is not asked in round k."""
 
     @abstractmethod
     async def aggregate(self, node: NodeInterface, k: int, answers: Mapping[str, Work]) -> Vector:
@@ -118,14 +63,9 @@ class HubAlgorithm(Algorithm):
         del peer
         return None
 
-    def taken(self, node: NodeInterface, arrival: Arrival) -> None:
-        """Notice what came with a model that this client is about to take."""
-
     async def run(self, node: NodeInterface) -> None:
         """Be the hub or a client until the budget is used up."""
         await (self.serve(node) if node.id == hub_of(node, self.hub) else self.attend(node))
-
-    # -- the hub ----------------------------------------------------------------------------------
 
     async def serve(self, node: NodeInterface) -> None:
         """Send the model to all, round by round, and make a new one of the answers."""
@@ -133,6 +73,8 @@ class HubAlgorithm(Algorithm):
         while node.budget_left:
             began, k = node.time(), node.round
             answers = await self.collect(node, k)
+            if node.stopping and len(answers) < len(self.asked(node, k)):
+                answers = {}  # the last model is not to be that of the few that were quick
             if self.later is None:
                 if answers:
                     x = node.params
@@ -196,90 +138,6 @@ class HubAlgorithm(Algorithm):
     def answered(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Take a client's answer to the model of this round or an earlier one."""
         return self.mailbox.put(node, arrival)
-
-    # -- a client ---------------------------------------------------------------------------------
-
-    async def attend(self, node: NodeInterface) -> None:
-        """Wait for the hub's model, work on it, answer; again and again."""
-        if node.round:
-            self.say(node)  # the hub need not wait for a deadline to know that this node is back
-        while node.budget_left:
-            offer = await self.next_offer(node)
-            if offer is None:
-                return
-            await self.take(node, offer)
-            self.work = None
-            if node.budget_left:
-                self.work = await self.local(node, node.round)
-            if self.work is not None:
-                self.say(node)
-
-    async def next_offer(self, node: NodeInterface) -> Arrival | None:
-        """Wait for a model of the hub; None where none will come."""
-        hub, since, tries = hub_of(node, self.hub), node.time(), 0
-        while self.offer is None and not node.stopping:
-            left = since + self.deadline_s - node.time()
-            if left < CLOCK_S:
-                if self.is_over(node, hub, tries):
-                    return None
-                tries += 1
-                node.count("missing_models")
-                self.say(node)
-                since = node.time()
-                continue
-            if not await node.wait(self.news, min(PROBE_EVERY_S, left)):
-                node.probe([hub])
-        offer, self.offer = self.offer, None
-        self.news.clear()
-        return None if node.stopping else offer
-
-    def is_over(self, node: NodeInterface, hub: str, tries: int) -> bool:
-        """Whether the hub has finished, and did not hear or answer that this node missed that."""
-        if not node.rounds or not tries:
-            return False
-        is_gone = not node.is_expected(hub) and node.round + 1 >= node.rounds
-        return is_gone or node.peer_round(hub) >= node.rounds
-
-    async def take(self, node: NodeInterface, offer: Arrival) -> None:
-        """Set the params to the hub's model, and be in its round."""
-        k = offer.round
-        self.held = k
-        self.taken(node, offer)
-        if node.round < k - 1:
-            node.skip_to(k - 1)
-        await node.adopt(offer.parts["x"], offer.age)
-        if node.round < k:
-            await node.end_round()
-
-    def say(self, node: NodeInterface) -> None:
-        """Send the hub the answer or, without one, a greeting."""
-        work = self.work or Work(dict.fromkeys(self.up, node.params), NO_SAMPLES)
-        told = {"samples": work.samples, **work.numbers}
-        node.push([hub_of(node, self.hub)], work.parts, scalars=told, phase=ANSWER)
-
-    def look(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Be a client's passive side."""
-        self.check(arrival, MODEL, self.down)
-        if arrival.sender != hub_of(node, self.hub):
-            raise PeerError("not_a_neighbour", f"the hub here is {hub_of(node, self.hub)}")
-        k, is_new_life = arrival.round, arrival.order[0] > self.life
-        if k < node.round or (k == self.held and not is_new_life):
-            if is_new_life:  # it has gone back to an old checkpoint
-                self.life, self.work = arrival.order[0], None
-                self.say(node)
-            return Answer(Outcome.DROPPED)
-        self.life = max(self.life, arrival.order[0])
-        if self.offer is None or arrival.order > self.offer.order:
-            self.offer = arrival
-            self.news.set()
-        return Answer(Outcome.BUFFERED)
-
-    # -- both -------------------------------------------------------------------------------------
-
-    def check(self, arrival: Arrival, phase: int, roles: frozenset[str]) -> None:
-        """Raise ``PeerError`` for what only the other half takes."""
-        if arrival.phase != phase or arrival.parts.keys() != roles:
-            raise PeerError("unsupported_message", "hub and clients differ in who the hub is")
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Be the passive side of the hub, or of a client."""

@@ -32,7 +32,8 @@ import numpy as np
 
 from gossipnode.algorithms.base import Arrival, NodeInterface, Vector
 from gossipnode.algorithms.federated import LOSS, ClientOptions, selected
-from gossipnode.algorithms.hub import HubAlgorithm, Work
+from gossipnode.algorithms.hub import HubAlgorithm
+from gossipnode.algorithms.hub_clients import Work
 from gossipnode.algorithms.vectors import renew
 from gossipnode.config import Facts, option
 from gossipnode.learning.params import add_scaled

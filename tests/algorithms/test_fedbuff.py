@@ -19,7 +19,7 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
 )
 
 from gossipnode.algorithms.fedbuff import FedBuff, FedBuffOptions
-from gossipnode.algorithms.hub import Work
+from gossipnode.algorithms.hub_clients import Work
 from gossipnode.errors import ConfigError
 from gossipnode.simulation import Link, SimulatedSwarm
 

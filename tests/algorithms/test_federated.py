@@ -336,6 +336,17 @@ def test_a_hub_that_hangs_is_waited_for() -> None:
         assert all(n.round > k + 5 for n, k in zip(swarm.up, rounds, strict=True))
 
 
+def test_a_hub_that_is_stopped_in_a_round_keeps_the_model_of_all() -> None:
+    """Not that of the clients, itself among them, which had answered by then."""
+    with small() as swarm:
+        swarm.worlds["n3"].step_s = 0.5
+        swarm.run(1.9)  # three rounds of 0.52 s, and a fourth in which only n3 is missing
+        swarm.stop("n0")
+        hub = swarm.nodes["n0"]
+        assert hub.params[0] == 3 * (0 + 1 + 2 + 3) / 4
+        assert hub.round == 4
+
+
 def test_clients_of_a_dead_hub_stop_when_they_are_asked_to() -> None:
     with small() as swarm:
         swarm.run(2)
