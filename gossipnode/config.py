@@ -243,13 +243,15 @@ class Facts:
     """What the table of algorithms says of one form: ``python -m gossipnode.cli.algorithms``.
 
     ``vectors``: models' worth of bytes that a node sends to each neighbour a round.
-    ``loss``: what a lost message does to the result.
+    ``loss``: what a lost message does to the result. ``waits``: where there are rounds, whether
+    each waits for the messages of that round, so that real time decides nothing.
     """
 
     form: str
     does: str
     vectors: str
     loss: str
+    waits: bool = True
 
 
 class AlgorithmOptions(Section):

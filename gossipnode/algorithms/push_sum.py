@@ -48,7 +48,10 @@ class PushSumOptions(LockstepOptions, MassOptions):
     default_graph = "one_peer_exponential"
     facts = (
         Facts("sgp", "directed graphs, changing ones, bad wires", "2, 1 in float64", "none"),
-        Facts("overlap_sgp", "the same without waiting for messages", "2, 1 in float64", "none"),
+        Facts(
+            "overlap_sgp", "the same without waiting for messages", "2, 1 in float64", "none",
+            waits=False,
+        ),
     )
 
     name: Literal["push_sum"] = "push_sum"

@@ -39,7 +39,9 @@ from gossipnode.learning.params import add_scaled
 class SspOptions(LockstepOptions):
     """Bounded staleness: rounds on a graph whose nodes may be a few rounds apart."""
 
-    facts = (Facts("", "D-PSGD that a node may lag behind for a while", "1", "drifts"),)
+    facts = (
+        Facts("", "D-PSGD that a node may lag behind for a while", "1", "drifts", waits=False),
+    )
 
     name: Literal["ssp"] = "ssp"
     staleness_max: int = option(

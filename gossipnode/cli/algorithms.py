@@ -29,8 +29,8 @@ An algorithm is chosen in `node.toml` by the lines of the last column, in the ta
 on the command line by `--algorithm` and, where there are forms without a name of their own,
 `--form`. All nodes of a swarm choose the same.
 
-- *rounds*: whether all nodes go through the same rounds, each waiting for its neighbours (no
-  longer than a deadline). The others never wait.
+- *rounds*: whether all nodes go through the same rounds, each waiting for its messages (no longer
+  than a deadline); then real processes and the simulator give the same models to rounding.
 - *graph* and *W*: what the algorithm needs of both; a config that lacks it is refused.
 - *steps*: τ local steps a round (`training.local_steps`), or one gradient.
 - *vectors*: what a node sends to each neighbour a round, in models' worth of bytes.
@@ -87,7 +87,7 @@ def _row(name: str, facts: Facts) -> str:
     cells = [
         f"[{label(name, facts.form)}](#{describe.slug(name)})",
         facts.does,
-        "yes" if needs.rounds else "no",
+        rounds_text(needs, facts),
         graph_text(needs),
         weights_text(needs),
         "1" if needs.gradient else "τ",
@@ -96,6 +96,13 @@ def _row(name: str, facts: Facts) -> str:
         ", ".join(f"`{key} = {describe.toml(value)}`" for key, value in lines.items()),
     ]
     return describe.cells(cells)
+
+
+def rounds_text(needs: Needs, facts: Facts) -> str:
+    """Return whether nodes go through the same rounds, and whether these wait."""
+    if not needs.rounds:
+        return "no"
+    return "yes" if facts.waits else "yes, without waiting"
 
 
 def graph_text(needs: Needs) -> str:
