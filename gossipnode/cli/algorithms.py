@@ -83,12 +83,12 @@ def choice(name: str, form: str) -> dict[str, str]:
 def _row(name: str, facts: Facts) -> str:
     given = {"form": facts.form} if "form" in options_of(name).model_fields else {}
     needs = options_of(name)(**given).needs()
-    lines = choice(name, facts.form)
+    lines, of_all = choice(name, facts.form), algorithm_class(name).talks_to_all
     cells = [
         f"[{label(name, facts.form)}](#{describe.slug(name)})",
         facts.does,
         rounds_text(needs, facts),
-        graph_text(needs),
+        "not used" if of_all and needs.weights == "any" else graph_text(needs),
         weights_text(needs),
         "1" if needs.gradient else "τ",
         facts.vectors,

@@ -22,10 +22,10 @@ from gossipnode.learning.modelfile import load_model
 ROUNDS = 8
 # Of ten classes, by models that have seen eight rounds: far above one in ten.
 LEARNT = 0.3
-# They have rounds, but take what comes into the one that it comes in.
-TIMED = {"overlap_sgp"}
 FORMS = [
-    pytest.param(algorithms.choice(name, facts.form), id=algorithms.label(name, facts.form))
+    pytest.param(
+        algorithms.choice(name, facts.form), facts.waits, id=algorithms.label(name, facts.form)
+    )
     for name, facts in algorithms.forms()
 ]
 
@@ -65,9 +65,9 @@ def measured(folder: Path) -> dict[tuple[str, int], float]:
     return {(row["node"], row["round"]): row["loss"] for row in rows}
 
 
-@pytest.mark.parametrize("chosen", FORMS)
+@pytest.mark.parametrize(("chosen", "waits"), FORMS)
 def test_four_processes_end_well_and_as_the_simulator_says(
-    tmp_path: Path, chosen: dict[str, str]
+    tmp_path: Path, chosen: dict[str, str], waits: bool
 ) -> None:
     words = words_of(chosen)
     summary = real(tmp_path, words)
@@ -75,7 +75,7 @@ def test_four_processes_end_well_and_as_the_simulator_says(
     assert summary["accuracy"]["mean"] > LEARNT
     assert summary["bytes_sent"] > 0
     config = load_config(tmp_path / "real" / "config.toml")
-    if not config.algorithm.needs().rounds or config.algorithm.label in TIMED:
+    if not (config.algorithm.needs().rounds and waits):
         return  # what meets what is decided by real time
     expected = virtual(tmp_path, words)
     one, _ = load_model(tmp_path / "real" / "model.safetensors")
