@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plain_learner import PlainLearner
 from push_sum_swarms import (
     LINK,
     NODES,
@@ -24,6 +25,7 @@ from push_sum_swarms import (
 )
 
 from gossipnode.algorithms.mass import NOTHING
+from gossipnode.simulation import SimulatedSwarm
 
 FORMS = ["sgp", "overlap_sgp", "gossip"]
 Story = Callable[[Watched], object]
@@ -142,6 +144,20 @@ def test_nothing_is_handed_to_the_dead_and_the_rest_goes_on() -> None:
 def mass_between(swarm: Watched, dead: str) -> float:
     """Return what was handed to ``dead`` so far."""
     return sum(held_by(node).sent.get(dead, NOTHING).w for node in swarm.up)
+
+
+def test_models_of_float32_lose_no_more_than_they_round() -> None:
+    """w and the sums are float64: only z rounds, some 2⁻²⁴ of itself at each change."""
+    learners = [PlainLearner([i / NODES, -1.0, 1e3], dtype="float32") for i in range(NODES)]
+    bad = WIRES["all of it"]
+    with SimulatedSwarm(config(), NODES, learners=learners, link=bad, step_s=0.1) as swarm:
+        before = totals(swarm.up)[1]
+        for _ in range(20):
+            swarm.run(0.5)
+            w, u, _ = totals(swarm.up)
+            assert abs(w - NODES) < 1e-12
+            changes = 4 * sum(swarm.frames.values()) + 1
+            assert np.abs((u - before) / before).max() < 2.0**-24 * changes**0.5 * 4
 
 
 # -- joining and leaving --------------------------------------------------------------------------
