@@ -37,9 +37,9 @@ class MomentumOptions(SharingOptions):
     """D-PSGD with momentum that knows of the neighbours."""
 
     facts = (
-        Facts("qgm", "momentum of the whole swarm", "1", "drifts"),
-        Facts("decentlam", "momentum without more bias", "1", "drifts"),
-        Facts("dmsgd", "each node's own momentum", "1", "drifts"),
+        Facts("qgm", "momentum of the whole swarm", "1", "drifts; 10 % lost: bias × 11"),
+        Facts("decentlam", "momentum without more bias", "1", "drifts; 10 % lost: bias × 20"),
+        Facts("dmsgd", "each node's own momentum", "1", "drifts; 10 % lost: bias × 2"),
     )
 
     name: Literal["momentum"] = "momentum"

@@ -41,7 +41,14 @@ COUNT = "count"
 class RelaySumOptions(LockstepOptions):
     """RelaySum: uniform averages over a spanning tree of the graph."""
 
-    facts = (Facts("", "no bias from uneven data, on a tree", "1", "counted, and soon over"),)
+    facts = (
+        Facts(
+            "",
+            "no bias from uneven data, on a tree",
+            "1",
+            "counted; 10 % lost: worse than dpsgd, while it lasts",
+        ),
+    )
 
     name: Literal["relay_sum"] = "relay_sum"
 

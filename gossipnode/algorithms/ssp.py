@@ -40,7 +40,13 @@ class SspOptions(LockstepOptions):
     """Bounded staleness: rounds on a graph whose nodes may be a few rounds apart."""
 
     facts = (
-        Facts("", "D-PSGD that a node may lag behind for a while", "1", "drifts", waits=False),
+        Facts(
+            "",
+            "D-PSGD that a node may lag behind for a while",
+            "1",
+            "10 % lost: none, the last model serves",
+            waits=False,
+        ),
     )
 
     name: Literal["ssp"] = "ssp"
