@@ -19,7 +19,8 @@ had finished nothing comes: who is left then takes the mean of those that are le
 own x. There is no vote: a loss at the very end can leave the nodes with different means, until the
 next all-reduce. Nobody waits longer than three deadlines.
 
-Letters: x half-step, S_c sum of chunk c, τ local steps. Memory: ring one model more; naive n (the
+Letters: x half-step, S_c sum of chunk c. Round the ring sums of float16 or bfloat16 are rounded at
+every node; elsewhere once. Memory: ring one model more; naive n (the
 order of adding up is the list's, not that of arrival), server n at the hub.
 
 *Source*: Patarasu, Yuan 2009 (ring); Li et al. 2014 (parameter server).
@@ -28,7 +29,7 @@ order of adding up is the list's, not that of arrival), server n at the hub.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -38,6 +39,7 @@ import numpy as np
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.lockstep import LockstepOptions
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
+from gossipnode.algorithms.vectors import narrowed
 from gossipnode.errors import ConfigError, PeerError
 
 Form = Literal["ring", "naive", "server"]
@@ -135,8 +137,7 @@ class AllReduce:
             S[c] = await node.compute(_add, got.parts["sum"], S[c]) if adds else got.parts["sum"]
             if c == n - 1:
                 sums = {name: got.scalars.get(name, 0.0) + adds * sums[name] for name in sums}
-        mean = np.concatenate(S)
-        await node.compute(_divide, mean, n)
+        mean = await node.compute(_joined, x, S, n)
         return Mean(mean, n, {name: value / n for name, value in sums.items()})
 
     async def through_hub(
@@ -188,7 +189,8 @@ class AllReduce:
         came: Mapping[str, Arrival],
     ) -> Mean:
         """Return the mean of x and what came, added up in the order of the peer list."""
-        total, sums = np.zeros_like(x), dict.fromkeys(numbers, 0.0)
+        total: Vector = np.zeros(x.shape, np.result_type(np.float32, x))
+        sums = dict.fromkeys(numbers, 0.0)
         for j in node.ids:
             if j == node.id:
                 vector, theirs = x, numbers
@@ -200,7 +202,8 @@ class AllReduce:
             sums = {name: sums[name] + theirs.get(name, 0.0) for name in sums}
         count = 1 + len(came)
         await node.compute(_divide, total, count)
-        return Mean(total, count, {name: value / count for name, value in sums.items()})
+        mean = await node.compute(narrowed, total, x)
+        return Mean(mean, count, {name: value / count for name, value in sums.items()})
 
     def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Keep what came; a message to everybody ends the wait for anything else of its round."""
@@ -227,6 +230,13 @@ def hub_of(node: NodeInterface, name: str) -> str:
 def _add(to: Vector, x: Vector) -> Vector:
     to += x
     return to
+
+
+def _joined(x: Vector, chunks: Sequence[Vector], n: int) -> Vector:
+    """Return the chunks of a vector like ``x`` as one, divided by n."""
+    found = np.concatenate(chunks, out=np.empty_like(x))
+    found /= n
+    return found
 
 
 def _divide(x: Vector, n: int) -> None:

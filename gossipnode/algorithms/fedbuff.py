@@ -35,6 +35,7 @@ from gossipnode.algorithms.hub import HubAlgorithm, work_of
 from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.staleness import MergeOptions, staleness_function
+from gossipnode.algorithms.vectors import narrowed, widened
 from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import add_scaled
 
@@ -79,7 +80,7 @@ class FedBuff(HubAlgorithm):
         del k
         x = node.params
         after = await node.trained(x, self.tau)
-        return Work({"delta": np.subtract(x, after)}, node.samples)
+        return Work({"delta": await node.compute(np.subtract, x, after)}, node.samples)
 
     async def serve(self, node: NodeInterface) -> None:
         """Fill the buffer, step, and send the model to those that wait for it."""
@@ -139,11 +140,12 @@ class FedBuff(HubAlgorithm):
 
     async def stepped(self, node: NodeInterface, k: int, used: list[tuple[int, Work]]) -> Vector:
         """Return x − η_g (1/K) Σ s(k − v) Δ."""
-        x = node.params.copy()
+        x: Vector = await node.compute(widened, node.params)
         for v, work in used:
             share = self.eta_g * self.s(max(0, k - v)) / len(used)
             await node.compute(add_scaled, x, work.parts["delta"], -share)
-        return x
+        found: Vector = await node.compute(narrowed, x, node.params)
+        return found
 
     async def aggregate(self, node: NodeInterface, k: int, answers: Mapping[str, Work]) -> Vector:
         """Return the step with ``answers``, all of round ``k``: FedAvg's."""

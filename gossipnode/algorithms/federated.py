@@ -32,7 +32,7 @@ from gossipnode.algorithms.base import NodeInterface, Vector
 from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import HubOptions, Work
-from gossipnode.algorithms.vectors import descend
+from gossipnode.algorithms.vectors import descend, narrowed
 from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import add_scaled
 
@@ -163,10 +163,12 @@ def selected(ids: tuple[str, ...], fraction: float, seed: int, k: int) -> tuple[
 async def weighted_mean(node: NodeInterface, answers: Mapping[str, Work], role: str) -> Vector:
     """Return Σ_i n_i v_i / Σ_i n_i of the parts of ``role``, added up in the order given."""
     n = sum(work.samples for work in answers.values())
-    mean = np.zeros_like(node.params)
+    x = node.params
+    mean = np.zeros(x.shape, np.result_type(np.float32, x))
     for work in answers.values():
         await node.compute(add_scaled, mean, work.parts[role], work.samples / n)
-    return mean
+    found: Vector = await node.compute(narrowed, mean, x)
+    return found
 
 
 def descend_near(x: Vector, g: Vector, eta: float, anchor: Vector, mu: float) -> Vector:

@@ -34,7 +34,7 @@ from gossipnode.algorithms.base import Arrival, NodeInterface, Vector
 from gossipnode.algorithms.federated import LOSS, ClientOptions, selected
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import Work
-from gossipnode.algorithms.vectors import renew
+from gossipnode.algorithms.vectors import narrowed, renew, widened
 from gossipnode.config import Facts, option
 from gossipnode.learning.params import add_scaled
 
@@ -86,21 +86,24 @@ class Scaffold(HubAlgorithm):
             y = await node.compute(_corrected, y, g, eta, own, c)
             total += eta
         change = await node.compute(_change, x, y, total, c)
-        self.pending = k, own + change
+        self.pending = k, await node.compute(np.add, own, change)
         facts = {"renewed": self.renewed, "era": self.era}
-        return Work({"delta": np.subtract(y, x), "c": change}, node.samples, facts)
+        delta = await node.compute(np.subtract, y, x)
+        return Work({"delta": delta, "c": change}, node.samples, facts)
 
     async def aggregate(self, node: NodeInterface, k: int, answers: Mapping[str, Work]) -> Vector:
         """Return x + η_g·mean(y − x), and move c by the answers' share of n."""
-        x = node.params.copy()
-        c = np.zeros_like(x) if self.c is None else self.c.copy()
+        old = node.params
+        x: Vector = await node.compute(widened, old)
+        c = np.zeros_like(x) if self.c is None else await node.compute(widened, self.c)
         for work in answers.values():
             await node.compute(add_scaled, x, work.parts["delta"], self.eta_g / len(answers))
             await node.compute(add_scaled, c, work.parts["c"], 1 / node.nodes)
+        x = await node.compute(narrowed, x, old)
         if any(not self.agrees(j, work) for j, work in answers.items()):
             self.begin_era(node, k)
             return x
-        self.c = c
+        self.c = await node.compute(narrowed, c, old)
         self.counted |= dict.fromkeys(answers, k)
         if node.id in answers:
             self.confirm(k)

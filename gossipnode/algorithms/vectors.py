@@ -32,3 +32,13 @@ def halfway(mixed: Vector, own: Vector) -> Vector:
     found = np.add(mixed, own)
     found *= 0.5
     return found
+
+
+def widened(x: Vector) -> Vector:
+    """Return a copy of x, float32 at the least: sums of narrow numbers are to round once."""
+    return x.astype(np.result_type(np.float32, x))
+
+
+def narrowed(total: Vector, like: Vector) -> Vector:
+    """Return ``total`` in the dtype of ``like``: itself, if it has that."""
+    return total.astype(like.dtype, copy=False)
