@@ -60,7 +60,7 @@ METHODS = (
     Method("decentlam", beta=True),
     Method("qgm", beta=True),
     Method("edm", beta=True),
-    Method("tracking", 2, beta=True),
+    Method("momentum_tracking", 2, beta=True),
 )
 
 

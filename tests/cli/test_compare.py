@@ -143,6 +143,23 @@ def test_the_command_line_goes_over_every_table(capsys: pytest.CaptureFixture[st
     assert [row["rounds"] for row in found["compare"]] == [2, 2, 2]
 
 
+def test_matrices_are_compared_by_rounds_alone(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    graphs = "".join(
+        f"[[compare]]\nname = '{g}'\ntopology.graph = '{g}'\n" for g in ("ring", "star")
+    )
+    (folder / "compare.toml").write_text(f"{COMMON}\n{graphs}")
+    line = ["simulate", "compare.toml", "-n", "5", "--engine", "matrix", "--out", "out"]
+    assert app.run(line) == app.OK
+    capsys.readouterr()
+    rows = json.loads((folder / "out" / "summary.json").read_text())["compare"]
+    assert [row["topology"] for row in rows] == ["ring", "star"]
+    assert all(row["virtual_s"] is None and row["accuracy"]["mean"] > 0.1 for row in rows)
+    assert rows[1]["bytes_per_node"]["mean"] > 0
+    assert (folder / "out" / "plot.png").exists()
+
+
 def test_what_fails_is_told_and_the_others_go_on(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
