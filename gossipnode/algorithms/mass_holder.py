@@ -24,6 +24,7 @@ from gossipnode.algorithms.mass import (
     taken,
 )
 from gossipnode.config import AlgorithmOptions, option
+from gossipnode.errors import PeerError
 
 
 class MassOptions(AlgorithmOptions):
@@ -55,6 +56,7 @@ class MassHolder(Algorithm):
         self.mass_least = options.mass_least
         self.mass = Mass(0.0 if options.joining else 1.0)
         self.tried: Counter[str] = Counter()  # hand-outs of this life
+        self.left = False  # handed all over
         self.turn = asyncio.Lock()
 
     def patience(self, node: NodeInterface) -> int:
@@ -108,7 +110,12 @@ class MassHolder(Algorithm):
     async def take(self, node: NodeInterface, arrivals: Iterable[Arrival]) -> bool:
         """Add what the sums have grown by to u and w; False where that is nothing."""
         async with self.turn:
-            return await self._take(node, arrivals)
+            return not self.left and await self._take(node, arrivals)
+
+    def check_presence(self) -> None:
+        """Raise ``PeerError`` (draining) where this node has left: what it took would be lost."""
+        if self.left:
+            raise PeerError("draining", "this node has handed over what it had")
 
     async def _take(self, node: NodeInterface, arrivals: Iterable[Arrival]) -> bool:
         news: dict[str, tuple[Sums, Sums]] = {}
@@ -133,6 +140,7 @@ class MassHolder(Algorithm):
         """Hand all to one of ``peers``; the node ends when that is acknowledged, or time is up."""
         heirs = [j for j in peers if node.is_expected(j) and not node.is_unknown(j)]
         if heirs and self.mass.w > 0.0:
+            self.left = True
             await self.hand_out(node, {heirs[0]: 1.0})
             self.push(node, heirs[:1])
 

@@ -49,7 +49,10 @@ class PushSumOptions(LockstepOptions, MassOptions):
     facts = (
         Facts("sgp", "directed graphs, changing ones, bad wires", "2, 1 in float64", "none"),
         Facts(
-            "overlap_sgp", "the same without waiting for messages", "2, 1 in float64", "none",
+            "overlap_sgp",
+            "the same without waiting for messages",
+            "2, 1 in float64",
+            "none",
             waits=False,
         ),
     )
@@ -140,6 +143,11 @@ class PushSum(MassHolder, Lockstep):
         missing = [j for j in senders if self.heard.get(j, -1) < k]
         self.alone = 0 < len(missing) == len(senders)
         node.count("missing_models", len(missing))
+
+    async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
+        """Keep or take a message, unless this node has left."""
+        self.check_presence()
+        return await super().receive(node, arrival)
 
     def may_come(self, node: NodeInterface, j: str, k: int) -> bool:
         """Whether something newer may come; any message of round k or later has all of it."""

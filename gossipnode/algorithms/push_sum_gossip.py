@@ -85,6 +85,7 @@ class PushSumGossip(MassHolder):
             await self.leave(node, [] if heir is None else [heir])
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Take what the sums have grown by."""
+        """Take what the sums have grown by, unless this node has left."""
+        self.check_presence()
         took = await self.take(node, [arrival])
         return Answer(Outcome.MERGED if took else Outcome.DUPLICATE)

@@ -205,6 +205,18 @@ def test_who_leaves_hands_all_it_has_to_a_neighbour(form: str) -> None:
         assert mass_of(swarm.nodes["n6"]) > 0.3
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_who_has_left_takes_no_more(form: str) -> None:
+    """Between handing over and the last checkpoint the others still send to it."""
+    with watched(config(form)) as swarm:
+        swarm.run(1.0)
+        swarm.nodes["n6"].request_stop()
+        swarm.run(2.0)
+        assert mass_of(swarm.nodes["n6"]) == 0.0
+        assert swarm.outcomes["draining"] > 0
+        assert totals(swarm.up)[0] == pytest.approx(NODES, abs=1e-12)
+
+
 def stored(swarm: Watched, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the algorithm's state in a node's newest checkpoint."""
     snapshot = swarm.worlds[name].store.load()  # type: ignore[union-attr]
