@@ -31,6 +31,7 @@ import numpy as np
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.algorithms.mailbox import Mailbox
+from gossipnode.algorithms.vectors import narrowed, widened
 from gossipnode.config import Facts, Needs
 from gossipnode.errors import PeerError
 
@@ -135,7 +136,8 @@ class RelaySum(Algorithm):
 
 def _relayed(half: Vector, sums: Sequence[Vector | None]) -> list[Vector]:
     """Return for each of ``sums`` half + Σ of the others; None stands for one that is missing."""
-    found, before, after = [], half.copy(), np.zeros_like(half)
+    found, before = [], widened(half)
+    after = np.zeros_like(before)
     for m in sums:
         found.append(before.copy())
         if m is not None:
@@ -145,13 +147,14 @@ def _relayed(half: Vector, sums: Sequence[Vector | None]) -> list[Vector]:
         out += after
         if m is not None:
             after += m
-    return found
+    return [narrowed(out, half) for out in found]
 
 
 def _average(half: Vector, sums: Sequence[Vector], own: int, total: int) -> Vector:
     """Return (Σ sums + own·half)/total."""
-    found = np.multiply(half, own, dtype=half.dtype)
+    found = widened(half)
+    found *= own
     for m in sums:
         found += m
     found /= total
-    return found
+    return narrowed(found, half)

@@ -31,6 +31,7 @@ import numpy as np
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions, OpenRound
+from gossipnode.algorithms.vectors import narrowed
 from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled
@@ -95,12 +96,12 @@ class SSP(Lockstep):
         self.alone = not fresh and not any(node.is_expected(j) for j in weights)
         if not fresh:
             return
-        mixed = np.zeros_like(half)
+        mixed = np.zeros(half.shape, np.result_type(np.float32, half))
         for j, x in fresh.items():
             await node.compute(add_scaled, mixed, x, weights[j])
         kept = 1.0 - sum(weights[j] for j in fresh)
         await node.compute(add_scaled, mixed, half, kept)
-        await node.commit(after=mixed, before=half)
+        await node.commit(after=await node.compute(narrowed, mixed, half), before=half)
 
     def fresh(self, j: str, k: int) -> Vector | None:
         """Return the last model of ``j`` that may be mixed in round ``k``, if there is one."""

@@ -176,3 +176,13 @@ def test_it_needs_a_graph_that_goes_both_ways_and_stays(source: str) -> None:
     for graph in ("exponential", "one_peer_exponential"):
         with pytest.raises(ConfigError, match="symmetric and the same"):
             settings(source, "ssp", 0.05, topology__graph=graph)
+
+
+@pytest.mark.parametrize("name", ["ssp", "relay_sum"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_narrow_params_are_added_up_in_float32(source: str, name: str, dtype: str) -> None:
+    """Rounded once a round, they stay beside the wide ones by a few of their own ulps."""
+    wide = models_of(settings(source, name, 0.05, run__rounds=20))
+    narrow = models_of(settings(source, name, 0.05, run__rounds=20, task__dtype=dtype))
+    assert narrow.dtype == dtype
+    np.testing.assert_allclose(narrow, wide, rtol=0, atol=16 * np.finfo(dtype).eps)
