@@ -12,7 +12,7 @@ swarm.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
@@ -31,6 +31,7 @@ class Waiting:
     beat: Beat
     senders: Collection[str]
     lead: int
+    watched: str = ""  # one that was missing when that was looked at last
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -110,7 +111,7 @@ class Mailbox:
         if within is None and any(node.is_unknown(j) for j in self.missing(node)):
             until = max(until, self.started + self.start_deadline_s)
         while not await node.wait(waiting.complete, min(PROBE_EVERY_S, until - node.time())):
-            missing = self.missing(node)
+            missing = list(self.missing(node))
             if node.stopping:
                 return
             if node.time() >= until - CLOCK_S:
@@ -119,28 +120,22 @@ class Mailbox:
                 return
             node.probe(missing)
 
-    def missing(self, node: NodeInterface) -> list[str]:
-        """Return those whose message of the awaited beat may still come.
-
-        Messages of one sender come in order, so a later one means that this one will not.
-        """
-        if self.waiting is None:
-            return []
-        beat, lead = self.waiting.beat, self.waiting.lead
-        came = self.box.get(beat, {})
-        return [
-            j
-            for j in self.waiting.senders
-            if j not in came
-            and not self._is_past(j, beat)
-            and node.peer_round(j) <= beat[0] + lead
-            and node.is_expected(j)
-        ]
+    def missing(self, node: NodeInterface) -> Iterator[str]:
+        """Yield those whose message of the awaited beat may still come."""
+        for j in self.waiting.senders if self.waiting is not None else ():
+            if self._may_come(node, j):
+                yield j
 
     def recheck(self, node: NodeInterface) -> None:
         """End the wait if nobody is left to wait for."""
-        if self.waiting is not None and not self.missing(node):
-            self.waiting.complete.set()
+        waiting = self.waiting
+        # One that is missing settles it, and the one of the last time most often still is: else n
+        # arrivals would look at n senders each.
+        if waiting is None or (waiting.watched and self._may_come(node, waiting.watched)):
+            return
+        waiting.watched = next(self.missing(node), "")
+        if not waiting.watched:
+            waiting.complete.set()
 
     def interrupt(self) -> None:
         """End the wait, if there is one, with what has come so far."""
@@ -163,6 +158,20 @@ class Mailbox:
         if known is None or arrival.order >= known[0]:
             self.heard[arrival.sender] = arrival.order, (arrival.round, arrival.phase)
         self.recheck(node)
+
+    def _may_come(self, node: NodeInterface, j: str) -> bool:
+        """Whether a message of the awaited beat, which is not here, may come from ``j``.
+
+        Messages of one sender come in order, so a later one means that this one will not.
+        """
+        assert self.waiting is not None
+        beat = self.waiting.beat
+        return (
+            j not in self.box.get(beat, {})
+            and not self._is_past(j, beat)
+            and node.peer_round(j) <= beat[0] + self.waiting.lead
+            and node.is_expected(j)
+        )
 
     def _is_past(self, sender: str, beat: Beat) -> bool:
         known = self.heard.get(sender)
