@@ -40,10 +40,10 @@ class CorrectionOptions(SharingOptions):
             "exact_diffusion",
             "no bias from uneven data",
             "1",
-            "restarts; 10 % lost: worse than dpsgd",
+            "restarts; at 10 % worse than dpsgd",
         ),
-        Facts("d2", "the same, faster", "1", "restarts; 10 % lost: worse than dpsgd"),
-        Facts("extra", "the same, mixing first", "1", "restarts; 10 % lost: as dpsgd"),
+        Facts("d2", "the same, faster", "1", "restarts; at 10 % worse than dpsgd"),
+        Facts("extra", "the same, mixing first", "1", "restarts; at 10 % biased like dpsgd"),
     )
 
     name: Literal["correction"] = "correction"

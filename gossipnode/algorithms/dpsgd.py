@@ -46,19 +46,19 @@ class DpsgdOptions(SharingOptions, MergeOptions):
             "atc",
             "the plain method: local steps, then the neighbourhood's mean",
             "1",
-            "drifts; 10 % lost: bias × 1.5",
+            "drifts; at 10 % up to 3 times the bias",
         ),
         Facts(
             "cta",
             "the same with communication beside the gradient",
             "1",
-            "drifts; 10 % lost: bias × 1.3",
+            "drifts; at 10 % up to twice the bias",
         ),
         Facts(
             "stale",
             "communication beside the steps, as little bias as atc",
             "1",
-            "drifts; 10 % lost: hardly",
+            "drifts; at 10 % up to twice the bias",
         ),
     )
 

@@ -36,15 +36,13 @@ class GradientTrackingOptions(SharingOptions):
     """Gradient tracking: each node follows the mean gradient, so that uneven data do no harm."""
 
     facts = (
-        Facts("dsgt", "no bias from uneven data", "2", "restarts; 10 % lost: worse than dpsgd"),
-        Facts(
-            "diging", "the same, for smaller steps", "2", "restarts; 10 % lost: worse than dpsgd"
-        ),
+        Facts("dsgt", "no bias from uneven data", "2", "restarts; at 10 % biased like dpsgd"),
+        Facts("diging", "the same, for smaller steps", "2", "restarts; at 10 % biased like dpsgd"),
         Facts(
             "atc_gt",
             "the same, for larger steps; two waits a round",
             "2",
-            "restarts; 10 % lost: worse than dpsgd",
+            "restarts; at 10 % biased like dpsgd",
         ),
     )
 

@@ -37,9 +37,9 @@ class MomentumOptions(SharingOptions):
     """D-PSGD with momentum that knows of the neighbours."""
 
     facts = (
-        Facts("qgm", "momentum of the whole swarm", "1", "drifts; 10 % lost: bias × 11"),
-        Facts("decentlam", "momentum without more bias", "1", "drifts; 10 % lost: bias × 20"),
-        Facts("dmsgd", "each node's own momentum", "1", "drifts; 10 % lost: bias × 2"),
+        Facts("qgm", "momentum of the whole swarm", "1", "drifts; at 10 % worse than dpsgd"),
+        Facts("decentlam", "momentum without more bias", "1", "drifts; at 10 % worse than dpsgd"),
+        Facts("dmsgd", "each node's own momentum", "1", "drifts; at 10 % twice the bias"),
     )
 
     name: Literal["momentum"] = "momentum"

@@ -40,13 +40,13 @@ class MomentumTrackingOptions(SharingOptions):
             "tracking",
             "momentum, and no bias from uneven data",
             "2",
-            "restarts; 10 % lost: worse than dpsgd",
+            "restarts; at 10 % biased like dpsgd",
         ),
         Facts(
             "edm",
             "the same with one vector, for a symmetric W",
             "1",
-            "restarts; 10 % lost: worse than dpsgd",
+            "restarts; at 10 % biased like dpsgd",
         ),
     )
 

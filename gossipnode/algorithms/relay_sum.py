@@ -47,7 +47,7 @@ class RelaySumOptions(LockstepOptions):
             "",
             "no bias from uneven data, on a tree",
             "1",
-            "counted; 10 % lost: worse than dpsgd, while it lasts",
+            "counted, and soon over; at 10 % worse than dpsgd",
         ),
     )
 

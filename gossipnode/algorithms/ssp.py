@@ -45,7 +45,7 @@ class SspOptions(LockstepOptions):
             "",
             "D-PSGD that a node may lag behind for a while",
             "1",
-            "10 % lost: none, the last model serves",
+            "the last model serves; at 10 % up to twice the bias",
             waits=False,
         ),
     )
