@@ -108,10 +108,7 @@ def load_config(
     for section, entries in (base or {}).items():
         _put_table(tree, origin, "the swarm's settings", section, entries)
     if path is not None:
-        layers = [(str(path), section, t) for section, t in read_toml(path).items()]
-        if variant is not None:
-            layers = [layer for layer in layers if layer[1] != COMPARE]
-            layers += [(variant[0], section, entries) for section, entries in variant[1].items()]
+        layers = _layers(path, variant)
         for place, section, entries in layers:
             if not isinstance(entries, Mapping):
                 raise _unknown_section(place, section, is_table=False)
@@ -132,6 +129,17 @@ def load_config(
         option = _known(by_key, key, name, "command line", "option", "key")
         _put(tree, origin, "command line", option, value)
     return _validated(tree, origin)
+
+
+def _layers(
+    path: str | Path, variant: tuple[str, Mapping[str, Mapping[str, Any]]] | None
+) -> list[tuple[str, str, Any]]:
+    """Return place, name and entries of the file's tables, then of the variant's."""
+    layers = [(str(path), section, entries) for section, entries in read_toml(path).items()]
+    if variant is None:
+        return layers
+    layers = [layer for layer in layers if layer[1] != COMPARE]
+    return layers + [(variant[0], section, entries) for section, entries in variant[1].items()]
 
 
 def _algorithm(
