@@ -53,10 +53,10 @@ def at_rest(
 def b5() -> Iterator[Row]:
     """Methods that rest where another does, or at the optimum."""
     yield from at_rest(
-        "dmsgd, η = 0.01, β = 0.9 as atc, η = 0.1", 1500, 0.01, ATC[0.1], algorithm__name="dmsgd"
+        "dmsgd, η = 0.01, β = 0.9 as atc, η = 0.1", 600, 0.01, ATC[0.1], algorithm__name="dmsgd"
     )
     for form in ("decentlam", "qgm"):
-        rounds = 8000 if form == "qgm" else 1500
+        rounds = 2500 if form == "qgm" else 600
         what = f"{form}, η = 0.01, β = 0.9 as atc, η = 0.01"
         yield from at_rest(what, rounds, 0.01, ATC[0.01], algorithm__name=form)
     yield from at_rest("atc, a round stale, η = 0.1", 1000, 0.1, ATC[0.1], algorithm__form="stale")
