@@ -162,11 +162,12 @@ def test_a_lost_message_is_over_after_its_rounds() -> None:
 
 
 def test_a_tenth_of_all_messages_lost_does_no_growing_harm(source: str) -> None:
-    """Own half-steps in place of what is lost pull the mean about by 0.2, early and late alike.
+    """Own half-steps in place of what is lost pull the mean about by 0.2, and no more as time goes.
 
-    D-PSGD rests 0.085 from the optimum without any loss, and 0.13 with this one.
+    D-PSGD rests 0.085 from the optimum without any loss, and 0.13 with this one. By round 150 the
+    swarm has come from the start, 3.57 away, to where it stays.
     """
-    for rounds in (100, 300):
+    for rounds in (200, 400):
         assert bias_under_loss(config(source, "torus", rounds, **SHORT), 0.1) < 0.35
 
 
