@@ -30,6 +30,10 @@ BITS_MAX: Final = 64
 RAW_ONLY: Final[frozenset[str]] = frozenset({"raw"})
 CHECKSUMS: Final[dict[str, int]] = {"xxh3": U64_MAX, "crc32": U32_MAX}
 
+# What a sender says of itself, the same in each of its messages: texts that have passed.
+_TEXTS: Final = ("swarm", "schema", "algorithm", "sender", "graph", "address")
+_sound: set[tuple[object, ...]] = set()
+
 _RARE: Final = frozenset(
     {
         "phase",
@@ -56,19 +60,20 @@ def read_header(
     parts = _parts(fields, codecs)
     # Most headers have none of these: not asking for each saves 3 us of 11.
     rare = {} if _RARE.isdisjoint(found) else _rare(fields)
+    swarm, schema, algorithm, sender, graph, address = _texts(fields, found)
     message = Message(
         kind=kind,
-        swarm=fields.text("swarm"),
-        schema=fields.text("schema"),
-        algorithm=fields.text("algorithm"),
-        sender=fields.text("sender"),
+        swarm=swarm,
+        schema=schema,
+        algorithm=algorithm,
+        sender=sender,
         epoch=fields.integer("epoch", U64_MAX),
         seq=fields.integer("seq", U64_MAX),
         round=fields.integer("round", default=0),
-        graph=_graph(fields),
+        graph=graph,
         degree=fields.optional_integer("degree", U32_MAX),
         age=fields.age("age"),
-        address=fields.optional_text("address", ADDRESS_CHARS_MAX),
+        address=address,
         parts=parts,
         checksum=_checksum(fields),
         **rare,
@@ -91,6 +96,24 @@ def _rare(fields: Fields) -> dict[str, Any]:
         "scalars": fields.numbers("scalars"),
         "metrics": fields.numbers("metrics"),
     }
+
+
+def _texts(fields: Fields, found: dict[str, object]) -> tuple[Any, ...]:
+    """Return the entries of ``_TEXTS``, checked; nearly all have passed before."""
+    texts = tuple(map(found.get, _TEXTS))
+    try:
+        if texts in _sound:  # only texts and None are equal to texts and None
+            return texts
+    except TypeError:
+        pass  # one is a list or a map, as is said below
+    for key in _TEXTS[:4]:
+        fields.text(key)
+    _graph(fields)
+    fields.optional_text("address", ADDRESS_CHARS_MAX)
+    if len(_sound) >= _SEEN_MAX:
+        _sound.clear()
+    _sound.add(texts)
+    return texts
 
 
 def _graph(fields: Fields) -> str | None:

@@ -1,4 +1,7 @@
-"""A part that has passed before is read again without a second look, but never a look-alike."""
+"""A part or a sender that has passed before is read again without a second look.
+
+Never a look-alike.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ import msgpack
 import pytest
 
 from gossipnode.errors import PeerError
-from gossipnode.wire import Kind, Part
-from gossipnode.wire.header import _SEEN_MAX, RAW_ONLY, _seen, read_header
+from gossipnode.wire import Kind, Message, Part
+from gossipnode.wire.header import _SEEN_MAX, RAW_ONLY, _seen, _sound, read_header
 
 PLAIN = {"role": "x", "dtype": "uint8", "size": 1, "nbytes": 1}
 
 
-def read(part: dict[str, Any]) -> Part:
+def read(part: dict[str, Any], **changes: Any) -> Part:
+    return read_all(part, **changes).parts[0]
+
+
+def read_all(part: dict[str, Any], **changes: Any) -> Message:
     header = {
         "swarm": "s",
         "schema": "0",
@@ -24,8 +31,9 @@ def read(part: dict[str, Any]) -> Part:
         "seq": 1,
         "parts": [part],
         "checksum": ["xxh3", 1],
+        **changes,
     }
-    return read_header(Kind.MODEL, msgpack.packb(header), RAW_ONLY).parts[0]
+    return read_header(Kind.MODEL, msgpack.packb(header), RAW_ONLY)
 
 
 def test_the_same_part_is_the_same_again() -> None:
@@ -53,3 +61,45 @@ def test_no_more_is_remembered_than_a_node_needs() -> None:
     for size in range(1, 3 * _SEEN_MAX):
         assert read({**PLAIN, "size": size, "nbytes": size}).size == size
     assert len(_seen) <= _SEEN_MAX
+
+
+def test_the_same_sender_is_the_same_again() -> None:
+    facts = {"graph": "0123456789abcdef", "address": "http://h:1"}
+    first, again = read_all(PLAIN, **facts), read_all(PLAIN, **facts, seq=2)
+    assert (first.sender, first.graph, first.address) == ("b", *facts.values())
+    assert (again.sender, again.graph, again.address) == ("b", *facts.values())
+    assert read_all(PLAIN).graph is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"swarm": None},
+        {"schema": ["0"]},
+        {"algorithm": {}},
+        {"sender": b"b"},
+        {"sender": ""},
+        {"sender": "b" * 129},
+        {"sender": "b\n"},
+        {"graph": "0123456789ABCDEF"},
+        {"graph": 1},
+        {"address": "h" * 256},
+        {"address": True},
+    ],
+    ids=str,
+)
+def test_a_sender_that_only_resembles_it_is_refused(change: dict[str, Any]) -> None:
+    for _ in range(2):  # nor is it remembered
+        read(PLAIN)
+        with pytest.raises(PeerError) as caught:
+            read(PLAIN, **change)
+        assert (caught.value.code, next(iter(change)) in caught.value.reason) == (
+            "malformed_frame",
+            True,
+        )
+
+
+def test_no_more_senders_are_remembered_than_a_node_needs() -> None:
+    for number in range(3 * _SEEN_MAX):
+        assert read_all(PLAIN, sender=f"node-{number}").sender == f"node-{number}"
+    assert len(_sound) <= _SEEN_MAX
