@@ -7,10 +7,8 @@ work has one thread of its own, made when first needed.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, TypeVar
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 from gossipnode.config import Config
 from gossipnode.network.client import HttpClient
 from gossipnode.network.lanes import Lanes
+from gossipnode.network.threads import Hand
 from gossipnode.node.checkpoint import FileStore
 from gossipnode.node.world import Receipt, Store
 from gossipnode.wire.frame import Frame
@@ -32,12 +31,10 @@ class DaemonWorld:
     def __init__(self, tls: SSLContext | None = None) -> None:
         self.store: Store | None = None
         self.lanes: Lanes | None = None  # without them every push is a POST
-        self._at_work: set[int] = set()  # threads; adding and discarding are atomic
         self._files: FileStore | None = None
         self._client = HttpClient(tls)
-        # An executor starts its thread at the first call, not here.
-        self._trainer = ThreadPoolExecutor(1, "train")
-        self._worker = ThreadPoolExecutor(1, "work")
+        self._trainer = Hand("train")
+        self._worker = Hand("work")
 
     async def open(self, config: Config, node_id: str) -> None:
         """Make the client, and lock the checkpoint folder if one is wanted.
@@ -55,8 +52,8 @@ class DaemonWorld:
         if self.lanes is not None:
             await self.lanes.close()
         await self._client.close()
-        self._trainer.shutdown(wait=False, cancel_futures=True)
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        self._trainer.close()
+        self._worker.close()
         if self._files is not None:
             self._files.close()
 
@@ -86,30 +83,20 @@ class DaemonWorld:
 
     async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
         """Run ``work`` in the trainer thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._trainer, self._busily, work)
+        return await self._trainer.do(work)
 
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run ``work`` in the worker thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._worker, self._busily, work, *arguments
-        )
+        return await self._worker.do(work, *arguments)
 
     @property
     def working(self) -> bool:
         """Whether a thread is at work."""
-        return bool(self._at_work)
+        return self._trainer.is_busy or self._worker.is_busy
 
     def wall_time(self) -> float:
         """Seconds since 1970."""
         return time.time()
-
-    def _busily(self, work: Callable[..., T], *arguments: Any) -> T:
-        thread = threading.get_ident()
-        self._at_work.add(thread)
-        try:
-            return work(*arguments)
-        finally:
-            self._at_work.discard(thread)
 
 
 def data_folder(config: Config, node_id: str) -> Path:

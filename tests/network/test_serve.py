@@ -210,7 +210,7 @@ async def test_leaving_twice_and_asking_twice_is_harmless(tmp_path: Path) -> Non
 async def test_an_idle_node_has_no_threads_for_training(tmp_path: Path) -> None:
     async with HttpNode(config_of(tmp_path)) as node:
         assert not node.working
-        assert not node._daemon._trainer._threads
+        assert node._daemon._trainer._thread is None
 
 
 async def test_what_fails_at_start_leaves_no_socket(tmp_path: Path) -> None:
