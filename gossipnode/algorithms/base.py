@@ -12,6 +12,7 @@ that was merged meanwhile is lost. No socket, file, wall clock, thread or global
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -55,7 +56,9 @@ class Arrival:
     ``round`` and ``age`` are the sender's when it sent; ``scalars`` go with the parts. ``own`` is
     set on an exchange reply: the params that this node had sent, as they were then. ``index``
     tells which coordinates the parts are; of two messages of one sender the one with the larger
-    ``order`` was made later.
+    ``order`` was made later. ``extent``
+    bounds the magnitude of every element of the parts, which are finite; infinity: no bound is
+    known.
     """
 
     sender: str
@@ -69,6 +72,7 @@ class Arrival:
     phase: int = 0
     order: tuple[int, int] = (0, 0)
     index: Mapping[str, Any] = field(default_factory=lambda: ALL)
+    extent: float = math.inf
 
 
 @dataclass(slots=True)

@@ -36,13 +36,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
 from gossipnode.errors import PeerError
-from gossipnode.learning.params import add_scaled, all_finite, weighted_sum_into
+from gossipnode.learning.params import (
+    add_scaled,
+    all_finite,
+    scale,
+    stays_finite,
+    weighted_sum_into,
+)
 
 __all__ = ["Lockstep", "LockstepOptions", "OpenRound", "SharingOptions"]
 
@@ -62,6 +66,7 @@ class OpenRound:
 
     acc: dict[str, Vector] = field(default_factory=dict)
     mass: float = 0.0
+    bound: float = 0.0  # on the magnitude of every element of the sums
     arrived: set[str] = field(default_factory=set)
     awaited: str = ""  # one that was missing when that was looked at last
     complete: asyncio.Event = field(default_factory=asyncio.Event)
@@ -242,15 +247,18 @@ class Lockstep(Algorithm):
         now = self.open_round(node, beat)
         if arrival.sender in now.arrived:
             return Answer(Outcome.DUPLICATE)
-        sums = {}
+        sums, bound = {}, now.bound + abs(w) * arrival.extent
         for role, v in arrival.parts.items():
+            # What no sum can exceed need not be looked for in it: that would be one more pass.
+            is_sure = stays_finite(bound, v.dtype)
             acc = now.acc.get(role)
             # The sum lands in the arriving buffer, which then becomes the accumulator: a refusal
             # leaves the old sum as it was, and no further memory is needed.
-            if not await node.compute(_add, v, np.zeros_like(v) if acc is None else acc, w):
+            add = _add if is_sure else _add_and_check
+            if not await node.compute(add, v, acc, w):
                 raise PeerError("not_finite", "mixing would give a value that is not finite")
             sums[role] = v
-        now.acc = sums
+        now.acc, now.bound = sums, bound
         now.mass += w
         now.arrived.add(arrival.sender)
         if self.average is not None and not beat % self.phases:
@@ -379,7 +387,15 @@ class Lockstep(Algorithm):
         return node.budget_left
 
 
-def _add(v: Vector, acc: Vector, w: float) -> bool:
-    """Set v ← acc + w·v; whether that is finite."""
-    weighted_sum_into(v, acc, w)
-    return all_finite(v)
+def _add(v: Vector, acc: Vector | None, w: float) -> bool:
+    """Set v ← acc + w·v, or w·v where there is no sum yet; True."""
+    if acc is None:
+        scale(v, w)
+    else:
+        weighted_sum_into(v, acc, w)
+    return True
+
+
+def _add_and_check(v: Vector, acc: Vector | None, w: float) -> bool:
+    """Do as ``_add``; whether the sum is finite."""
+    return _add(v, acc, w) and all_finite(v)

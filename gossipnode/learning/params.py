@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, TypeVar
 
@@ -41,6 +42,7 @@ TINY: Final = 1024
 # The bits of the exponent, all of them set in what is not finite and in nothing else.
 EXPONENT_FLOAT16: Final = np.uint16(0x7C00)
 EXPONENT_BFLOAT16: Final = np.uint16(0x7F80)
+LARGEST_BFLOAT16: Final = (2 - 2**-7) * 2.0**127
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,16 @@ def weighted_sum_into(incoming: Array, acc: Array, weight: float) -> None:
         piece += sum_
 
 
+def scale(x: Array, weight: float) -> None:
+    """X ← weight·x."""
+    weight = float(weight)
+    if x.dtype.char in "fd":
+        x *= weight
+        return
+    for (piece,) in _pieces(x):
+        piece *= weight
+
+
 def add_difference_into(after: Array, before: Array, current: Array) -> None:
     """After ← current + (after − before): apply what a training changed to newer params.
 
@@ -254,12 +266,45 @@ def all_finite(x: Array) -> bool:
         return bool(np.count_nonzero(np.isfinite(x)) == x.size)
     if is_narrow:
         return _exponents_finite(x)
+    return isfinite(_largest(x))
+
+
+def extent(x: Array) -> float:
+    """Return a bound on max |x_i|, shape (d,); infinity if an element is infinite or NaN.
+
+    It is max |x_i| itself where that costs no more than ``all_finite``: of float32 and float64,
+    beyond ``PLAIN`` elements. Else it is the dtype's largest number, which bounds everything.
+    """
+    if x.size > PLAIN and x.dtype.char in "fd":
+        return _largest(x.reshape(-1))
+    return float(_limit(x.dtype)) if all_finite(x) else math.inf
+
+
+def stays_finite(bound: float, dtype: np.dtype[Any]) -> bool:
+    """Tell whether no sum whose terms' magnitudes add up to ``bound`` leaves the dtype's range.
+
+    Half the range is left to what rounding may add.
+    """
+    return bound < _limit(dtype) / 2
+
+
+def _largest(x: Array) -> float:
+    """Return max |x_i| of a 1-D ``x``; infinity if an element is infinite or NaN."""
+    found = 0.0
     with np.errstate(invalid="ignore"):  # a signalling NaN
         for part in _parts(x.size, BLOCK):
             piece = x[part]
-            if not (isfinite(np.maximum.reduce(piece)) and isfinite(np.minimum.reduce(piece))):
-                return False
-    return True
+            high, low = float(np.maximum.reduce(piece)), float(np.minimum.reduce(piece))
+            if not (isfinite(high) and isfinite(low)):
+                return math.inf
+            found = max(found, high, -low)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _limit(dtype: np.dtype[Any]) -> float:
+    """Return the largest number of a float dtype."""
+    return LARGEST_BFLOAT16 if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
 
 
 def consensus_distance(models: Sequence[Array]) -> float:

@@ -8,6 +8,7 @@ at most once, and a refusal changes nothing but a counter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from gossipnode.algorithms.base import ALL, Algorithm, Arrival, Purpose, Vector
 from gossipnode.errors import PeerError
-from gossipnode.learning.params import Layout, all_finite
+from gossipnode.learning.params import Layout, extent
 from gossipnode.logs import bounded
 from gossipnode.wire.frame import arrays, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
@@ -136,15 +137,16 @@ class Inbox:
         The arrival's vectors are views of ``body``, which must be writable and never reused.
         """
         dtype = self.layout.dtype
-        return arrival_of(message, await compute(_read, message, body, dtype, size=len(body)))
+        vectors, bound = await compute(_read, message, body, dtype, size=len(body))
+        return arrival_of(message, vectors, bound)
 
     async def opened(
         self, message: Message, vectors: Sequence[Vector], compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
         vectors = _numbers(vectors, self.layout.dtype)
-        await compute(_check_finite, message, vectors, size=message.body_bytes)
-        return arrival_of(message, vectors)
+        bound = await compute(_extent, message, vectors, size=message.body_bytes)
+        return arrival_of(message, vectors, bound)
 
     def mark(self, message: Message) -> bool:
         """Enter the message into the ledger; False if it is there already."""
@@ -276,8 +278,11 @@ def _size_of(part: Part, whole: int, pieces: Collection[str]) -> int | None:
     return None
 
 
-def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
-    """Return what the algorithm gets of an admitted message and its checked vectors."""
+def arrival_of(message: Message, vectors: Sequence[Vector], bound: float = math.inf) -> Arrival:
+    """Return what the algorithm gets of an admitted message and its checked vectors.
+
+    ``bound`` is on the magnitude of their elements.
+    """
     assert isinstance(message.age, int), "checked at admission"
     roles: list[str] = [part.role for part in message.parts]
     parts = dict(zip(roles, vectors, strict=True))
@@ -291,15 +296,20 @@ def arrival_of(message: Message, vectors: Sequence[Vector]) -> Arrival:
         phase=message.phase,
         order=(message.epoch, message.seq),
         index=message.parts[0].index if message.parts else ALL,
+        extent=bound,
     )
 
 
-def _read(message: Message, body: memoryview, dtype: np.dtype[Any]) -> Sequence[Vector]:
-    """Return the vectors of ``body``, views of it; raises ``PeerError`` unless they are sound."""
+def _read(
+    message: Message, body: memoryview, dtype: np.dtype[Any]
+) -> tuple[Sequence[Vector], float]:
+    """Return the vectors of ``body``, views of it, and a bound on the magnitude of their elements.
+
+    Raises ``PeerError`` unless they are sound.
+    """
     verify_checksum(message, body)
     vectors = _numbers(arrays(message, body), dtype)
-    _check_finite(message, vectors)
-    return vectors
+    return vectors, _extent(message, vectors)
 
 
 def _numbers(vectors: Sequence[Vector], dtype: np.dtype[Any]) -> Sequence[Vector]:
@@ -309,7 +319,12 @@ def _numbers(vectors: Sequence[Vector], dtype: np.dtype[Any]) -> Sequence[Vector
     return [vector.view(dtype) for vector in vectors]
 
 
-def _check_finite(message: Message, vectors: Sequence[Vector]) -> None:
+def _extent(message: Message, vectors: Sequence[Vector]) -> float:
+    """Return a bound on the magnitude of all elements; raises ``PeerError`` if one has none."""
+    bound = 0.0
     for part, vector in zip(message.parts, vectors, strict=True):
-        if not all_finite(vector):
+        largest = extent(vector)
+        if largest == math.inf:
             raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
+        bound = max(bound, largest)
+    return bound

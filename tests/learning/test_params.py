@@ -208,6 +208,59 @@ def test_all_finite_sees_one_bad_element_anywhere(dtype, bad):
                 assert not ops.all_finite(x)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extent_bounds_every_element_and_is_the_largest_of_many(dtype):
+    dtype = dtype_of(dtype)
+    for size in SIZES:
+        for sign in (1, -1):
+            x = np.resize(np.linspace(-1, 1, 97), size).astype(dtype)
+            x[size // 2] = sign * 3
+            found = ops.extent(locked(x))
+            assert np.isfinite(found)
+            assert found >= 3
+            if size > PLAIN and dtype in (np.float32, np.float64):
+                assert found == 3
+    assert ops.extent(np.zeros(0, dtype)) >= 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bad"), list(itertools.product(DTYPES, (np.inf, -np.inf, np.nan)))
+)
+def test_extent_is_infinite_where_an_element_is_not_finite(dtype, bad):
+    dtype = dtype_of(dtype)
+    for size in SIZES:
+        for position in {0, size // 2, size - 1}:
+            x = np.zeros(size, dtype)
+            x[position] = bad
+            assert ops.extent(x) == np.inf
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_stays_finite_does_however_the_terms_are_summed(dtype):
+    dtype = dtype_of(dtype)
+    largest = float(ml_dtypes.finfo(dtype).max)
+    assert not ops.stays_finite(np.inf, dtype)
+    assert not ops.stays_finite(largest, dtype)
+    assert ops.stays_finite(largest / 2.001, dtype)
+    # 64 terms of a weight that is rounded, whose magnitudes come to just below the bound
+    bound = largest / 2.001
+    x = np.full(BLOCK + 5, bound, dtype)
+    acc = np.zeros_like(x)
+    for _ in range(64):
+        ops.add_scaled(acc, x, 1 / 64)
+    assert ops.all_finite(acc)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_multiplies_in_place(dtype):
+    dtype = dtype_of(dtype)
+    for size in SIZES:
+        x = np.resize(np.linspace(-1, 1, 97), size).astype(dtype)
+        wanted = (x.astype(np.float64 if dtype == np.float64 else np.float32) * 0.375).astype(dtype)
+        ops.scale(x, 0.375)
+        np.testing.assert_array_equal(x, wanted)
+
+
 @pytest.mark.parametrize("size", [3, BLOCK + 1])
 def test_all_finite_sees_opposite_infinities(size):
     assert not ops.all_finite(np.resize(np.array([np.inf, -np.inf, 1], np.float32), size))
