@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from typing import TypeVar, cast
+from typing import cast
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
@@ -39,6 +39,7 @@ from gossipnode.network.records import (
 )
 from gossipnode.network.stall import StallWatch
 from gossipnode.network.transfers import Progress
+from gossipnode.network.turns import Breather
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
 from gossipnode.node.status import TransferStatus
@@ -51,7 +52,6 @@ log = logging.getLogger("gossipnode.network.lane")
 
 # From saying that a lane closes to cutting it.
 CLOSE_S = 2.0
-T = TypeVar("T")
 
 
 class LaneBrokenError(NetworkError):
@@ -175,7 +175,7 @@ class Lane(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._pump = Pump(self._transport)
+        self._pump, self._breather = Pump(self._transport), Breather(self._transport, self._loop)
         self._arrivals = Arrivals(
             self._node,
             self._pool,
@@ -194,12 +194,15 @@ class Lane(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes go."""
         del sizehint
-        return self._reader.get_buffer()
+        buffer = self._reader.get_buffer()
+        self._breather.begin(len(buffer))
+        return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take bytes."""
         self.last_heard = self._loop.time()
         self._read(self._reader.buffer_updated, nbytes)
+        self._breather.end(nbytes)
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came right behind the handshake."""
@@ -252,9 +255,13 @@ class Lane(asyncio.BufferedProtocol):
     def frame_head(self, record: Record, message: Message) -> memoryview | None:
         """Give a body its buffer, or refuse it."""
         self._body_began = (record.offset, self.last_heard)
-        if record.kind is Type.ANSWER:
-            return self._answer_buffer(record, message)
-        return self._arrivals.admit(record.number, message, record.offset)
+        if record.kind is not Type.ANSWER:
+            return self._arrivals.admit(record.number, message, record.offset)
+        try:
+            return self._pending.buffer(record.number, message)
+        except PeerError as error:
+            self._answered(record.number, error)
+            return None
 
     def frame_refused(self, record: Record, error: PeerError) -> None:
         """Answer a frame whose head is wrong; the framing is intact."""
@@ -301,13 +308,6 @@ class Lane(asyncio.BufferedProtocol):
             self._cut_later()
             self._settle()
 
-    def _answer_buffer(self, record: Record, message: Message) -> memoryview | None:
-        try:
-            return self._pending.buffer(record.number, message)
-        except PeerError as error:
-            self._answered(record.number, error)
-            return None
-
     def _ask(self, body_bytes: int) -> tuple[int, asyncio.Future[Answer]]:
         if not self.is_usable:
             raise LaneBrokenError("the lane is closing or full")
@@ -352,7 +352,7 @@ class Lane(asyncio.BufferedProtocol):
 
     # -- the lane itself --------------------------------------------------------------------------
 
-    def _read(self, read: Callable[[T], None], what: T) -> None:
+    def _read(self, read: Callable[..., None], what: bytes | int) -> None:
         try:
             read(what)
         except PeerError as error:

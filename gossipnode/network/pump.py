@@ -8,16 +8,15 @@ piece of a frame is handed to the transport before that has room again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from gossipnode.network.transfers import SHOWN_BYTES_MIN, Progress
+from gossipnode.network.turns import TURN_S
 
 # One write, about what a socket takes: the transport tries to send it at once, and rests until the
 # socket has room for what is left. asyncio's own transport copies that before Python 3.12.
 WRITE_BYTES = 2**22
-# As long as the peer reads as fast, the socket never fills: then the loop gets its turn, after
-# 4 ms at 4 GB/s.
-TURN_BYTES = 2**24
 # Below this, one copy is cheaper than a second system call: 64 KiB are copied in 5 us.
 JOINED_BYTES_MAX = 2**16
 
@@ -111,14 +110,14 @@ class Pump:
     def _go(self) -> None:
         if self._turn is not None:
             return
-        written = 0
+        began_at = 0.0
         while not self._paused:
             if self._pieces:
-                if written >= TURN_BYTES:
+                if began_at and time.monotonic() - began_at > TURN_S:
                     self._turn = asyncio.get_running_loop().call_soon(self._next_turn)
                     return
+                began_at = began_at or time.monotonic()
                 piece = self._pieces.popleft()
-                written += len(piece)
                 self._transport.write(piece)
             elif self._small:
                 records, self._small = self._small, []

@@ -1,0 +1,48 @@
+"""Turns: what moves a large body gives the loop back before anybody would notice.
+
+libuv reads a connection up to 32 times in a row as long as its buffer comes back full, and a write
+to a peer that keeps up never blocks. Where the kernel has to find fresh memory, 1 MiB can take
+10 ms, so that was up to 0.7 s in which nothing else ran. Invariant: bytes are neither lost nor
+reordered, and a pause lasts no longer than what else waits for the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from gossipnode.network.records import READ_BYTES
+
+# What one connection may take at once: the lag that it adds for all others.
+TURN_S = 0.004
+
+
+class Breather:
+    """Lets others have their turn while ``transport`` delivers more than a turn's worth."""
+
+    def __init__(self, transport: asyncio.ReadTransport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._began_at: float | None = None  # the first large read of this turn
+        self._paused = False
+
+    def begin(self, nbytes: int) -> None:
+        """Say that a read of up to ``nbytes`` begins."""
+        if nbytes >= READ_BYTES and self._began_at is None:
+            self._began_at = time.monotonic()
+            self._loop.call_soon(self._next_turn)
+
+    def end(self, nbytes: int) -> None:
+        """Say that ``nbytes`` came; stop until the next turn if more wait and this one was long."""
+        if nbytes < READ_BYTES or self._began_at is None:
+            return
+        is_over = time.monotonic() - self._began_at > TURN_S
+        if is_over and not self._transport.is_closing() and self._transport.is_reading():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _next_turn(self) -> None:
+        self._began_at = None
+        if self._paused:
+            self._paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
