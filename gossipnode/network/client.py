@@ -23,8 +23,15 @@ from yarl import URL
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
 from gossipnode.network.answers import MSGPACK
-from gossipnode.network.frames import joined_or_payload, read_body, read_head, receipt_of
+from gossipnode.network.frames import (
+    FramePayload,
+    joined_or_payload,
+    read_body,
+    read_head,
+    receipt_of,
+)
 from gossipnode.network.http import aiohttp
+from gossipnode.network.transfers import Transfers
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import CONTENT_TYPE, Frame
 from gossipnode.wire.reply import REPLY_BYTES_MAX, Reply
@@ -58,6 +65,7 @@ class HttpClient:
     def __init__(self, tls: SSLContext | None = None) -> None:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
+        self.transfers = Transfers()  # of pushes, by the address
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -102,7 +110,12 @@ class HttpClient:
         A refusal is an answer. Raises ``NetworkError`` (refused, broken, timed out) or
         ``PeerError`` (what came back is neither a reply nor a frame for us).
         """
-        return await _in_time(self._push(address, frame), timeout_s)
+        body = joined_or_payload(frame)
+        if isinstance(body, bytes):
+            return await _in_time(self._push(address, frame, body), timeout_s)
+        total = frame.nbytes - len(frame.head)
+        with self.transfers.shown(address, "to", total, lambda: body.body_written):
+            return await _in_time(self._push(address, frame, body), timeout_s)
 
     async def get_json(self, url: str, timeout_s: float = GET_TIMEOUT_S) -> Any:
         """GET a JSON value; raises ``NetworkError``, also where the answer is an error.
@@ -124,11 +137,10 @@ class HttpClient:
         except NetworkError as error:
             raise NetworkError(f"{url}: {error}") from None
 
-    async def _push(self, address: str, frame: Frame) -> Receipt:
+    async def _push(self, address: str, frame: Frame, body: bytes | FramePayload) -> Receipt:
         session = self._session
         assert session is not None, "the client is not open"
         url = _push_url(address)
-        body = joined_or_payload(frame)
         for is_last in (False, True):
             try:
                 async with session.post(

@@ -36,7 +36,7 @@ from gossipnode.network.server import Server, bind, require_loopback
 from gossipnode.network.systemd import Notifier
 from gossipnode.network.world import DaemonWorld
 from gossipnode.node.node import Node
-from gossipnode.node.status import Status
+from gossipnode.node.status import Status, TransferStatus
 
 log = logging.getLogger("gossipnode.network.daemon")
 
@@ -176,8 +176,18 @@ class HttpNode(Node):
         status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
         if self.lanes is not None:
             status.network.lanes = len(self.lanes)
-            status.network.transfers = self.lanes.transfers()
+        status.network.transfers = self._transfers()
         return status
+
+    def _transfers(self) -> list[TransferStatus]:
+        """Return the long bodies under way, over lanes and by POST."""
+        found = self.lanes.transfers() if self.lanes is not None else []
+        found += self._server.transfers.status()
+        posted = self._daemon.transfers()
+        ids = {peer.address: peer.id for peer in self.peers} if posted else {}
+        for one in posted:  # pushes are addressed; people know peers by their ids
+            one.peer = ids.get(one.peer, one.peer)
+        return found + posted
 
     async def drain(self) -> None:
         """Refuse new pushes, and forget those that were cut off."""

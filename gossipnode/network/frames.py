@@ -90,7 +90,7 @@ async def _next_chunk(content: aiohttp.StreamReader) -> bytes:
         raise PeerError("malformed_frame", "the connection broke inside the frame") from error
 
 
-def joined_or_payload(frame: Frame) -> bytes | Payload:
+def joined_or_payload(frame: Frame) -> bytes | FramePayload:
     """Return what aiohttp can send: one copy of a small frame, a large one as it lies."""
     return frame.tobytes() if frame.nbytes <= JOINED_BYTES_MAX else FramePayload(frame)
 
@@ -104,6 +104,7 @@ class FramePayload(Payload):
         super().__init__(frame, content_type=CONTENT_TYPE)
         self._frame = frame
         self._size = frame.nbytes
+        self.body_written = 0  # bytes, in the try under way
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:  # noqa: ARG002
         """A frame is no text."""
@@ -111,8 +112,11 @@ class FramePayload(Payload):
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write prefix, header and body, waiting for the socket in between."""
+        self.body_written = 0
+        await writer.write(self._frame.head)
         for piece in self._pieces():
             await writer.write(piece)
+            self.body_written += len(piece)
 
     async def write_with_length(
         self, writer: AbstractStreamWriter, content_length: int | None
@@ -121,8 +125,7 @@ class FramePayload(Payload):
         assert content_length is None or content_length == self._size
         await self.write(writer)
 
-    def _pieces(self) -> Iterator[bytes | memoryview]:
-        yield self._frame.head
+    def _pieces(self) -> Iterator[memoryview]:
         for view in self._frame.body:
             for start in range(0, len(view), WRITE_BYTES):
                 yield view[start : start + WRITE_BYTES]

@@ -15,6 +15,7 @@ from gossipnode.network.answers import JSON, MSGPACK
 from gossipnode.network.frames import Head, joined_or_payload, read_body, read_head
 from gossipnode.network.http import BaseRequest, Response
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.transfers import Transfers
 from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
@@ -29,12 +30,17 @@ RETRY_AFTER_S = 1.0
 class Push:
     """One push on its way in. ``sender`` is known once the header is read."""
 
-    __slots__ = ("_node", "_pool", "_request", "_timeout_s", "sender")
+    __slots__ = ("_node", "_pool", "_request", "_timeout_s", "_transfers", "sender")
 
     def __init__(
-        self, node: Node, pool: BufferPool, request: BaseRequest, timeout_s: float
+        self,
+        node: Node,
+        pool: BufferPool,
+        transfers: Transfers,
+        request: BaseRequest,
+        timeout_s: float,
     ) -> None:
-        self._node, self._pool = node, pool
+        self._node, self._pool, self._transfers = node, pool, transfers
         self._request, self._timeout_s = request, timeout_s
         self.sender: str | None = None
 
@@ -102,10 +108,11 @@ class Push:
             raise
 
     async def _body(self, head: Head) -> memoryview:
-        nbytes = head.message.body_bytes
+        sender, nbytes = head.message.sender, head.message.body_bytes
         body = self._pool.take(nbytes)
         try:
-            await read_body(self._request.content, head, body)
+            with self._transfers.shown(sender, "from", nbytes, lambda: head.reader.body_seen):
+                await read_body(self._request.content, head, body)
         finally:
             self._pool.arrived(nbytes)
         return body

@@ -35,6 +35,7 @@ from gossipnode.network.lanes import Lanes
 from gossipnode.network.pages import Route
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.push import Push
+from gossipnode.network.transfers import Transfers
 from gossipnode.network.upgrade import PATH as LANE_PATH
 from gossipnode.network.upgrade import PROTOCOL as LANE_PROTOCOL
 from gossipnode.network.upgrade import asks_for_lane, hello_of
@@ -86,6 +87,7 @@ class Server:
         self._node, self._lanes, self._lag, self._tls = node, lanes, lag, tls
         limit = node.config.network.inflight_bytes_max
         self._pool = BufferPool(limit) if lanes is None else lanes.pool
+        self.transfers = Transfers()
         self._streams = Streams(node)
         self._routes = {route.path: route for route in ROUTES}
         self._http: HttpServer | None = None
@@ -128,7 +130,8 @@ class Server:
         node, path, method = self._node, request.path, request.method
         if path == "/v1/push" and method == "POST":
             timeout_s = node.config.network.body_timeout_s
-            return await Push(node, self._pool, request, timeout_s).answer()
+            push = Push(node, self._pool, self.transfers, request, timeout_s)
+            return await push.answer()
         route = self._routes.get(path)
         if route is None:
             reason = f"there is no {path[:200]!a}; /v1/openapi.json lists what there is"

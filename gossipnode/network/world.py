@@ -19,6 +19,7 @@ from gossipnode.network.client import HttpClient
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.threads import Hand
 from gossipnode.node.checkpoint import FileStore
+from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Receipt, Store
 from gossipnode.wire.frame import Frame
 
@@ -67,6 +68,10 @@ class DaemonWorld:
         if receipt is not None:
             return receipt
         return await self._client.push(address, frame, max(deadline - loop.time(), 0.0))
+
+    def transfers(self) -> list[TransferStatus]:
+        """Return how far the long bodies are that are POSTed, each under its peer's address."""
+        return list(self._client.transfers.status())
 
     async def is_listening(self, address: str, timeout_s: float) -> bool:
         """Try to connect: a process that died leaves a port that refuses."""

@@ -25,6 +25,7 @@ from loopback import (
     vector_for,
 )
 
+from gossipnode.config import PeerEntry
 from gossipnode.errors import NetworkError
 from gossipnode.network import HttpNode, lane, lanes
 from gossipnode.wire import Kind, encode
@@ -296,6 +297,48 @@ async def test_lanes_can_be_done_without(start_node: StartNode, start_b: StartNo
     assert (await push_from(b, node, frame_to(node))).reply.status == "merged"
     assert (b.counters.get("lane_fallbacks"), b.counters.get("lanes_refused")) == (1, 1)
     assert len(lanes_of(b)) == 0
+
+
+async def test_a_long_post_is_seen_at_both_ends_while_it_lasts(
+    start_node: StartNode, start_b: StartNode
+) -> None:
+    options = {"task": {"kind": "mlp", "hidden": [65536]}, "network": {"lanes": False}}  # 20 MB
+    node = await start_node(**options)
+    total, frame = 4 * node.layout.size, frame_for(node)
+    sent = total // 2
+    async with Connection(node.url) as peer:
+        await peer.send(head("POST", "/v1/push", content_length=str(len(frame))))
+        await peer.send(frame[: len(frame) - total + sent])
+        await until(lambda: [one.bytes for one in node.status().network.transfers] == [sent])
+        (here,) = (await get(node.url, "/v1/status")).json()["network"]["transfers"]
+        assert (here["peer"], here["direction"], here["bytes_total"]) == ("b", "from", total)
+        assert here["bytes_per_s"] > 0
+    await until(lambda: not node.status().network.transfers)
+
+
+async def test_a_long_post_is_seen_where_it_leaves(start_b: StartNode) -> None:
+    may_read, options = asyncio.Event(), {"task": {"kind": "mlp", "hidden": [65536]}}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await may_read.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        listed = (PeerEntry(id="c", address=url),)
+        b = await start_b(peers=listed, network={"lanes": False}, **options)
+        total, body = 4 * b.layout.size, vector_for(b)
+        frame = encode(message_for(b, body, sender="b"), [body])
+        pushing = asyncio.create_task(b.world.push(url, frame, PATIENCE_S))
+        await until(lambda: any(one.bytes for one in b.status().network.transfers))
+        (there,) = (await get(b.url, "/v1/status")).json()["network"]["transfers"]
+        assert (there["peer"], there["direction"], there["bytes_total"]) == ("c", "to", total)
+        assert 0 < there["bytes"] < total
+        may_read.set()
+        with pytest.raises(NetworkError):
+            await pushing
+        assert b.status().network.transfers == []
 
 
 async def test_a_long_transfer_is_seen_at_both_ends_while_it_lasts(
