@@ -574,7 +574,9 @@ class PeerEntry(Section):
     """One node of the swarm as ``peers.toml`` lists it."""
 
     id: str = option(..., "The node's name.", pattern=ID_PATTERN)
-    address: str = option(..., "Where it is reached: http://HOST:PORT.", max_length=512)
+    address: str = option(
+        ..., "Where it is reached: http://HOST:PORT, https over TLS.", max_length=512
+    )
 
     @field_validator("address")
     @classmethod
@@ -587,6 +589,6 @@ class PeerEntry(Section):
         except ValueError:
             port = None
         surplus = parts.path.strip("/") or parts.query or parts.fragment or parts.username
-        if parts.scheme != "http" or not parts.hostname or port is None or surplus:
+        if parts.scheme not in ("http", "https") or not parts.hostname or port is None or surplus:
             raise ValueError(f"{address!r} is no address; write it as http://HOST:PORT")
         return address.rstrip("/")

@@ -282,6 +282,7 @@ def test_peers_in_their_order(tmp_path: Path) -> None:
     found = peers(tmp_path, entry("b", "http://h:1/") + entry("a", "http://[::1]:2"))
     assert [(p.id, p.address) for p in found] == [("b", "http://h:1"), ("a", "http://[::1]:2")]
     assert peers(tmp_path, "") == ()
+    assert peers(tmp_path, entry("a", "https://h:1"))[0].address == "https://h:1"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_peers_in_their_order(tmp_path: Path) -> None:
         (entry("a", "http://h:1") + entry("b", "http://h:1"), "'http://h:1' is given twice"),
         (entry("a", "http://h:1") + entry("b", "http://h:1/"), "'http://h:1' is given twice"),
         (entry("a", "h:1"), "http://HOST:PORT"),
-        (entry("a", "https://h:1"), "http://HOST:PORT"),
+        (entry("a", "ftp://h:1"), "http://HOST:PORT"),
         (entry("a", "http://h"), "http://HOST:PORT"),
         (entry("a", "http://h:99999"), "http://HOST:PORT"),
         (entry("a", "http://h:1/path"), "http://HOST:PORT"),

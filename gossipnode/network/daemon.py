@@ -34,7 +34,7 @@ from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.server import Server, bind, require_loopback
 from gossipnode.network.systemd import Notifier
-from gossipnode.network.world import DaemonWorld
+from gossipnode.network.world import NO_TLS, DaemonWorld
 from gossipnode.node.node import Node
 from gossipnode.node.status import Status, TransferStatus
 
@@ -108,6 +108,7 @@ class HttpNode(Node):
 
     async def __aenter__(self) -> Self:
         try:
+            self._require_tls()
             listener = self._listener or await bind(self.config.network)
             # Kept until the server has it, so that whatever fails before closes it.
             self._listener = listener
@@ -212,6 +213,14 @@ class HttpNode(Node):
         except TimeoutError:
             event(log, logging.WARNING, "close.cut", deadline_s=CLOSE_S)
         await self._daemon.close()
+
+    def _require_tls(self) -> None:
+        """Raise ``ConfigError`` where an address is https and this node has no TLS."""
+        addresses = [entry.address for entry in self.directory]
+        for address in (self.config.network.advertise, *addresses):
+            if address.startswith("https:") and not self._daemon.is_secure:
+                where = "swarm.peers" if address in addresses else "network.advertise"
+                raise ConfigError(f"{address}: {NO_TLS}", key=where)
 
     def _advertised(self, host: str) -> str:
         """Return where peers dial this node; raises ``ConfigError`` where nobody said it."""

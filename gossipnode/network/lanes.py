@@ -139,7 +139,7 @@ class Lanes:
             raise PeerError("wrong_swarm", f"this is swarm {node.config.swarm.name}")
         if hello.id == node.id:
             raise PeerError("not_a_neighbour", f"{node.id} is this node's own id")
-        if hello.address is not None and not _is_origin(hello.address):
+        if hello.address is not None and not is_address(hello.address):
             raise PeerError("malformed_frame", "Gossipnode-Address is no http://HOST:PORT")
         if self._closed or not node.ready:
             code = "busy" if node.state in ("created", "starting") else "draining"
@@ -343,11 +343,6 @@ class Lanes:
         for address, way in tuple(self._ways.items()):
             if way.lane is None and way.opening is None and now > way.retry_at + PAUSE_S_MAX:
                 del self._ways[address]
-
-
-def _is_origin(text: str) -> bool:
-    """Tell whether ``text`` is http://HOST:PORT or https://HOST:PORT, no more."""
-    return is_address(f"http://{text[8:]}" if text.startswith("https://") else text)
 
 
 def _opened(way: _Way, task: asyncio.Task[Lane | None]) -> None:

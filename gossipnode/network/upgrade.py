@@ -8,9 +8,11 @@ a claim: nothing proves it until there is trust.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from ssl import SSLContext
-from typing import Final, cast
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from gossipnode.errors import NetworkError, PeerError
@@ -89,9 +91,10 @@ async def dial(
     somebody does who opens no lane.
     """
     parts = urlsplit(address)
-    schemes = ("http",) if tls is None else ("http", "https")
-    if parts.scheme not in schemes or parts.hostname is None or parts.port is None:
-        raise LaneRefusedError(f"the address is no {schemes[-1]}://host:port")
+    if parts.scheme not in ("http", "https") or parts.hostname is None or parts.port is None:
+        raise LaneRefusedError("the address is no http://host:port")
+    if parts.scheme == "https" and tls is None:
+        raise LaneRefusedError("the address is https, and this node has no TLS")
     secure = tls if parts.scheme == "https" else None
     name = parts.hostname if secure is not None else None
     loop = asyncio.get_running_loop()
@@ -122,7 +125,7 @@ async def _connect(host: str, port: int) -> socket.socket:
     ):
         connection = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         try:
-            await loop.sock_connect(connection, address)
+            await _connected(connection, address)
             # Of a reply that is waited for, no part may wait for another to be acknowledged.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as failure:
@@ -134,6 +137,30 @@ async def _connect(host: str, port: int) -> socket.socket:
         else:
             return connection
     raise error
+
+
+async def _connected(connection: socket.socket, address: Any) -> None:
+    """Connect a non-blocking socket to ``address``, which is numbers alone; raises ``OSError``.
+
+    uvloop's ``sock_connect`` looks the address up once more, for which libuv starts four threads.
+    """
+    code = connection.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(connection.fileno(), _done, writable)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(connection.fileno())
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class _Handshake(asyncio.Protocol):

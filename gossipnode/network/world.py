@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gossipnode.config import Config
+from gossipnode.errors import NetworkError
 from gossipnode.network.client import HttpClient
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.threads import Hand
@@ -25,6 +26,11 @@ from gossipnode.wire.frame import Frame
 
 T = TypeVar("T")
 
+NO_TLS = (
+    "the address begins with https, but TLS is not set up on this node: reach the peer by http, or "
+    "give this node the certificates of the swarm"
+)
+
 
 class DaemonWorld:
     """The surroundings of a node in the real world; a ``World`` once it is open."""
@@ -34,6 +40,7 @@ class DaemonWorld:
         self.lanes: Lanes | None = None  # without them every push is a POST
         self._files: FileStore | None = None
         self._client = HttpClient(tls)
+        self.is_secure = tls is not None
         self._trainer = Hand("train")
         self._worker = Hand("work")
 
@@ -60,6 +67,8 @@ class DaemonWorld:
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Send the frame over the lane to ``address``, or POST it where there is none."""
+        if not self.is_secure and address.startswith("https:"):
+            raise NetworkError(NO_TLS)
         if self.lanes is None:
             return await self._client.push(address, frame, timeout_s)
         loop = asyncio.get_running_loop()

@@ -225,11 +225,11 @@ class PassiveSide:
 
 
 def is_address(text: str) -> bool:
-    """Tell whether ``text`` is an address that a node may dial: http://HOST:PORT, no more."""
+    """Tell whether ``text`` is an address of a node: http:// or https://HOST:PORT, no more."""
     try:
         parts = urlsplit(text)
         return (
-            parts.scheme == "http"
+            parts.scheme in ("http", "https")
             and bool(parts.hostname)
             and parts.port is not None
             and not (parts.path or parts.query or parts.fragment or parts.username)

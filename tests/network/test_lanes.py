@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,8 @@ from loopback import (
 )
 
 from gossipnode.config import PeerEntry
-from gossipnode.errors import NetworkError
-from gossipnode.network import HttpNode, lane, lanes
+from gossipnode.errors import ConfigError, NetworkError
+from gossipnode.network import HttpNode, lane, lanes, upgrade
 from gossipnode.wire import Kind, encode
 
 
@@ -339,6 +342,43 @@ async def test_a_long_post_is_seen_where_it_leaves(start_b: StartNode) -> None:
         with pytest.raises(NetworkError):
             await pushing
         assert b.status().network.transfers == []
+
+
+async def test_https_without_tls_says_so(node: HttpNode, start_b: StartNode) -> None:
+    b, address = await start_b(), node.url.replace("http:", "https:")
+    with pytest.raises(NetworkError, match="TLS is not set up on this node"):
+        await b.world.push(address, frame_to(node), PATIENCE_S)
+    assert b.counters.get("lanes_refused") == 0
+    with pytest.raises(ConfigError, match=r"https://h:1: .*TLS is not set up") as caught:
+        await start_b(peers=(PeerEntry(id="c", address="https://h:1"),))
+    assert caught.value.key == "swarm.peers"
+    with pytest.raises(ConfigError, match="TLS is not set up") as caught:
+        await start_b(network={"advertise": "https://h:1"})
+    assert caught.value.key == "network.advertise"
+
+
+def test_connecting_to_a_number_starts_no_threads() -> None:
+    """In a process of its own: libuv keeps the threads that an earlier look-up has started."""
+    text = """
+import asyncio, os, socket, uvloop
+from gossipnode.network import upgrade
+async def main():
+    before = len(os.listdir("/proc/self/task"))  # BLAS may have some
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        (await upgrade._connect(*listener.getsockname())).close()
+    print(len(os.listdir("/proc/self/task")) - before)
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"0\n"
+
+
+async def test_connecting_where_nobody_listens_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        await upgrade._connect("127.0.0.1", port)
 
 
 async def test_a_long_transfer_is_seen_at_both_ends_while_it_lasts(

@@ -195,7 +195,16 @@ def test_a_newcomer_says_where_it_is_and_is_pushed_to() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [None, "https://h:1", "http://h", "http://h:1/path", "http://u@h:1", "http://h:x", "h:1"],
+    [
+        None,
+        "ftp://h:1",
+        "https://h",
+        "http://h",
+        "http://h:1/path",
+        "http://u@h:1",
+        "http://h:x",
+        "h:1",
+    ],
 )
 def test_an_address_that_cannot_be_dialled_is_not_learnt(address: str | None) -> None:
     async def main() -> None:
