@@ -56,9 +56,8 @@ class Arrival:
     ``round`` and ``age`` are the sender's when it sent; ``scalars`` go with the parts. ``own`` is
     set on an exchange reply: the params that this node had sent, as they were then. ``index``
     tells which coordinates the parts are; of two messages of one sender the one with the larger
-    ``order`` was made later. ``extent``
-    bounds the magnitude of every element of the parts, which are finite; infinity: no bound is
-    known.
+    ``order`` was made later. ``extent`` bounds the magnitude of all elements of the parts, which
+    are finite; infinity: no bound is known.
     """
 
     sender: str
