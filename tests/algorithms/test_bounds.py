@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from gossipnode.algorithms.base import Arrival, Outcome, Purpose
-from gossipnode.algorithms.dpsgd import DPSGD
+from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.algorithms.lockstep import OpenRound
-from gossipnode.config import DpsgdOptions
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import PLAIN, extent
 
