@@ -40,7 +40,7 @@ def arriving(sender: str, value: float, bound: float | None = None) -> Arrival:
 async def test_a_sum_that_cannot_overflow_is_not_looked_through() -> None:
     node, algorithm = Inline(), DPSGD(DpsgdOptions(), 1)
     for sender, value in (("a", 3.0), ("b", -5.0)):
-        answer = await algorithm.accumulate(node, arriving(sender, value), 0.25)
+        answer = await algorithm.accumulate(node, arriving(sender, value), 0.25, 0)
         assert answer.outcome is Outcome.BUFFERED
     now: OpenRound = algorithm.open[0]
     np.testing.assert_array_equal(now.acc["x"], np.full(PLAIN + 1, -0.5, np.float32))
@@ -51,11 +51,11 @@ async def test_a_sum_that_cannot_overflow_is_not_looked_through() -> None:
 @pytest.mark.parametrize("bound", [None, math.inf], ids=["known", "unknown"])
 async def test_a_sum_that_overflows_is_refused_and_changes_nothing(bound: float | None) -> None:
     node, algorithm = Inline(), DPSGD(DpsgdOptions(), 1)
-    await algorithm.accumulate(node, arriving("a", LARGEST, bound), 0.75)
+    await algorithm.accumulate(node, arriving("a", LARGEST, bound), 0.75, 0)
     now = algorithm.open[0]
     before, known = now.acc["x"].copy(), now.bound
     with pytest.raises(PeerError, match="not finite"):
-        await algorithm.accumulate(node, arriving("b", LARGEST, bound), 0.75)
+        await algorithm.accumulate(node, arriving("b", LARGEST, bound), 0.75, 0)
     np.testing.assert_array_equal(now.acc["x"], before)
     assert (now.arrived, now.mass, now.bound) == ({"a"}, 0.75, known)
 
@@ -64,7 +64,7 @@ async def test_a_large_sum_of_small_parts_counts_them_all() -> None:
     """No one of them would overflow; the bound is on their sum."""
     node, algorithm = Inline(), DPSGD(DpsgdOptions(), 1)
     for number in range(4):
-        await algorithm.accumulate(node, arriving(f"{number}", LARGEST / 5), 1.0)
+        await algorithm.accumulate(node, arriving(f"{number}", LARGEST / 5), 1.0, 0)
     assert node.names == ["_add", "_add", "_add_and_check", "_add_and_check"]
     with pytest.raises(PeerError, match="not finite"):
-        await algorithm.accumulate(node, arriving("4", LARGEST / 5), 2.0)
+        await algorithm.accumulate(node, arriving("4", LARGEST / 5), 2.0, 0)
