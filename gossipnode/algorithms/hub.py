@@ -32,6 +32,7 @@ from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, 
 from gossipnode.algorithms.hub_clients import ANSWER, MODEL, NO_SAMPLES, Client, HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
+from gossipnode.errors import PeerError
 
 
 class HubAlgorithm(Client):
@@ -125,7 +126,10 @@ class HubAlgorithm(Client):
     def hear(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Be the hub's passive side."""
         self.check(arrival, ANSWER, frozenset(self.up))
-        k, greets = arrival.round, arrival.scalars.get("samples", NO_SAMPLES) == NO_SAMPLES
+        k, samples = arrival.round, arrival.scalars.get("samples", NO_SAMPLES)
+        if samples < NO_SAMPLES or samples != int(samples):
+            raise PeerError("unsupported_message", f"{samples} is no number of samples")
+        greets = samples == NO_SAMPLES
         if k > node.round:
             if greets and (self.later is None or self.later.round < k):
                 self.later = arrival

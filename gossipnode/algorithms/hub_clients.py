@@ -103,6 +103,8 @@ class Client(Algorithm):
                 self.work = await self.local(node, node.round)
             if self.work is not None:
                 self.say(node)
+                # What was trained has gone to the hub: a checkpoint of now is whole.
+                await node.adopt(node.params, node.age)
 
     async def next_offer(self, node: NodeInterface) -> Arrival | None:
         """Wait for a model of the hub; None where none will come."""

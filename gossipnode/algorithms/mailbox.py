@@ -49,7 +49,7 @@ class Mailbox:
         self.started: float | None = None
 
     def put(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Keep a message, or drop one that comes too late.
+        """Keep a message, or drop one that comes too late; a new life's takes an old one's place.
 
         Raises ``PeerError`` (busy) where there is no room: its sender tries again.
         """
@@ -58,9 +58,10 @@ class Mailbox:
             self._note(node, arrival)
             node.count("late_dropped")
             return Answer(Outcome.DROPPED)
-        if sender in self.box.get(beat, {}):
+        kept = self.box.get(beat, {}).get(sender)
+        if kept is not None and arrival.order[0] <= kept.order[0]:
             return Answer(Outcome.DUPLICATE)
-        if not self._is_awaited(beat) and self._early() >= self.room * node.nodes:
+        if kept is None and not self._is_awaited(beat) and self._early() >= self.room * node.nodes:
             raise PeerError("busy", f"round {beat[0]} is early, this node is in {node.round}")
         self.box.setdefault(beat, {})[sender] = arrival
         self._note(node, arrival)

@@ -12,9 +12,10 @@ and on the hub, with what came, S::
 
 With full gradients x comes to rest at the optimum whatever τ is, and c_i at ∇f_i there. That needs
 c = (1/n) Σ_i c_i, always; so a client takes its c_i⁺ only when the hub says that it has counted it:
-each model tells its receiver the last round whose answer was taken from it. Each answer tells in
-which round c_i was last renewed. Where the two differ, one of them has come back from an old
-checkpoint: then all c are set to zero, in a new *era* whose number goes with each message.
+each model tells its receiver the last answer that was taken from it, by round and life of the
+client. Each answer tells of which answer its c_i is. Where the two differ, one of them has come
+back from an old checkpoint: then all c are set to zero, in a new *era* whose number goes with each
+message.
 
 Letters: x the hub's params, y a client's, c and c_i control variates, g gradient on the node's next
 batch, η step size, η_g that of the hub, τ local steps. Two vectors each way.
@@ -25,7 +26,7 @@ batch, η step size, η_g that of the hub, τ local steps. Two vectors each way.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +39,9 @@ from gossipnode.algorithms.vectors import narrowed, renew, widened
 from gossipnode.config import Facts, option
 from gossipnode.learning.params import add_scaled
 
-NEVER = -1
+# An answer: its round, and the life of the client that gave it.
+Mark = tuple[int, int]
+NEVER: Mark = (-1, 0)
 
 
 class ScaffoldOptions(ClientOptions):
@@ -65,9 +68,9 @@ class Scaffold(HubAlgorithm):
         self.eta_g = options.server_rate
         self.c: Vector | None = None  # the hub's; None: all zero
         self.own: Vector | None = None  # c_i
-        self.renewed, self.era = NEVER, NEVER  # the round in which c_i was renewed last
-        self.pending: tuple[int, Vector] | None = None  # c_i⁺, and the round that it is of
-        self.counted: dict[str, int] = {}  # the hub's: the last round counted, of each client
+        self.renewed, self.era = NEVER, -1  # the answer that c_i is of
+        self.pending: tuple[Mark, Vector] | None = None  # c_i⁺, and the answer that told of it
+        self.counted: dict[str, Mark] = {}  # the hub's: the last answer counted, of each client
 
     def asked(self, node: NodeInterface, k: int) -> Collection[str]:
         """Return S_k."""
@@ -86,8 +89,9 @@ class Scaffold(HubAlgorithm):
             y = await node.compute(_corrected, y, g, eta, own, c)
             total += eta
         change = await node.compute(_change, x, y, total, c)
-        self.pending = k, await node.compute(np.add, own, change)
-        facts = {"renewed": self.renewed, "era": self.era}
+        self.pending = (k, node.epoch), await node.compute(np.add, own, change)
+        k_i, life_i = self.renewed
+        facts = {"life": node.epoch, "renewed": k_i, "renewed_life": life_i, "era": self.era}
         delta = await node.compute(np.subtract, y, x)
         return Work({"delta": delta, "c": change}, node.samples, facts)
 
@@ -104,15 +108,16 @@ class Scaffold(HubAlgorithm):
             self.begin_era(node, k)
             return x
         self.c = await node.compute(narrowed, c, old)
-        self.counted |= dict.fromkeys(answers, k)
+        self.counted |= {j: (k, int(work.numbers.get("life", 0))) for j, work in answers.items()}
         if node.id in answers:
-            self.confirm(k)
+            self.confirm((k, node.epoch))
         return x
 
     def agrees(self, j: str, work: Work) -> bool:
         """Whether client ``j`` renewed its c_i when the hub counted it, and never else."""
-        renewed = work.numbers.get("renewed", NEVER)
-        return work.numbers.get("era") == self.era and renewed == self.counted.get(j, NEVER)
+        told = work.numbers
+        renewed = told.get("renewed"), told.get("renewed_life")
+        return told.get("era") == self.era and renewed == self.counted.get(j, NEVER)
 
     def begin_era(self, node: NodeInterface, k: int) -> None:
         """Set all c to zero; the clients follow when they hear of it."""
@@ -125,9 +130,9 @@ class Scaffold(HubAlgorithm):
         self.era, self.renewed = era, NEVER
         self.c = self.own = self.pending = None
 
-    def confirm(self, k: int) -> None:
-        """Take c_i⁺ of round ``k`` for c_i: it was counted."""
-        if self.pending is not None and self.pending[0] == k:
+    def confirm(self, counted: Mark) -> None:
+        """Take c_i⁺ for c_i, if the answer that told of it is the one that was counted."""
+        if self.pending is not None and self.pending[0] == counted:
             self.renewed, self.own = self.pending
         self.pending = None
 
@@ -136,16 +141,18 @@ class Scaffold(HubAlgorithm):
         return {"x": node.params, "c": np.zeros_like(node.params) if self.c is None else self.c}
 
     def told(self, peer: str) -> Mapping[str, float] | None:
-        """Return the last round in which ``peer`` was counted, and the era."""
-        return {"counted": self.counted.get(peer, NEVER), "era": self.era}
+        """Return the last answer of ``peer`` that was counted, and the era."""
+        k, life = self.counted.get(peer, NEVER)
+        return {"counted": k, "counted_life": life, "era": self.era}
 
     def taken(self, node: NodeInterface, arrival: Arrival) -> None:
         """Take c, and c_i⁺ if it was counted."""
         del node
-        era = int(arrival.scalars.get("era", NEVER))
+        told = arrival.scalars
+        era = int(told.get("era", -1))
         if era != self.era:
             self.forget(era)
-        self.confirm(int(arrival.scalars.get("counted", NEVER)))
+        self.confirm((int(told.get("counted", -1)), int(told.get("counted_life", 0))))
         self.c = arrival.parts["c"]
 
     def lag(self, node: NodeInterface) -> None:
@@ -154,15 +161,24 @@ class Scaffold(HubAlgorithm):
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return c, c_i and what was counted."""
-        arrays = {"c": self.c, "own": self.own}
-        facts = {"renewed": self.renewed, "era": self.era, "counted": self.counted}
+        mark, pending = self.pending or (NEVER, None)
+        arrays = {"c": self.c, "own": self.own, "pending": pending}
+        facts = {"renewed": self.renewed, "pending": mark, "era": self.era, "counted": self.counted}
         return {name: array for name, array in arrays.items() if array is not None}, facts
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Go on with the c of an earlier life."""
         self.c, self.own = arrays.get("c"), arrays.get("own")
-        self.renewed, self.era = facts.get("renewed", NEVER), facts.get("era", NEVER)
-        self.counted = dict(facts.get("counted", {}))
+        self.renewed, self.era = _mark(facts["renewed"]), facts["era"]
+        self.counted = {j: _mark(found) for j, found in facts["counted"].items()}
+        if "pending" in arrays:
+            self.pending = _mark(facts["pending"]), arrays["pending"]
+
+
+def _mark(found: Sequence[int]) -> Mark:
+    """Return a mark that JSON gave back as a list."""
+    k, life = found
+    return k, life
 
 
 def _corrected(y: Vector, g: Vector, eta: float, own: Vector, c: Vector) -> Vector:

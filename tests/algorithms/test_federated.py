@@ -22,9 +22,11 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     trace_of,
 )
 
-from gossipnode.algorithms.federated import selected
+from gossipnode.algorithms.base import Arrival, Purpose
+from gossipnode.algorithms.federated import Federated, selected
 from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
-from gossipnode.errors import ConfigError
+from gossipnode.algorithms.hub_clients import ANSWER
+from gossipnode.errors import ConfigError, PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
 
 ETA = 0.1
@@ -255,6 +257,24 @@ def test_an_adaptive_swarm_is_the_dense_recursion(source: str, form: str) -> Non
         x = x + rate * m / (np.sqrt(v) + epsilon)
     X = models_of(config(source, form, 15, 3))
     np.testing.assert_allclose(X, everywhere(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("samples", [-1.0, 0.5])
+def test_a_number_of_samples_that_is_none_is_refused(source: str, samples: float) -> None:  # noqa: F811
+    with simulated(config(source, "fedavg", 5)) as swarm:
+        hub = swarm.nodes[NAMES[0]]
+        assert isinstance(hub.algorithm, Federated)
+        answer = Arrival(
+            NAMES[1],
+            Purpose.MODEL,
+            0,
+            0,
+            {"half": np.zeros(10)},
+            {"samples": samples},
+            phase=ANSWER,
+        )
+        with pytest.raises(PeerError, match="samples"):
+            hub.algorithm.hear(hub, answer)
 
 
 # -- who is missing --------------------------------------------------------------------------------

@@ -229,6 +229,15 @@ def test_a_second_message_of_the_same_beat_changes_nothing() -> None:
     assert case.mailbox.box[0, 0]["b"] is first
 
 
+def test_a_new_life_of_a_sender_says_it_anew() -> None:
+    case = Case()
+    case.put("b", 0, 0, (1, 50))
+    assert case.put("b", 0, 0, (2, 1)) is Outcome.BUFFERED
+    assert case.mailbox.box[0, 0]["b"].order == (2, 1)
+    assert case.put("b", 0, 0, (1, 51)) is Outcome.DUPLICATE
+    assert case.mailbox.box[0, 0]["b"].order == (2, 1)
+
+
 def test_early_messages_have_room_and_the_awaited_always() -> None:
     async def story() -> None:
         case = Case(room=1)

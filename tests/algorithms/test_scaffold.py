@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
 )
 
 from gossipnode.algorithms.federated import selected
-from gossipnode.algorithms.scaffold import Scaffold
+from gossipnode.algorithms.scaffold import Scaffold, ScaffoldOptions
 from gossipnode.simulation import Link, SimulatedSwarm
 
 ETA = 0.05
@@ -181,6 +182,22 @@ def test_who_comes_back_from_an_old_checkpoint_makes_all_begin_anew(
     np.testing.assert_allclose(X, np.broadcast_to(BEST, X.shape), rtol=0, atol=1e-8)
 
 
+def test_only_the_answer_that_was_counted_renews_c_i() -> None:
+    """One of another life may be of other samples, though of the same round."""
+    algorithm = Scaffold(ScaffoldOptions(), 1)
+    new = np.ones(2)
+    algorithm.pending = (7, 1000), new
+    algorithm.confirm((7, 999))
+    assert (algorithm.own, algorithm.pending) == (None, None)
+    algorithm.pending = (7, 1000), new
+    arrays, facts = algorithm.state()
+    again = Scaffold(ScaffoldOptions(), 1)
+    again.restore(arrays, json.loads(json.dumps(facts)))
+    again.confirm((7, 1000))
+    assert again.own is new
+    assert again.renewed == (7, 1000)
+
+
 def test_a_clean_stop_and_start_of_a_client_disturbs_nothing(source: str) -> None:  # noqa: F811
     with simulated(config(source, 200, 4, **FAST), step_s=0.001, stores=True) as swarm:
         swarm.run(0.3)
@@ -190,6 +207,7 @@ def test_a_clean_stop_and_start_of_a_client_disturbs_nothing(source: str) -> Non
         swarm.run_to_end(within=200)
         X = swarm.models()
         assert agrees(swarm, 2e-15)
+        assert swarm.nodes[NAMES[0]].counters.get("restarts") == 0
     np.testing.assert_allclose(X, np.broadcast_to(BEST, X.shape), rtol=0, atol=1e-8)
 
 
