@@ -27,7 +27,7 @@ from gossipnode.simulation import SimulatedSwarm
 
 ROUNDS, CHOSEN_BY, SEEDS = 600, 0, (1, 2, 3)
 # η/(1 − β): the step in the long run, so that momentum's are those of the others.
-STEPS = (0.125, 0.25, 0.5, 1.0, 2.0)
+STEPS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 BETA = 0.9
 PUBLISHED_STEP = 0.5
 
@@ -148,11 +148,11 @@ def table(steps: Sequence[float]) -> Iterator[str]:
 
 @click.command()
 @click.option("--page", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--quick", is_flag=True, help="Two steps to choose from, not five.")
+@click.option("--quick", is_flag=True, help="Two steps to choose from, not seven.")
 def main(page: Path | None, quick: bool) -> None:
     """Compare methods on uneven data, for the same bytes."""
     lines = []
-    for text in table(STEPS[2:4] if quick else STEPS):
+    for text in table(STEPS[3:5] if quick else STEPS):
         print(text, flush=True)
         lines.append(text)
     if page is not None:
