@@ -18,12 +18,14 @@ since the next one holds all of it; nor does a node that goes back to a checkpoi
 Whoever is owed something by a sum that went back waits until it has grown beyond what was seen.
 
 Sums are float64 whatever params are, since they grow with the rounds: what is handed over in round
-k is known to k·2⁻⁵² of itself, where float32 would leave k·2⁻²³. They travel as two float32 that
-add up to them. What rounding takes from or adds to a sum stays with its sender.
+k is known to k·2⁻⁵² of itself, where float32 would leave k·2⁻²³. Of float32 params they travel as
+two float32 that add up to them, which leaves k·2⁻⁴⁸. What rounding takes from or adds to a sum
+stays with its sender.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +42,9 @@ Floats = NDArray[np.float64]
 MASS, TIMES, SINCE = "mass", "count", "since"
 # Less of w than this share of it is nothing: rounding's doing.
 ROUNDING = 1e-12
+# No sum is so large, nor was anything handed over so often: a node hands over less than the whole
+# swarm's mass a round. Larger ones, added up, could leave the range of floats.
+SUMS_MAX = 2.0**53
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,7 @@ def given(
     z = u/w stays what it is but for what rounding left of u here. Where all of w goes, z stays.
     """
     rest, out, found = w, np.zeros(z.size), {}
+    nothing = ROUNDING * w
     for j, share in shares.items():
         old = sent.get(j, NOTHING)
         u = np.multiply(z, share * w, dtype=np.float64)
@@ -135,7 +141,8 @@ def given(
         out += u if old.u is None else u - old.u
         found[j] = Sums(u, old.w + share * w, old.times + 1)
         rest -= found[j].w - old.w
-    if abs(rest) <= ROUNDING * w:
+        nothing += math.ulp(found[j].w)  # what is added to a large sum is known to no more
+    if abs(rest) <= nothing:
         return z, 0.0, found
     out -= np.multiply(z, w - rest, dtype=np.float64)
     out /= -rest
@@ -180,15 +187,23 @@ def scalars_of(sums: Sums, since: int) -> dict[str, float]:
     return {MASS: sums.w, TIMES: sums.times, SINCE: since}
 
 
-def sums_of(arrival: Arrival) -> Sums:
-    """Return the sums of a message; raises ``PeerError`` where its scalars are none."""
-    w, times, since = (arrival.scalars.get(name) for name in (MASS, TIMES, SINCE))
-    if w is None or times is None or since is None:
-        raise PeerError("unsupported_message", f"the scalars {MASS}, {TIMES}, {SINCE} are wanted")
-    u = np.asarray(arrival.parts["u"], np.float64)
+def check_scalars(arrival: Arrival) -> None:
+    """Raise ``PeerError`` unless a message has the scalars, as somebody may have sent them."""
+    for name, largest in ((MASS, SUMS_MAX), (TIMES, SUMS_MAX), (SINCE, arrival.order[0])):
+        number = arrival.scalars.get(name)
+        if number is None or not 0 <= number <= largest:
+            raise PeerError(
+                "unsupported_message", f"the scalar {name} is wanted, from 0 to {largest:.0f}"
+            )
+
+
+def sums_of(u: Vector, arrival: Arrival) -> Sums:
+    """Return the sums of a message, whose part u is ``u`` and whose scalars have been checked."""
+    whole = np.asarray(u, np.float64)
     if "sum" in arrival.parts:
-        u = u + arrival.parts["sum"]
-    return Sums(u, float(w), int(times), int(since), arrival.order)
+        whole = whole + arrival.parts["sum"]
+    w, times, since = (arrival.scalars[name] for name in (MASS, TIMES, SINCE))
+    return Sums(whole, float(w), int(times), int(since), arrival.order)
 
 
 def _as_it_travels(u: Floats, dtype: np.dtype[Any]) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from gossipnode.algorithms.base import Algorithm, Arrival, NodeInterface, Vector
@@ -16,6 +16,7 @@ from gossipnode.algorithms.mass import (
     NOTHING,
     Mass,
     Sums,
+    check_scalars,
     given,
     lifted,
     parts_of,
@@ -112,6 +113,17 @@ class MassHolder(Algorithm):
         async with self.turn:
             return not self.left and await self._take(node, arrivals)
 
+    async def take_waiting(self, node: NodeInterface, arrivals: Collection[Arrival]) -> None:
+        """Take what has waited; what gives no finite params is left: its sender has gone on."""
+        try:
+            await self.take(node, arrivals)
+        except PeerError:
+            for arrival in arrivals:  # the others are not to blame
+                try:
+                    await self.take(node, [arrival])
+                except PeerError:
+                    node.count("waiting_refused")
+
     def check_presence(self) -> None:
         """Raise ``PeerError`` (draining) where this node has left: what it took would be lost."""
         if self.left:
@@ -121,7 +133,9 @@ class MassHolder(Algorithm):
         news: dict[str, tuple[Sums, Sums]] = {}
         newest = {a.sender: a for a in sorted(arrivals, key=lambda a: a.order)}
         for j, arrival in newest.items():
-            found = self.mass.news(j, sums_of(arrival), self.patience(node))
+            check_scalars(arrival)
+            sums = await node.compute(sums_of, arrival.parts["u"], arrival)
+            found = self.mass.news(j, sums, self.patience(node))
             if found is not None and found[0].w >= found[1].w:
                 news[j] = found
             elif found is not None:

@@ -36,8 +36,8 @@ from __future__ import annotations
 from typing import Literal
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
-from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
-from gossipnode.algorithms.mass import sums_of
+from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions, OpenRound
+from gossipnode.algorithms.mass import check_scalars
 from gossipnode.algorithms.mass_holder import MassHolder, MassOptions
 from gossipnode.config import Facts, Needs, option
 
@@ -90,7 +90,8 @@ class PushSum(MassHolder, Lockstep):
         self.lag = options.lag_rounds if options.form == "overlap_sgp" else 0
         self.cumulative = self.lag > 0  # in sgp each round has its message
         self.over = False  # no more rounds in this life
-        self.waiting: dict[int, list[Arrival]] = {}  # by round: what came before its round closed
+        # By round and sender: what came before its round closed.
+        self.waiting: dict[int, dict[str, Arrival]] = {}
 
     async def run(self, node: NodeInterface) -> None:
         """Run rounds; in the end take what is there, and leave if there was more to do."""
@@ -99,7 +100,7 @@ class PushSum(MassHolder, Lockstep):
         if self.lag and not node.stopping:
             await self.wait_for(node, node.round - 1)
         self.over = True
-        await self.take(node, self.due(max(self.waiting, default=0)))
+        await self.take_waiting(node, self.due(max(self.waiting, default=0)))
         if node.stopping and not 0 < node.rounds <= node.round:
             await self.leave(node, node.out_neighbours_at(node.round))
 
@@ -123,12 +124,25 @@ class PushSum(MassHolder, Lockstep):
         async with self.lock:
             self.closed = k - lag
             due = self.due(k)
-        await self.take(node, due)
+        await self.take_waiting(node, due)
 
     def due(self, k: int) -> list[Arrival]:
         """Return the messages of the rounds up to ``k``, which wait no longer."""
         rounds = [self.waiting.pop(r) for r in sorted(self.waiting) if r <= k]
-        return [arrival for came in rounds for arrival in came]
+        return [arrival for came in rounds for arrival in came.values()]
+
+    def open_round(self, node: NodeInterface, beat: int) -> OpenRound:
+        """Return a round; of those that make room the newest message of each sender is kept."""
+        before = set(self.open)
+        now = super().open_round(node, beat)
+        for old in sorted(before - self.open.keys()):
+            later = min((r for r in self.open if r > old), default=old)
+            kept = self.waiting.setdefault(later, {})
+            for j, arrival in self.waiting.pop(old, {}).items():
+                # The sums of a newer one hold all of an older one's.
+                if j not in kept or kept[j].order < arrival.order:
+                    kept[j] = arrival
+        return now
 
     async def wait_for(self, node: NodeInterface, k: int) -> None:
         """Return when the messages of round ``k`` are there, or the deadline is."""
@@ -161,9 +175,9 @@ class PushSum(MassHolder, Lockstep):
         now = self.open_round(node, beat)
         if arrival.sender in now.arrived:
             return Answer(Outcome.DUPLICATE)
-        sums_of(arrival)  # refuses what it cannot read
+        check_scalars(arrival)
         now.arrived.add(arrival.sender)
-        self.waiting.setdefault(beat, []).append(arrival)
+        self.waiting.setdefault(beat, {})[arrival.sender] = arrival
         return Answer(Outcome.BUFFERED)
 
     async def late(self, node: NodeInterface, arrival: Arrival, w: float, delta: int) -> Answer:

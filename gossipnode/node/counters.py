@@ -30,6 +30,7 @@ HELP = {
     "mass_owed": "Sums not taken, since their sender went back to before what was taken.",
     "late_merged": "Models that came after their round and were merged.",
     "late_dropped": "Models that came after their round and were dropped.",
+    "waiting_refused": "Models that waited for the active side and could then not be merged.",
     "peers_suspected": "Times a peer was given up on until heard of again.",
     "checkpoints_written": "Checkpoints that reached the disk.",
     "checkpoint_failures": "Checkpoints that did not.",
