@@ -93,6 +93,8 @@ class HubAlgorithm(Client):
     async def collect(self, node: NodeInterface, k: int) -> dict[str, Work]:
         """Return the answers of round ``k``, this node's own included."""
         own = await self.local(node, k)
+        if self.later is not None:  # it came while this node trained
+            return {}
         asked = self.asked(node, k)
         others = [j for j in asked if j != node.id]
         came = await self.mailbox.take(node, (k, ANSWER), others, lead=ANY_LEAD)

@@ -157,7 +157,8 @@ class Client(Algorithm):
         k, is_new_life = arrival.round, arrival.order[0] > self.life
         if k < node.round or (k == self.held and not is_new_life):
             if is_new_life:  # it has gone back to an old checkpoint
-                self.life, self.work = arrival.order[0], None
+                # Its model of this node's round is to be worked on anew: the answer is lost.
+                self.life, self.held, self.work = arrival.order[0], -1, None
                 self.say(node)
             return Answer(Outcome.DROPPED)
         self.life = max(self.life, arrival.order[0])

@@ -448,3 +448,17 @@ def test_a_lost_answer_is_missed_and_no_more(source: str, loss: float) -> None: 
         else:
             # Of one client in sixteen too few: its pull, η‖∇f_i(x*)‖τ/16, is 0.053 on average.
             assert 0.0413 / 2 < np.median(away) < 0.0413 + 4 * 0.053
+
+
+@pytest.mark.parametrize("form", ["fedavg", "fedbuff"])
+def test_a_hub_that_is_set_back_is_told_before_any_deadline(form: str) -> None:
+    """Its clients' word comes while it trains, and they work on the model that they had before."""
+    patient = {"algorithm__deadline_s": 100.0, "algorithm__start_deadline_s": 100.0}
+    with small(form, checkpoint__every_s=0.0, **patient) as swarm:
+        swarm.run(3)
+        swarm.kill("n0")
+        swarm.run(1)
+        rounds = [node.round for node in swarm.up]
+        swarm.restart("n0")
+        assert swarm.nodes["n0"].round == 0
+        swarm.run_until(lambda: min(n.round for n in swarm.up) > max(rounds) + 5, within=8)
