@@ -39,14 +39,9 @@ from typing import Any, ClassVar
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
+from gossipnode.algorithms.vectors import add_weighted, add_weighted_and_check
 from gossipnode.errors import PeerError
-from gossipnode.learning.params import (
-    add_scaled,
-    all_finite,
-    scale,
-    stays_finite,
-    weighted_sum_into,
-)
+from gossipnode.learning.params import add_scaled, stays_finite
 
 __all__ = ["Lockstep", "LockstepOptions", "OpenRound", "SharingOptions"]
 
@@ -151,7 +146,7 @@ class Lockstep(Algorithm):
         now = self.mixing = self.open_round(node, beat)
         await self.wait_for_neighbours(node, now, k)
         async with self.lock:
-            self.closed, self.beat = beat, -1
+            self.closed, self.beat, self.mixing = beat, -1, None
             for old in [b for b in self.open if b <= beat]:
                 passed = self.open.pop(old)
                 if old < beat:  # a round that was skipped: its models have nowhere to go
@@ -254,7 +249,7 @@ class Lockstep(Algorithm):
             acc = now.acc.get(role)
             # The sum lands in the arriving buffer, which then becomes the accumulator: a refusal
             # leaves the old sum as it was, and no further memory is needed.
-            add = _add if is_sure else _add_and_check
+            add = add_weighted if is_sure else add_weighted_and_check
             if not await node.compute(add, v, acc, w):
                 raise PeerError("not_finite", "mixing would give a value that is not finite")
             sums[role] = v
@@ -286,13 +281,17 @@ class Lockstep(Algorithm):
             return False
         if beat in self.open or beat == first:
             return True
-        return sum(1 for b in self.open if b > beat) <= node.lead_max
+        return sum(1 for b in self.open if b > beat) < self.early_max(node)
+
+    def early_max(self, node: NodeInterface) -> int:
+        """Return of how many beats models may have come early: as lockstep needs, and a round."""
+        return self.phases * (node.lead_max + 1)
 
     def open_round(self, node: NodeInterface, beat: int) -> OpenRound:
         """Return the sums of a beat.
 
-        Besides the one under way there is room for as many as lockstep needs, and one. The
-        oldest of them makes room: its time has passed if the neighbours have gone on that far.
+        Besides the one under way there is room for ``early_max``. The oldest of them makes room:
+        its time has passed if the neighbours have gone on that far.
         """
         now = self.open.get(beat)
         if now is not None:
@@ -300,7 +299,7 @@ class Lockstep(Algorithm):
         now = self.open[beat] = OpenRound()
         first = self.next_beat(node)
         ahead = sorted(b for b in self.open if b != first)
-        for old in ahead[: -1 - node.lead_max]:
+        for old in ahead[: -self.early_max(node)]:
             evicted = self.open.pop(old)
             evicted.complete.set()
             if evicted is not self.mixing:
@@ -385,17 +384,3 @@ class Lockstep(Algorithm):
             # What is carried here is of the round that was left, even if nobody has missed us.
             self.ask_for_restart(node, max(gone))
         return node.budget_left
-
-
-def _add(v: Vector, acc: Vector | None, w: float) -> bool:
-    """Set v ← acc + w·v, or w·v where there is no sum yet; True."""
-    if acc is None:
-        scale(v, w)
-    else:
-        weighted_sum_into(v, acc, w)
-    return True
-
-
-def _add_and_check(v: Vector, acc: Vector | None, w: float) -> bool:
-    """Do as ``_add``; whether the sum is finite."""
-    return _add(v, acc, w) and all_finite(v)

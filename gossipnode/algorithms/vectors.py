@@ -1,10 +1,14 @@
-"""Sums of vectors that the algorithms share; each returns a new vector."""
+"""Sums of vectors that the algorithms share.
+
+Each returns a new vector, but for ``add_weighted``, which says what it overwrites.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gossipnode.algorithms.base import Vector
+from gossipnode.learning.params import all_finite, scale, weighted_sum_into
 
 
 def descend(x: Vector, direction: Vector, eta: float) -> Vector:
@@ -42,3 +46,17 @@ def widened(x: Vector) -> Vector:
 def narrowed(total: Vector, like: Vector) -> Vector:
     """Return ``total`` in the dtype of ``like``: itself, if it has that."""
     return total.astype(like.dtype, copy=False)
+
+
+def add_weighted(v: Vector, acc: Vector | None, w: float) -> bool:
+    """Set v ← acc + w·v, or w·v where there is no sum yet; True."""
+    if acc is None:
+        scale(v, w)
+    else:
+        weighted_sum_into(v, acc, w)
+    return True
+
+
+def add_weighted_and_check(v: Vector, acc: Vector | None, w: float) -> bool:
+    """Do as ``add_weighted``; whether the sum is finite."""
+    return add_weighted(v, acc, w) and all_finite(v)

@@ -223,8 +223,9 @@ def _sizes(node: Node) -> Iterator[tuple[str, int, int]]:
     yield "peers learnt", len(node.peers.learnt), node.config.network.peers_max
     yield "measurements", len(node.history()), node.config.run.history_max
     if isinstance(node.algorithm, Lockstep):
-        # The one under way, as many as lockstep needs, and one.
-        yield "open rounds", len(node.algorithm.open), node.place.lead_max + 2
+        # The one under way, and those that may have come early.
+        early = node.algorithm.early_max(node)
+        yield "open rounds", len(node.algorithm.open), 1 + early
     for peer, slot in node.courier.outbox._slots.items():  # noqa: SLF001
         room = max(node.place.room.get(peer, 1), node.algorithm.room)
         yield f"models waiting for {peer}", len(slot.waiting), room

@@ -44,7 +44,7 @@ async def test_a_sum_that_cannot_overflow_is_not_looked_through() -> None:
         assert answer.outcome is Outcome.BUFFERED
     now: OpenRound = algorithm.open[0]
     np.testing.assert_array_equal(now.acc["x"], np.full(PLAIN + 1, -0.5, np.float32))
-    assert node.names == ["_add", "_add"]
+    assert node.names == ["add_weighted", "add_weighted"]
     assert now.bound == 2.0
 
 
@@ -65,6 +65,11 @@ async def test_a_large_sum_of_small_parts_counts_them_all() -> None:
     node, algorithm = Inline(), DPSGD(DpsgdOptions(), 1)
     for number in range(4):
         await algorithm.accumulate(node, arriving(f"{number}", LARGEST / 5), 1.0, 0)
-    assert node.names == ["_add", "_add", "_add_and_check", "_add_and_check"]
+    assert node.names == [
+        "add_weighted",
+        "add_weighted",
+        "add_weighted_and_check",
+        "add_weighted_and_check",
+    ]
     with pytest.raises(PeerError, match="not finite"):
         await algorithm.accumulate(node, arriving("4", LARGEST / 5), 2.0, 0)

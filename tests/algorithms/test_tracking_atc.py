@@ -91,6 +91,25 @@ def test_two_barriers_stand_a_slow_node_and_a_slow_wire(source: str) -> None:
         )
 
 
+@pytest.mark.parametrize(("n", "to"), [(7, 1), (7, 2), (7, 4), (16, 8)])
+def test_two_barriers_stand_a_slow_wire_where_the_graph_changes(
+    source: str, n: int, to: int
+) -> None:
+    """One node waits three seconds for each phase; whoever does not need it goes as far as it may.
+
+    Of each round that it is behind, models of both phases come early.
+    """
+    patient = {"algorithm__deadline_s": 500.0, "network__push_timeout_s": 100.0}
+    settings_ = settings(
+        source, "atc_gt", 0.01, topology__graph="one_peer_exponential", run__rounds=30, **patient
+    )
+    with simulated(settings_, NAMES[:n], step_s=0.01) as swarm:
+        swarm.network.set_link(NAMES[0], NAMES[to], Link(latency_s=3.0))
+        swarm.run_to_end(within=1000)
+        for counter in ("missing_models", "late_dropped", "restarts"):
+            assert not any(node.counters.get(counter) for node in swarm.up), counter
+
+
 def missed_once(phase: int, rounds: int) -> Matrix:
     """The recursion where node 4 misses node 5 in one phase of round 20: y ← g 16 rounds later."""
     X, eta, V = start(), 0.05, lacking(4, 5)
