@@ -170,11 +170,12 @@ class Lockstep(Algorithm):
         self.recheck(node)
         missing = list(self.missing(node, now, k))
         self.waited = bool(missing)
-        for j in missing:
-            if node.is_unknown(j) and node.was_there(j, k, self.first):
+        unknown = [j for j in missing if node.is_unknown(j)]
+        for j in unknown:
+            if node.was_there(j, k, self.first):
                 node.vouch_for(j)
         until = node.time() + self.deadline_s
-        if any(node.is_unknown(j) for j in missing):
+        if any(node.is_unknown(j) for j in unknown):
             # Never heard of: it may still be starting, so that a swarm may start in any order.
             until = max(until, self.started + self.start_deadline_s)
         while not await node.wait(now.complete, min(PROBE_EVERY_S, until - node.time())):

@@ -259,11 +259,13 @@ def all_finite(x: Array) -> bool:
     by numpy's BLAS, took 20 % longer, and in several threads: 16 ms instead of 20 µs where others
     kept the processors busy. Numbers of 16 bits are told by their exponents.
     """
-    x = x.reshape(-1)
+    if x.ndim != 1:
+        x = x.reshape(-1)
     is_narrow = x.dtype.itemsize == 2
     # Up to here, less than the passes below and what they need around them.
     if x.size <= (TINY if is_narrow else PLAIN):
-        return bool(np.count_nonzero(np.isfinite(x)) == x.size)
+        # Truths are bytes of 0 and 1: to find a 0 takes half the time of counting them.
+        return b"\0" not in np.isfinite(x).tobytes()
     if is_narrow:
         return _exponents_finite(x)
     return isfinite(_largest(x))

@@ -51,14 +51,14 @@ class Counters:
     """Counts by name and at most one label."""
 
     def __init__(self) -> None:
-        self._plain: dict[str, int] = {}
+        self._plain = dict.fromkeys(HELP, 0)
         self._labelled: dict[tuple[str, Label], int] = {}
 
     def add(self, name: str, amount: int = 1, label: Label | None = None) -> None:
         """Add ``amount`` ≥ 0 to a counter of ``HELP``."""
         assert name in HELP, f"no counter {name}"
         if label is None:
-            self._plain[name] = self._plain.get(name, 0) + amount
+            self._plain[name] += amount
         else:
             key = name, label
             self._labelled[key] = self._labelled.get(key, 0) + amount
@@ -66,7 +66,7 @@ class Counters:
     def get(self, name: str, label: Label | None = None) -> int:
         """Return a counter; 0 if it never moved."""
         if label is None:
-            return self._plain.get(name, 0)
+            return self._plain[name]
         return self._labelled.get((name, label), 0)
 
     def by_label(self, name: str) -> dict[str, int]:

@@ -19,6 +19,7 @@ from gossipnode.algorithms.base import ALL, Algorithm, Arrival, Purpose, Vector
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout, extent
 from gossipnode.logs import bounded
+from gossipnode.node.world import INLINE_BYTES_MAX
 from gossipnode.wire.frame import arrays, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
 
@@ -144,8 +145,10 @@ class Inbox:
         self, message: Message, vectors: Sequence[Vector], compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
-        vectors = _numbers(vectors, self.layout.dtype)
-        bound = await compute(_extent, message, vectors, size=message.body_bytes)
+        vectors, size = _numbers(vectors, self.layout.dtype), message.body_bytes
+        if size <= INLINE_BYTES_MAX:  # nothing to wait for and, since it only looks, to silence
+            return arrival_of(message, vectors, _extent(message, vectors))
+        bound = await compute(_extent, message, vectors, size=size)
         return arrival_of(message, vectors, bound)
 
     def mark(self, message: Message) -> bool:
@@ -284,8 +287,9 @@ def arrival_of(message: Message, vectors: Sequence[Vector], bound: float = math.
     ``bound`` is on the magnitude of their elements.
     """
     assert isinstance(message.age, int), "checked at admission"
-    roles: list[str] = [part.role for part in message.parts]
-    parts = dict(zip(roles, vectors, strict=True))
+    parts: dict[str, Vector] = {
+        part.role: vector for part, vector in zip(message.parts, vectors, strict=True)
+    }
     return Arrival(
         message.sender,
         PURPOSES[message.kind],

@@ -8,7 +8,7 @@ the loop's, handed in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,8 @@ class Peer:
     """One peer. ``heard_at`` and ``retry_at`` are loop times in seconds.
 
     ``listed`` peers are in the peer list: no message changes where they are dialled. ``sending``
-    is set while something is on its way to it.
+    is set while something is on its way to it; ``received_before`` are the pushes that had been
+    received from it when that was sent.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Peer:
     listed: bool = False
     sending: bool = False
     leap: int = -1
+    received_before: int = 0
 
     def tell_round(self, round_: int) -> None:
         """Take the peer's word for its round, but for a leap only when it says so twice.
@@ -68,13 +70,26 @@ class Peer:
         self.leap = round_
 
 
+class Records(dict[str, Peer]):
+    """What is known of peers; of a listed one a record is made when it is asked for by key."""
+
+    def __init__(self, meet: Callable[[str], Peer | None]) -> None:
+        self._meet = meet
+
+    def __missing__(self, peer_id: str) -> Peer:
+        peer = self._meet(peer_id)
+        if peer is None:
+            raise KeyError(peer_id)
+        return peer
+
+
 class PeerTable:
     """All peers of this node, without the node itself.
 
     Those of ``directory`` are there from the beginning, and cost memory only once something is
     known about them; ``limit`` bounds those that are learnt besides. Of more than ``kept`` listed
     ones, if that is given, the one met first is forgotten unless it is suspect: it is then
-    unknown again, and just as likely to be chosen.
+    unknown again, and just as likely to be chosen. ``known`` are the records by id.
     """
 
     def __init__(
@@ -86,17 +101,14 @@ class PeerTable:
     ) -> None:
         self.limit, self.own_id, self.kept = limit, own_id, kept
         self.directory = directory or Directory()
-        self._known: dict[str, Peer] = {}
+        self.known = Records(self._meet)
         self._learnt: list[str] = []
 
     def __getitem__(self, peer_id: str) -> Peer:
-        peer = self._known.get(peer_id) or self.get(peer_id)
-        if peer is None:
-            raise KeyError(peer_id)
-        return peer
+        return self.known[peer_id]
 
     def __contains__(self, peer_id: str) -> bool:
-        return peer_id in self._known or (
+        return peer_id in self.known or (
             peer_id in self.directory.number and peer_id != self.own_id
         )
 
@@ -104,7 +116,7 @@ class PeerTable:
         # Who looks must change nothing: of whom nothing is known a record is made, and not kept.
         for entry in self.directory:
             if entry.id != self.own_id:
-                yield self._known.get(entry.id) or _listed(entry)
+                yield self.known.get(entry.id) or _listed(entry)
         yield from self.learnt
 
     def __len__(self) -> int:
@@ -112,18 +124,28 @@ class PeerTable:
 
     def get(self, peer_id: str) -> Peer | None:
         """Return the peer, or None."""
-        peer = self._known.get(peer_id)
-        if peer is None and peer_id in self.directory.number and peer_id != self.own_id:
-            if self.kept is not None and len(self._known) - len(self._learnt) >= self.kept:
-                self._forget_one()
-            entry = self.directory.entries[self.directory.number[peer_id]]
-            peer = self._known[entry.id] = _listed(entry)
+        return self.known.get(peer_id) or self._meet(peer_id)
+
+    def _meet(self, peer_id: str) -> Peer | None:
+        """Return a record of a listed peer, of whom nothing was known."""
+        number = self.directory.number.get(peer_id)
+        if number is None or peer_id == self.own_id:
+            return None
+        if self.kept is not None and len(self.known) - len(self._learnt) >= self.kept:
+            self._forget_one()
+        peer = self.known[peer_id] = _listed(self.directory.entries[number])
         return peer
 
     def _forget_one(self) -> None:
-        idle = [peer for peer in self._known.values() if peer.listed and not peer.sending]
-        if idle:
-            del self._known[next((p for p in idle if p.state != "suspect"), idle[0]).id]
+        first: Peer | None = None
+        for peer in self.known.values():
+            if peer.listed and not peer.sending:
+                first = first or peer
+                if peer.state != "suspect":
+                    first = peer
+                    break
+        if first is not None:
+            del self.known[first.id]
 
     def add(self, peer_id: str, address: str) -> Peer | None:
         """Add a peer or, unless it is listed, update its address; None where the table is full."""
@@ -132,7 +154,7 @@ class PeerTable:
             if len(self._learnt) >= self.limit:
                 return None
             self._learnt.append(peer_id)
-            peer = self._known[peer_id] = Peer(peer_id, address)
+            peer = self.known[peer_id] = Peer(peer_id, address)
         elif not peer.listed:
             peer.address = address
         return peer
@@ -140,12 +162,12 @@ class PeerTable:
     @property
     def learnt(self) -> list[Peer]:
         """The peers that are not in the directory."""
-        return [self._known[peer_id] for peer_id in self._learnt]
+        return [self.known[peer_id] for peer_id in self._learnt]
 
     @property
     def alive(self) -> int:
         """How many peers were heard of and are not suspected."""
-        return sum(peer.state == "alive" for peer in self._known.values())
+        return sum(peer.state == "alive" for peer in self.known.values())
 
     def _ids(self) -> Iterator[str]:
         for peer_id in self.directory.ids:
@@ -197,13 +219,13 @@ class PeerTable:
                 peer_id = self.directory.ids[number] if here else self._learnt[number - listed]
             if peer_id == self.own_id:
                 continue
-            peer = self._known.get(peer_id)
+            peer = self.known.get(peer_id)
             if peer is None or peer.state != "suspect" or peer.retry_at <= now:
                 return peer_id
         return PeerSampler(rng).sample(self.candidates(among or None, now))
 
     def _may_try(self, peer_id: str, now: float) -> bool:
-        peer = self._known.get(peer_id)
+        peer = self.known.get(peer_id)
         return peer is None or peer.state != "suspect" or peer.retry_at <= now
 
 

@@ -7,7 +7,7 @@ nobody writes to them.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import numpy as np
 import xxhash
@@ -28,12 +28,11 @@ class ObjectFrame(Frame):
 
     message: Message
     arrays: Sequence[Vector]
-    size: int
+    size: InitVar[int]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the whole frame would have."""
-        return self.size
+    def __post_init__(self, size: int) -> None:
+        """Have that size."""
+        self.nbytes = size
 
     def tobytes(self) -> bytes:
         """Return the real frame."""

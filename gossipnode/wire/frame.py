@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
@@ -70,14 +70,11 @@ class Frame:
 
     head: bytes
     body: list[memoryview]
+    nbytes: int = field(init=False)  # of the whole frame
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole frame."""
-        total = len(self.head)
-        for view in self.body:
-            total += view.nbytes
-        return total
+    def __post_init__(self) -> None:
+        """Add up, once for all who ask."""
+        self.nbytes = len(self.head) + sum([view.nbytes for view in self.body])
 
     def tobytes(self) -> bytes:
         """Return the whole frame as one copy."""
