@@ -33,6 +33,9 @@ class MemoryWorld:
         self.running = asyncio.Event()
         self.running.set()
 
+    def post(self, *_: Any) -> None:
+        """Nothing can be sent without a task here."""
+
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         receiver = address.removeprefix("memory://")
         data = frame.tobytes()

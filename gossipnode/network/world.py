@@ -65,6 +65,9 @@ class DaemonWorld:
         if self._files is not None:
             self._files.close()
 
+    def post(self, *_: Any) -> None:
+        """Send nothing: sockets take a task, and ``push``."""
+
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Send the frame over the lane to ``address``, or POST it where there is none."""
         if not self.is_secure and address.startswith("https:"):

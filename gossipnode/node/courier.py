@@ -19,7 +19,7 @@ from gossipnode.logs import bounded, event
 from gossipnode.node.counters import Counters
 from gossipnode.node.outbox import Outbox, Parcel
 from gossipnode.node.peers import Peer, PeerTable
-from gossipnode.node.world import Receipt, World
+from gossipnode.node.world import Posted, Receipt, World, result
 from gossipnode.wire.reply import REASON_CHARS_MAX, Reply
 
 log = logging.getLogger("gossipnode.node")
@@ -68,7 +68,9 @@ class Courier:
         self._rng = cache(rng)  # most couriers never need one
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange = on_change, on_exchange
-        self.outbox = Outbox(self._deliver, lambda _: counters.add("pushes_replaced"))
+        self.outbox = Outbox(
+            self._deliver, lambda _: counters.add("pushes_replaced"), self._post, self._is_over
+        )
         self._room, self._room_least = room or {}, room_least
         self._closing = False
         self._pauses: dict[str, asyncio.Event] = {}
@@ -81,7 +83,7 @@ class Courier:
         A hung peer holds what is on its way to it: that many old models, were all of them tried.
         """
         room = max(self._room.get(peer, 1), self._room_least)
-        known = self.peers[peer]
+        known = self.peers.known[peer]
         if known.state == "suspect":
             due = known.retry_at <= asyncio.get_running_loop().time()
             if not due or self._trial not in (None, peer):
@@ -91,9 +93,9 @@ class Courier:
 
     def probe(self, peer_id: str, tasks: asyncio.TaskGroup) -> None:
         """Ask whether a peer that was alive still listens, unless it is being asked already."""
-        if self.peers[peer_id].state == "alive" and peer_id not in self._probed:
+        if self.peers.known[peer_id].state == "alive" and peer_id not in self._probed:
             self._probed.add(peer_id)
-            tasks.create_task(self._probe(self.peers[peer_id]))
+            tasks.create_task(self._probe(self.peers.known[peer_id]))
 
     async def _probe(self, peer: Peer) -> None:
         try:
@@ -105,13 +107,13 @@ class Courier:
             self.suspect(peer.id, "connection refused")
 
     def _room_for(self, peer_id: str) -> int:
-        if self.peers[peer_id].state == "suspect":
+        if self.peers.known[peer_id].state == "suspect":
             return 1
         return max(self._room.get(peer_id, 1), self._room_least)
 
     def suspect(self, peer_id: str, reason: str) -> None:
         """Give up on a peer until it is heard of again."""
-        peer = self.peers[peer_id]
+        peer = self.peers.known[peer_id]
         if peer.state != "suspect":
             self.counters.add("peers_suspected")
             event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
@@ -121,26 +123,57 @@ class Courier:
             self._trial = None
         self.on_change(peer.id)
 
-    async def _deliver(self, peer_id: str, parcel: Parcel) -> None:
-        """Send one parcel; repeat while that makes sense and nothing newer waits."""
-        peer = self.peers[peer_id]
+    def _post(
+        self, peer_id: str, parcel: Parcel, answered: Callable[[Posted], None]
+    ) -> Posted | None:
+        """Send one parcel without a task, where the world can."""
+        peer = self.peers.known[peer_id]
+        posted = self.world.post(peer.address, parcel.frame, self.timeout_s, answered)
+        if posted is not None:
+            peer.sending = True
+            self._sent(peer, parcel)
+        return posted
+
+    def _is_over(self, peer_id: str, posted: Posted | None) -> bool:
+        """Take the answer if it is all there is to do, as nearly always; None: it was given up."""
+        if posted is not None:
+            receipt = posted.outcome
+            if not isinstance(receipt, Receipt) or receipt.reply is None:
+                return False
+            if receipt.reply.status == "refused":
+                return False
+            self._replied(
+                self.peers.known[peer_id], receipt.reply, asyncio.get_running_loop().time()
+            )
+        self._end(peer_id)
+        return True
+
+    async def _deliver(self, peer_id: str, parcel: Parcel, posted: Posted | None) -> None:
+        """Send one parcel; repeat while that makes sense and nothing newer waits.
+
+        It was sent already where it was ``posted``.
+        """
+        peer = self.peers.known[peer_id]
         peer.sending = True
         try:
-            await self._insist(peer, parcel)
+            await self._insist(peer, parcel, posted)
         finally:
-            peer.sending = False
-            if self._trial == peer_id:
-                self._trial = None
+            self._end(peer_id)
 
-    async def _insist(self, peer: Peer, parcel: Parcel) -> None:
+    def _end(self, peer_id: str) -> None:
+        self.peers.known[peer_id].sending = False
+        if self._trial == peer_id:
+            self._trial = None
+
+    async def _insist(self, peer: Peer, parcel: Parcel, posted: Posted | None) -> None:
         while True:
-            heard = peer.pushes_received
-            pause = await self._attempt(peer, parcel)
+            pause = await self._attempt(peer, parcel, posted)
+            posted = None
             if pause is None:
                 return
-            if peer.pushes_received == heard:
+            if peer.pushes_received == peer.received_before:
                 await self._pause(peer, pause)
-            if peer.pushes_received > heard:
+            if peer.pushes_received > peer.received_before:
                 continue  # it is there now, and this model is of a round that it still mixes
             if self._closing and peer.state == "unknown":
                 return  # it may never start: no reason to stay for it
@@ -152,9 +185,13 @@ class Courier:
         """Let everything leave, but insist on nobody; False if that took too long."""
         self._closing = True
         for peer_id in list(self._pauses):
-            if self.peers[peer_id].state == "unknown":
+            if self.peers.known[peer_id].state == "unknown":
                 self.wake(peer_id)
         return await self.outbox.flush(seconds)
+
+    def close(self) -> None:
+        """Give up all that is under way."""
+        self.outbox.close()
 
     def wake(self, peer_id: str) -> None:
         """End the pause before the next try: the peer was heard of, or it is time to go."""
@@ -171,13 +208,23 @@ class Courier:
         finally:
             del self._pauses[peer.id]
 
-    async def _attempt(self, peer: Peer, parcel: Parcel) -> float | None:
-        """Send once: None when done with the parcel, else the seconds until the next try."""
+    def _sent(self, peer: Peer, parcel: Parcel) -> None:
         self.counters.add("pushes_sent")
         self.counters.add("bytes_sent", parcel.frame.nbytes)
         peer.pushes_sent += 1
+        peer.received_before = peer.pushes_received
+
+    async def _attempt(self, peer: Peer, parcel: Parcel, posted: Posted | None) -> float | None:
+        """Send once, unless it was ``posted``: None when done with the parcel.
+
+        Else return the seconds until the next try.
+        """
         try:
-            receipt = await self.world.push(peer.address, parcel.frame, self.timeout_s)
+            if posted is None:
+                self._sent(peer, parcel)
+                receipt = await self.world.push(peer.address, parcel.frame, self.timeout_s)
+            else:
+                receipt = result(posted)
         except NetworkError as error:
             return self._failed(peer, str(error))
         except PeerError as error:
@@ -209,9 +256,8 @@ class Courier:
     def _replied(self, peer: Peer, reply: Reply, now: float) -> float | None:
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
-            peer.tell_round(reply.round)
             peer.age, peer.refusal = reply.age, ""
-            self._heard(peer, now)
+            self._heard(peer, now, reply.round)
             return None
         assert reply.code is not None
         self.counters.add("pushes_refused_by_peer", label=("code", bounded(reply.code, 40)))
@@ -227,9 +273,13 @@ class Courier:
             self.suspect(peer.id, refusal)
         return None
 
-    def _heard(self, peer: Peer, now: float) -> None:
+    def _heard(self, peer: Peer, now: float, round_: int | None = None) -> None:
         """An answer proves that a peer lives, but not that it will send its model in time."""
-        if peer.state == "suspect" and peer.failures == 0:
-            return  # suspected for missing a deadline: a message from it must come first
-        self.peers.heard(peer, now)
-        self.on_change(peer.id)
+        before = peer.state, peer.round
+        if round_ is not None:
+            peer.tell_round(round_)
+        # Suspected for missing a deadline: a message from it must come first.
+        if peer.state != "suspect" or peer.failures:
+            self.peers.heard(peer, now)
+        if (peer.state, peer.round) != before:
+            self.on_change(peer.id)

@@ -205,6 +205,7 @@ class Node(ActiveSide):
             raise error from None
         finally:
             self.is_active = False
+            self.courier.close()
             if timer is not None:
                 timer.cancel()
 

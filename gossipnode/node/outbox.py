@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gossipnode.algorithms.base import Purpose, Vector
+from gossipnode.node.world import Posted
 from gossipnode.wire.frame import Frame
 
 
@@ -27,25 +29,35 @@ class Parcel:
 
 @dataclass(slots=True)
 class Slot:
-    """What waits for one peer, and the task that sends to it while there is something."""
+    """What waits for one peer, and what sends to it while there is something."""
 
     waiting: list[Parcel]
+    tasks: asyncio.TaskGroup
+    posted: Posted | None = None
     task: asyncio.Task[None] | None = None
     begun: bool = False
+    # What was posted and is not over: the task is to go on with it.
+    rest: tuple[Parcel, Posted] | None = None
 
 
 class Outbox:
-    """Sends parcels with ``send(peer, parcel)``, which must see to errors and repeats itself.
+    """Sends parcels to peers, which cost memory only while something waits or is on its way.
 
-    A peer costs memory only while something waits for it or is on its way.
+    ``send(peer, parcel, None)`` sees to errors and repeats itself; it runs in a task. Where
+    ``post(peer, parcel, answered)`` can begin without one, ``is_over(peer, posted)`` says after
+    the answer whether that was all; if not, ``send(peer, parcel, posted)`` goes on. ``posted`` is
+    None for what was given up.
     """
 
     def __init__(
         self,
-        send: Callable[[str, Parcel], Awaitable[None]],
+        send: Callable[[str, Parcel, Posted | None], Awaitable[None]],
         replaced: Callable[[str], None],
+        post: Callable[[str, Parcel, Callable[[Posted], None]], Posted | None],
+        is_over: Callable[[str, Posted | None], bool],
     ) -> None:
         self._send, self._replaced = send, replaced
+        self._post, self._is_over = post, is_over
         self._slots: dict[str, Slot] = {}
         self._sending = 0
         self._flushed: asyncio.Event | None = None  # made by whoever waits for it
@@ -54,14 +66,32 @@ class Outbox:
         """Queue ``parcel``; at most ``room`` wait, the oldest goes. ``tasks`` owns the sending."""
         slot = self._slots.get(peer)
         if slot is None:
-            slot = self._slots[peer] = Slot([parcel])
+            slot = self._slots[peer] = Slot([], tasks)
             self._sending += 1
-            slot.task = tasks.create_task(self._run(peer, slot))
+            self._begin(peer, slot, parcel)
             return
         while len(slot.waiting) >= room:
             del slot.waiting[0]
             self._replaced(peer)
         slot.waiting.append(parcel)
+
+    def _begin(self, peer: str, slot: Slot, parcel: Parcel) -> None:
+        """Send, without a task where that can be done."""
+        slot.posted = self._post(peer, parcel, partial(self._answered, peer, slot, parcel))
+        if slot.posted is None:
+            slot.waiting.insert(0, parcel)
+            slot.task = slot.tasks.create_task(self._run(peer, slot))
+
+    def _answered(self, peer: str, slot: Slot, parcel: Parcel, posted: Posted) -> None:
+        """Go on with what waits or, where the answer is not the end of it, with the same."""
+        slot.posted = None
+        if not self._is_over(peer, posted):
+            slot.rest = parcel, posted
+            slot.task = slot.tasks.create_task(self._run(peer, slot))
+        elif slot.waiting:
+            self._begin(peer, slot, slot.waiting.pop(0))
+        else:
+            self._end(peer, slot)
 
     def is_full(self, peer: str, room: int = 1) -> bool:
         """Whether ``room`` parcels wait behind the one in flight: no use in repeating that one."""
@@ -71,12 +101,24 @@ class Outbox:
     def drop(self, peer: str) -> None:
         """Give up what waits for a peer and what is on its way: it holds a model of memory."""
         slot = self._slots.pop(peer, None)
-        if slot is not None:
-            slot.waiting.clear()
-            # A task cancelled before its first step would never see to what its end owes; one
-            # that has not begun finds nothing to do and ends by itself.
-            if slot.begun and slot.task is not None and slot.task is not asyncio.current_task():
-                slot.task.cancel()
+        if slot is None:
+            return
+        slot.waiting.clear()
+        if slot.posted is not None or slot.rest is not None:
+            self._is_over(peer, None)
+            slot.rest = None
+        if slot.posted is not None:
+            slot.posted.cancel()
+            self._end(peer, slot)
+        # A task cancelled before its first step would never see to what its end owes; one
+        # that has not begun finds nothing to do and ends by itself.
+        elif slot.begun and slot.task is not None and slot.task is not asyncio.current_task():
+            slot.task.cancel()
+
+    def close(self) -> None:
+        """Give up everything."""
+        for peer in list(self._slots):
+            self.drop(peer)
 
     async def flush(self, seconds: float) -> bool:
         """Wait until everything has left; False, and the rest given up, after ``seconds``."""
@@ -87,21 +129,24 @@ class Outbox:
             async with asyncio.timeout(seconds):
                 await self._flushed.wait()
         except TimeoutError:
-            for slot in self._slots.values():
-                slot.waiting.clear()
-                if slot.task is not None:
-                    slot.task.cancel()
+            self.close()
             return False
         return True
 
     async def _run(self, peer: str, slot: Slot) -> None:
         slot.begun = True
         try:
+            if slot.rest is not None:
+                (parcel, posted), slot.rest = slot.rest, None
+                await self._send(peer, parcel, posted)
             while slot.waiting:
-                await self._send(peer, slot.waiting.pop(0))
+                await self._send(peer, slot.waiting.pop(0), None)
         finally:
-            if self._slots.get(peer) is slot:
-                del self._slots[peer]
-            self._sending -= 1
-            if not self._sending and self._flushed is not None:
-                self._flushed.set()
+            self._end(peer, slot)
+
+    def _end(self, peer: str, slot: Slot) -> None:
+        if self._slots.get(peer) is slot:
+            del self._slots[peer]
+        self._sending -= 1
+        if not self._sending and self._flushed is not None:
+            self._flushed.set()

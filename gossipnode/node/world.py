@@ -36,6 +36,15 @@ class Receipt:
     arrays: list[np.ndarray[Any, np.dtype[Any]]] = field(default_factory=list)
 
 
+class Posted(Protocol):
+    """A push on its way; ``outcome`` is the answer, or what ``World.push`` would raise."""
+
+    outcome: Receipt | Exception | None
+
+    def cancel(self) -> None:
+        """Give it up: nobody is told."""
+
+
 @dataclass(slots=True)
 class Snapshot:
     """All that a checkpoint holds: named arrays of any shape, and facts as JSON."""
@@ -71,6 +80,14 @@ class World(Protocol):
         Raises ``NetworkError`` when nobody answers, or ``PeerError`` when the answer is none.
         """
 
+    def post(
+        self, address: str, frame: Frame, timeout_s: float, answered: Callable[[Posted], None]
+    ) -> Posted | None:
+        """Begin what ``push`` does, and call ``answered`` at the end; takes no task.
+
+        None, and nothing is sent, where only ``push`` can.
+        """
+
     async def is_listening(self, address: str, timeout_s: float) -> bool:
         """Return False where the machine at ``address`` says that nobody listens there.
 
@@ -85,3 +102,11 @@ class World(Protocol):
 
     def wall_time(self) -> float:
         """Seconds since 1970, for people; never for deadlines."""
+
+
+def result(posted: Posted) -> Receipt:
+    """Return the answer to what was posted and is over; raises as ``World.push`` does."""
+    assert posted.outcome is not None, "it is still on its way"
+    if isinstance(posted.outcome, Exception):
+        raise posted.outcome
+    return posted.outcome

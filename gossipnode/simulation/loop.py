@@ -57,24 +57,42 @@ class _NoSelector(selectors.BaseSelector):
         return self._map
 
 
+class Happening:
+    """What happens at an instant, as a handle is run then, but which nobody cancels.
+
+    It costs half of a handle, since it has no context of its own. An error that it raises ends the
+    run, as one of a bug ought to.
+    """
+
+    __slots__ = ()
+    _cancelled = False
+
+    def cancelled(self) -> bool:
+        """Say that it stands."""
+        return False
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose ``time()`` is virtual seconds from 0."""
 
     # asyncio's own, which its run_forever and the rest of it go on using.
-    _ready: deque[Handle]
+    _ready: deque[Handle | Happening]
     _stopping: bool
 
     def __init__(self) -> None:
-        self._now = 0.0
+        self.now = 0.0  # what ``time`` returns
         # Tuples, which compare in C: a simulation sets two or three timers for every message.
-        self._timers: list[tuple[float, int, TimerHandle]] = []
+        self._timers: list[tuple[float, int, TimerHandle | Happening]] = []
         self._timers_set = 0
         self._sweep_at = SWEEP_MIN
         super().__init__(_NoSelector())
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
-        return self._now
+        return self.now
 
     def call_later(
         self,
@@ -84,7 +102,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> TimerHandle:
         """Run ``callback`` after ``delay`` seconds."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def call_at(
         self,
@@ -95,11 +113,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> TimerHandle:
         """Run ``callback`` when the clock shows ``when``, or at once where that has passed."""
         handle = TimerHandle(when, callback, args, self, context)
-        self._timers_set += 1
-        heapq.heappush(self._timers, (when, self._timers_set, handle))
+        self.happen_at(when, handle)
         if len(self._timers) > self._sweep_at:
             self._sweep()
         return handle
+
+    def happen_at(self, when: float, what: TimerHandle | Happening) -> None:
+        """Run ``what`` when the clock shows ``when``, or at once where that has passed."""
+        self._timers_set += 1
+        heapq.heappush(self._timers, (when, self._timers_set, what))
 
     def _sweep(self) -> None:
         """Throw out the cancelled timers, which otherwise stay until their instant."""
@@ -111,8 +133,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Run what is ready now; where nothing is, go to the next timer's instant first."""
         ready, timers = self._ready, self._timers
         if not ready and not self._stopping:
-            self._now = max(self._now, self._next_instant())
-        while timers and timers[0][0] <= self._now:
+            self.now = max(self.now, self._next_instant())
+        while timers and timers[0][0] <= self.now:
             ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             handle = ready.popleft()

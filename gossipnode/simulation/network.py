@@ -87,9 +87,9 @@ class ModelledNetwork:
 
     def send(self, sender: str, receiver: str, nbytes: int) -> Passage:
         """Send ``nbytes`` off: when they are at the receiver's line, and whether at all."""
-        link = self._link(sender, receiver)
+        link = self._own.get((sender, receiver), self.link) if self._own else self.link
         seconds = self._seconds(link, sender, nbytes)
-        if self.is_cut(sender, receiver):
+        if self._cut and self.is_cut(sender, receiver):
             self.fired["cut"] += 1
             return CUT
         if link.loss and self._rng["loss"].random() < link.loss:
@@ -102,15 +102,15 @@ class ModelledNetwork:
 
         The connection is the push's: it is lost with it, or by ``loses_reply``.
         """
-        link = self._link(sender, receiver)
-        if self.is_cut(sender, receiver):
+        link = self._own.get((sender, receiver), self.link) if self._own else self.link
+        if self._cut and self.is_cut(sender, receiver):
             self.fired["cut"] += 1
             return CUT
         return Passage(self._seconds(link, sender, nbytes))
 
     def loses_reply(self, sender: str, receiver: str) -> bool:
         """Draw whether the answer to a delivered push is lost."""
-        link = self._link(sender, receiver)
+        link = self._own.get((sender, receiver), self.link) if self._own else self.link
         if not link.reply_loss or self._rng["loss"].random() >= link.reply_loss:
             return False
         self.fired["reply_loss"] += 1
@@ -118,7 +118,7 @@ class ModelledNetwork:
 
     def duplicates(self, sender: str, receiver: str) -> bool:
         """Draw whether a delivered push comes a second time."""
-        link = self._link(sender, receiver)
+        link = self._own.get((sender, receiver), self.link) if self._own else self.link
         if not link.duplicate or self._rng["duplicate"].random() >= link.duplicate:
             return False
         self.fired["duplicate"] += 1
@@ -126,7 +126,7 @@ class ModelledNetwork:
 
     def receive(self, sender: str, receiver: str, nbytes: int) -> float:
         """Take in ``nbytes`` that are at ``receiver``'s line now: return how long that takes."""
-        link = self._link(sender, receiver)
+        link = self._own.get((sender, receiver), self.link) if self._own else self.link
         if not nbytes or not link.down_bytes_s:
             return 0.0
         return _occupy(self._down_free, receiver, nbytes / link.down_bytes_s)

@@ -312,7 +312,7 @@ class SimulatedSwarm(FaultVerbs):
                 raise SimulationError(self._told(self.time, f"{name}: {error!r}")) from error
 
     def _close(self) -> None:
-        tasks = [*self._tasks.values(), *self.wires.echoes]
+        tasks = [*self._tasks.values(), *self.wires.tasks]
         for task in tasks:
             task.cancel()
         if tasks:

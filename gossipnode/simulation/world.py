@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gossipnode.errors import NetworkError
-from gossipnode.node.world import Receipt, Snapshot, Store
+from gossipnode.node.active import finish
+from gossipnode.node.world import Posted, Receipt, Snapshot, Store, result
 from gossipnode.wire.frame import Frame
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 # Where virtual clocks on the wall begin: some morning in 2023, so that times look like times.
 WALL_START_S = 1.7e9
+# Where the name is in an address.
+NAME = slice(len("http://"), -len(":1"))
 
 
 class SimulatedWorld:
@@ -36,44 +39,47 @@ class SimulatedWorld:
         self.clock_skew_s = 0.0
         if isinstance(store, SimulatedStore):
             store.wall_time = self.wall_time
-        self._paused: asyncio.Event | None = None  # set when the pause is over
+        self.is_paused = False  # whether the process is stopped
+        self._held: list[Callable[[], object]] = []  # what is to be called when it goes on
+
+    def post(
+        self, address: str, frame: Frame, timeout_s: float, answered: Callable[[Posted], None]
+    ) -> Posted:
+        """Carry the frame over the modelled wire, and the answer back."""
+        receiver = name_of(address)
+        return self.swarm.wires.carry(self.name, receiver, frame, timeout_s, answered)
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
-        """Carry the frame over the modelled wire, and the answer back."""
-        await self.until_resumed()
-        fault = None
+        """Post the frame and wait for the answer."""
+        over: asyncio.Future[Posted] = self.swarm.wires.loop.create_future()
+        posted = self.post(address, frame, timeout_s, over.set_result)
         try:
-            receipt = await self.swarm.wires.carry(self.name, name_of(address), frame, timeout_s)
-        except TimeoutError:
-            fault = NetworkError(f"timed out after {timeout_s:g} s")
-        except NetworkError as error:
-            fault = error
-        # What the wires brought meanwhile is read once the process goes on.
-        await self.until_resumed()
-        if fault is not None:
-            raise fault
-        return receipt
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the process is stopped."""
-        return self._paused is not None
+            await over
+        finally:
+            posted.cancel()
+        return result(posted)
 
     def pause(self) -> None:
         """Stop: neither train nor answer."""
-        if self._paused is None:
-            self._paused = asyncio.Event()
+        self.is_paused = True
 
     def resume(self) -> None:
         """Go on."""
-        if self._paused is not None:
-            self._paused.set()
-            self._paused = None
+        self.is_paused = False
+        held, self._held = self._held, []
+        for then in held:
+            self.swarm.wires.loop.call_soon(then)
 
     async def until_resumed(self) -> None:
         """Wait while there is a pause."""
-        while self._paused is not None:
-            await self._paused.wait()
+        while self.is_paused:
+            over = self.swarm.wires.loop.create_future()
+            self.once_resumed(partial(finish, over))
+            await over
+
+    def once_resumed(self, then: Callable[[], object]) -> None:
+        """Call ``then`` when the pause is over; there may be another one by then."""
+        self._held.append(then)
 
     async def is_listening(self, address: str, timeout_s: float) -> bool:
         """Ask over the wire and back; one that is cut either way answers nothing."""
@@ -86,8 +92,10 @@ class SimulatedWorld:
     async def train(self, work: Callable[[], T], steps: int) -> T:
         """Compute now, and let it have taken ``steps`` local steps of virtual time."""
         result = work()
-        await asyncio.sleep(self.step_s * steps)
-        await self.until_resumed()
+        if seconds := self.step_s * steps:
+            await asyncio.sleep(seconds)
+        if self.is_paused:
+            await self.until_resumed()
         return result
 
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -152,7 +160,7 @@ class SimulatedStore:
 
 def name_of(address: str) -> str:
     """Return the node behind a simulated address, ``http://NAME:1``."""
-    return address.removeprefix("http://").rpartition(":")[0]
+    return address[NAME]
 
 
 def address_of(name: str) -> str:

@@ -47,6 +47,9 @@ class Post:
             on_exchange=self.exchanged,
         )
 
+    def post(self, *_: Any) -> None:
+        """Nothing can be sent without a task here."""
+
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         assert (address, timeout_s) == ("memory://p", 30.0)
         self.instants.append(asyncio.get_running_loop().time())

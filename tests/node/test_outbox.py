@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from gossipnode.node.outbox import Outbox
@@ -16,9 +17,10 @@ class Wire:
         self.seconds = seconds
         self.sent: list[tuple[str, Any, float]] = []
         self.replaced: list[str] = []
-        self.outbox = Outbox(self.send, self.replaced.append)
+        self.outbox = Outbox(self.send, self.replaced.append, lambda *_: None, lambda *_: True)
 
-    async def send(self, peer: str, parcel: Any) -> None:
+    async def send(self, peer: str, parcel: Any, posted: None) -> None:
+        assert posted is None, "nothing can be posted here"
         self.sent.append((peer, parcel, asyncio.get_running_loop().time()))
         await asyncio.sleep(self.seconds)
 
@@ -118,5 +120,96 @@ def test_what_is_dropped_before_it_began_holds_up_nobody() -> None:
             wire.put("a", 1, tasks)
             assert await wire.outbox.flush(10.0)
         assert [number for _, number, _ in wire.sent] == [1]
+
+    virtual_time.run(main())
+
+
+class Letter:
+    """What ``Mail`` has posted: nobody is told of it once it is cancelled."""
+
+    outcome = None
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Mail(Wire):
+    """Takes parcels without a task; an odd number needs one after its answer."""
+
+    def __init__(self, seconds: float = 1.0) -> None:
+        super().__init__(seconds)
+        self.given_up: list[str] = []
+        self.posted: list[tuple[Any, float]] = []
+        self.outbox = Outbox(self.go_on, self.replaced.append, self.post, self.is_over)
+
+    async def go_on(self, peer: str, parcel: Any, posted: Any) -> None:
+        assert isinstance(posted, Letter) == (parcel == self.posted[-1][0])
+        await self.send(peer, parcel, None)
+
+    def post(self, _: str, parcel: Any, answered: Callable[[Any], None]) -> Letter:
+        letter, loop = Letter(), asyncio.get_running_loop()
+        letter.number = parcel  # type: ignore[attr-defined]
+        self.posted.append((parcel, loop.time()))
+        loop.call_later(self.seconds, lambda: letter.cancelled or answered(letter))
+        return letter
+
+    def is_over(self, peer: str, posted: Any) -> bool:
+        if posted is None:
+            self.given_up.append(peer)
+            return True
+        return posted.number % 2 == 0  # type: ignore[no-any-return]
+
+
+def test_what_is_posted_needs_a_task_only_where_its_answer_is_not_the_end_of_it() -> None:
+    async def main() -> None:
+        mail = Mail()
+        async with asyncio.TaskGroup() as tasks:
+            for number in (0, 2, 4):  # 2 is replaced: one waits
+                mail.put("a", number, tasks)
+            await asyncio.sleep(1.5)
+            mail.put("a", 5, tasks)
+            await asyncio.sleep(1.0)
+            assert mail.sent == []
+            mail.put("a", 6, tasks)
+            assert await mail.outbox.flush(9.0)
+        assert mail.posted == [(0, 0.0), (4, 1.0), (5, 2.0)]
+        assert mail.sent == [("a", 5, 3.0), ("a", 6, 4.0)], "in order, and nothing overtakes"
+        assert mail.replaced == ["a"]
+
+    virtual_time.run(main())
+
+
+def test_what_is_posted_can_be_given_up() -> None:
+    async def main() -> None:
+        mail, loop = Mail(), asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            mail.put("a", 1, tasks)
+            mail.put("a", 2, tasks)
+            mail.outbox.drop("a")
+            assert await mail.outbox.flush(0.0)
+            mail.put("a", 4, tasks)
+            mail.put("b", 4, tasks)
+            assert not await mail.outbox.flush(0.5)
+        assert mail.given_up == ["a", "a", "b"]
+        assert [number for number, _ in mail.posted] == [1, 4, 4]
+        await asyncio.sleep(2.0)
+        assert mail.sent == []
+        assert loop.time() == 2.5
+
+    virtual_time.run(main())
+
+
+def test_what_is_dropped_between_its_answer_and_the_task_is_given_up() -> None:
+    async def main() -> None:
+        mail, loop = Mail(), asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as tasks:
+            mail.put("a", 1, tasks)
+            loop.call_later(1.0, mail.outbox.drop, "a")  # at the instant of the answer, after it
+            await asyncio.sleep(2.0)
+            assert await mail.outbox.flush(0.0)
+        assert (mail.sent, mail.given_up) == ([], ["a"])
 
     virtual_time.run(main())
