@@ -311,6 +311,9 @@ class Algorithm(ABC):
     room: int = 1
     # Whether a message holds all that those before it did: then none need wait beside the newest.
     cumulative: bool = False
+    # Whether a life must be on disk before it begins: what it hands out would come into being twice
+    # if it were forgotten.
+    keeps_first: ClassVar[bool] = False
     # Whether it sends to nodes that are no neighbours in the graph.
     talks_to_all: ClassVar[bool] = False
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})
@@ -334,6 +337,9 @@ class Algorithm(ABC):
     def swarm_means(self) -> tuple[float, float, float] | None:
         """Return the swarm's mean loss, steps per second and samples; None where not known."""
         return None
+
+    def begin(self, node: NodeInterface) -> None:  # noqa: B027 - optional
+        """Notice that this life begins, before it is kept and before ``run``."""
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:  # noqa: B027 - optional
         """Notice that ``peer`` was heard of, suspected, or told its round."""

@@ -50,6 +50,7 @@ class MassHolder(Algorithm):
 
     roles = frozenset({"u", "sum"})
     bundles = (frozenset({"u"}), frozenset({"u", "sum"}))
+    keeps_first = True
 
     def hold(self, options: MassOptions, local_steps: int) -> None:
         """Begin with all the mass that a node has at the start, or with none."""
@@ -59,6 +60,10 @@ class MassHolder(Algorithm):
         self.tried: Counter[str] = Counter()  # hand-outs of this life
         self.left = False  # handed all over
         self.turn = asyncio.Lock()
+
+    def begin(self, node: NodeInterface) -> None:
+        """Note the life in which the sums begin."""
+        self.mass.since = self.mass.since or node.epoch
 
     def patience(self, node: NodeInterface) -> int:
         """Return how many hand-outs after the first a peer's answer may take."""

@@ -95,7 +95,6 @@ class PushSum(MassHolder, Lockstep):
 
     async def run(self, node: NodeInterface) -> None:
         """Run rounds; in the end take what is there, and leave if there was more to do."""
-        self.mass.since = self.mass.since or node.epoch
         await super().run(node)
         if self.lag and not node.stopping:
             await self.wait_for(node, node.round - 1)

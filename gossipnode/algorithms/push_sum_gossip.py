@@ -65,7 +65,6 @@ class PushSumGossip(MassHolder):
 
     async def run(self, node: NodeInterface) -> None:
         """Train and hand out once a period; in the end hand over all, if there was more to do."""
-        self.mass.since = self.mass.since or node.epoch
         # A random phase: nodes started together must not push in step.
         due = node.time() + node.rng.uniform(0.0, self.period_s)
         while node.budget_left:

@@ -30,6 +30,7 @@ class Memory:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.on_snapshot: Callable[[], None] | None = None  # told of the moment that is kept
+        self.recalled = False  # whether this life goes on from a checkpoint
         self._kept_at = 0.0
         self._writing: asyncio.Task[None] | None = None
 
@@ -46,6 +47,7 @@ class Memory:
         snapshot = await node.world.work(store.load)
         if snapshot is not None:
             self._restore(snapshot)
+            self.recalled = True
 
     def keep_if_due(self) -> None:
         """Write a checkpoint in the background if the last one is old; call between rounds."""

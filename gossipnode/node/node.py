@@ -186,6 +186,9 @@ class Node(ActiveSide):
             async with asyncio.TaskGroup() as self.tasks:
                 self.is_active = True
                 await self.measure()
+                self.algorithm.begin(self)
+                if self.algorithm.keeps_first and not self.memory.recalled:
+                    await self.memory.keep()
                 await self.algorithm.run(self)
                 last = self.measurements.last
                 if last is None or last["round"] != self.round:

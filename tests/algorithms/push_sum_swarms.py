@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from math import fsum
 from typing import Any
 
@@ -39,13 +40,13 @@ def totals(nodes: list[Node]) -> tuple[float, Any, float]:
     masses = {node.id: held_by(node) for node in nodes}
     w, between = fsum(mass.w for mass in masses.values()), 0.0
     u = np.sum([masses[node.id].w * node.params for node in nodes], axis=0)
-    for sender, mass in masses.items():
-        for receiver, sent in mass.sent.items():
-            if receiver not in masses:
-                continue
-            seen = masses[receiver].seen.get(sender, NOTHING)
+    for sender, receiver in permutations(masses, 2):
+        # Either end may have gone back to a checkpoint that knows nothing of the other.
+        sent = masses[sender].sent.get(receiver, NOTHING)
+        seen = masses[receiver].seen.get(sender, NOTHING)
+        if sent is not seen:
             w += sent.w - seen.w
-            u += sent.u if seen.u is None else sent.u - seen.u
+            u += (0.0 if sent.u is None else sent.u) - (0.0 if seen.u is None else seen.u)
             between += abs(sent.w - seen.w)
     return w, u, between
 

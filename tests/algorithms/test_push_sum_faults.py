@@ -107,6 +107,18 @@ def test_a_crash_on_bad_wires_takes_nothing_either(form: str) -> None:
         cleared(swarm)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_crash_before_a_checkpoint_was_due_makes_no_mass(form: str) -> None:
+    """What a node handed out must not come into being again with its first mass."""
+    with watched(config(form, checkpoint__every_s=1000.0), step=0.001) as swarm:
+        swarm.run(1.0)
+        swarm.kill("n3")
+        swarm.run(0.5)
+        swarm.restart("n3")
+        swarm.run(2.0)
+        cleared(swarm)
+
+
 def test_all_agree_on_the_mean_over_bad_wires() -> None:
     settings = config(training__local_steps=0, checkpoint__every_s=0.0)
     with watched(settings, link=WIRES["all of it"]) as swarm:
