@@ -78,12 +78,14 @@ NOTHING = Sums()
 class Mass:
     """One node's mass ``w``, and the sums of its edges by peer.
 
-    ``since`` is the life in which its sums began, ``rounds`` how many rounds ago that was.
+    ``since`` is the life in which its sums began, ``rounds`` how many rounds ago that was, and
+    ``is_kept`` whether they go on from a checkpoint.
     """
 
     w: float = 1.0
     since: int = 0
     rounds: int = 0
+    is_kept: bool = False
     sent: dict[str, Sums] = field(default_factory=dict)
     seen: dict[str, Sums] = field(default_factory=dict)
 
@@ -93,7 +95,8 @@ class Mass:
         if seen is None:
             # Peers never heard of are handed mass in few rounds. Where it was in more than this
             # life can have had, an earlier one got it, whose disk is gone: ours is what comes now.
-            is_ours = sums.times <= 1 + self.rounds + 2 * lead_max
+            # A checkpoint, of which the first comes before all mass, tells that no disk was lost.
+            is_ours = self.is_kept or sums.times <= 1 + self.rounds + 2 * lead_max
             return sums, NOTHING if is_ours else sums
         if sums.since != seen.since:
             return (sums, NOTHING) if sums.since > seen.since else None
@@ -120,7 +123,7 @@ class Mass:
             way: {peer: Sums.of(arrays.get(f"{way}/{peer}"), row) for peer, row in of.items()}
             for way, of in (("sent", facts["sent"]), ("seen", facts["seen"]))
         }
-        return cls(facts["w"], facts["since"], facts["rounds"], **edges)
+        return cls(facts["w"], facts["since"], facts["rounds"], is_kept=True, **edges)
 
 
 def given(
