@@ -29,7 +29,15 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Purpose
+from gossipnode.algorithms.base import (
+    Algorithm,
+    Answer,
+    Arrival,
+    NodeInterface,
+    Outcome,
+    Purpose,
+    is_answer,
+)
 from gossipnode.config import AlgorithmOptions, Facts, Needs, option
 from gossipnode.learning.params import merge_into
 
@@ -94,13 +102,13 @@ class ADPSGD(Algorithm):
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Apply this end's increment, and answer a request with the params of before."""
-        x_j, t_j = arrival.parts["x"], arrival.age
-        is_answer = arrival.own is not None
-        x_i, t_i = (arrival.own, arrival.own_age) if is_answer else (node.params, node.age)
-        assert x_i is not None
+        answers, x_j, t_j = is_answer(arrival), arrival.parts["x"], arrival.age
+        x_i, t_i = (
+            (node.params, node.age) if arrival.own is None else (arrival.own, arrival.own_age)
+        )
         await node.compute(merge_into, x_j, x_i, HALF)
         await node.commit(after=x_j, before=x_i, age=t_j)
-        if not is_answer:
+        if not answers:
             return Answer(Outcome.MERGED, reply={"x": x_i}, reply_age=t_i)
         if arrival.sender == self.asked:
             self.answered.set()

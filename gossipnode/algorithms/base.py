@@ -23,9 +23,12 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from gossipnode.config import AlgorithmOptions
+from gossipnode.errors import PeerError
 
 # The index of a message whose parts hold every coordinate.
 ALL: Mapping[str, Any] = MappingProxyType({"kind": "all"})
+# What a peer claims is taken up: past the wire's range nobody could read this node's ages again.
+AGE_MAX = 2**63 - 1
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
 Weight = float | Callable[[int], float]
 
@@ -72,6 +75,19 @@ class Arrival:
     order: tuple[int, int] = (0, 0)
     index: Mapping[str, Any] = field(default_factory=lambda: ALL)
     extent: float = math.inf
+
+
+def is_answer(arrival: Arrival) -> bool:
+    """Whether a message of an exchange answers this node's own, or asks.
+
+    Raises ``PeerError`` (unsupported_message) for an answer that nobody asked for, which would be
+    half of an exchange, and for a question in an answer's place.
+    """
+    found = arrival.own is not None
+    if found != (arrival.purpose is Purpose.EXCHANGE_REPLY):
+        wrong = "is a question" if found else "answers nothing that this node asked"
+        raise PeerError("unsupported_message", f"this {arrival.purpose.value} {wrong}")
+    return found
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ but for ``pass``; with SGD for τ local steps, and M(x, y) = x + a·(y − x)::
 
 ``memory`` last_model puts for x_i, where two are merged, the model that arrived before x_m, as it
 arrived. ``buffer`` K waits for K models and merges them at once, x_i ← x_i + 1/K Σ a_m (x_m − x_i),
-each with the a_m of its arrival.
+each with the a_m of its arrival (``gossip_buffer``).
 
 With ``push_pull`` the passive side answers with the x_i that it had. Where s is ``constant``
 both ends apply the *increment* between the two exchanged values, a·(x_m − x_i): that preserves
@@ -37,21 +37,30 @@ Hegedűs, Danner, Jelasity, JPDC 148, 2021: weights by age; Danner et al. 2023: 
 AISTATS 2022: buffer.
 *Differs from the source*: by default the receiver merges into its current model and trains in its
 own next period. What an order trains on waits for the active side, so that nobody waits for it.
-The buffer holds models, not differences, for nobody's start is common. One model is kept, no cache.
+One model is kept, no cache.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
 
-from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Purpose, Vector
+from gossipnode.algorithms.base import (
+    Answer,
+    Arrival,
+    NodeInterface,
+    Outcome,
+    Purpose,
+    Vector,
+    is_answer,
+)
+from gossipnode.algorithms.gossip_buffer import Buffer
 from gossipnode.algorithms.periodic import PeriodicGossip, PeriodOptions
 from gossipnode.config import Facts, option
-from gossipnode.learning.params import merge_into, weighted_sum_into
+from gossipnode.errors import PeerError
+from gossipnode.learning.params import all_finite, merge_into
 
 
 class GossipOptions(PeriodOptions):
@@ -129,11 +138,8 @@ class GossipLearning(PeriodicGossip):
         self.purpose = Purpose.EXCHANGE_REQUEST if pull else Purpose.MODEL
         self.remembers = options.memory == "last_model"
         self.last: tuple[Vector, int] | None = None
-        self.limit, self.K = options.limit, options.buffer
-        # Σ a_m x_m of the models in the buffer, Σ a_m, how many they are, their largest age.
-        self.sum: Vector | None = None
-        self.mass, self.held, self.age_held = 0.0, 0, 0
-        self.lock = asyncio.Lock()  # adding to the sum may leave the loop for the worker thread
+        self.limit = options.limit
+        self.buffer = Buffer(options.buffer) if options.buffer > 1 else None
 
     def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
         """Push the params."""
@@ -144,6 +150,9 @@ class GossipLearning(PeriodicGossip):
         """Take the arriving model; in an exchange, answer with the model that was here."""
         if arrival.purpose is Purpose.MODEL:
             return await super().receive(node, arrival)
+        if self.waits or self.buffer is not None:
+            raise PeerError("unsupported_message", "models wait here: this node exchanges none")
+        answers = is_answer(arrival)
         x_m, t_m = arrival.parts["x"], arrival.age
         # What was exchanged for x_m: what this node had sent, or what it answers with now.
         x_i, t_i = (
@@ -154,7 +163,7 @@ class GossipLearning(PeriodicGossip):
             await node.commit(after=x_m, before=x_i, age=t_m)
         else:
             await node.merge(x_m, lambda t: self.weight(t, t_m), t_m)
-        if arrival.purpose is Purpose.EXCHANGE_REQUEST:
+        if not answers:
             return Answer(Outcome.MERGED, reply={"x": x_i}, reply_age=t_i)
         return Answer(Outcome.MERGED)
 
@@ -162,8 +171,8 @@ class GossipLearning(PeriodicGossip):
         """Do with x_m what the order says; it is of use unless behind this node's model."""
         x_m, t_m = arrival.parts["x"], arrival.age
         useful = t_m >= node.age
-        if self.K > 1:
-            await self.gather(node, x_m, t_m)
+        if self.buffer is not None:
+            await self.buffer.add(node, x_m, t_m, self.weight)
         elif self.order == "merge":
             await node.merge(x_m, lambda t: self.weight(t, t_m), t_m)
         else:
@@ -178,32 +187,16 @@ class GossipLearning(PeriodicGossip):
         if self.order == "update":
             return await node.trained(x_m, tau), t_m + tau
         x, t = (node.params, node.age) if self.last is None else self.last
-        if self.remembers:
-            self.last = (x_m.copy(), t_m)
+        raw = x_m.copy() if self.remembers else None
         if self.order == "merge_update":
-            await node.compute(merge_into, x_m, x, self.weight(t, t_m))
-            return await node.trained(x_m, tau), max(t, t_m) + tau
-        ours, theirs = await node.trained(x, tau), await node.trained(x_m, tau)
-        await node.compute(merge_into, theirs, ours, self.weight(t + tau, t_m + tau))
-        return theirs, max(t, t_m) + tau
-
-    async def gather(self, node: NodeInterface, x_m: Vector, t_m: int) -> None:
-        """Add x_m to the buffer, and merge all that it holds when they are K.
-
-        1/K Σ a_m (x_m − x) is the pull towards Σ a_m x_m / Σ a_m, of weight Σ a_m / K.
-        """
-        async with self.lock:
-            a = self.weight(node.age, t_m)
-            self.sum = await node.compute(_added, x_m, self.sum, a)
-            self.mass, self.held = self.mass + a, self.held + 1
-            self.age_held = max(self.age_held, t_m)
-            if self.held < self.K:
-                return
-            found, mass, age = self.sum, self.mass, self.age_held
-            self.sum, self.mass, self.held, self.age_held = None, 0.0, 0, 0
-            if mass > 0.0:
-                await node.compute(_scaled, found, 1.0 / mass)
-                await node.merge(found, min(mass / self.K, 1.0), age)
+            await node.compute(_merged, x_m, x, self.weight(t, t_m))
+            made = await node.trained(x_m, tau)
+        else:
+            ours, made = await node.trained(x, tau), await node.trained(x_m, tau)
+            await node.compute(_merged, made, ours, self.weight(t + tau, t_m + tau))
+        if raw is not None:
+            self.last = (raw, t_m)
+        return made, max(t, t_m) + tau
 
     def weight(self, own_age: int, other_age: int) -> float:
         """Return a ∈ [0, 1], the share of the other model, from the two ages in steps."""
@@ -216,9 +209,9 @@ class GossipLearning(PeriodicGossip):
         arrays, facts = super().state()
         if self.last is not None:
             arrays["last"], facts["last_age"] = self.last
-        if self.sum is not None:
-            arrays["sum"] = self.sum
-            facts |= {"mass": self.mass, "held": self.held, "age_held": self.age_held}
+        if self.buffer is not None:
+            held, numbers = self.buffer.state()
+            return {**arrays, **held}, {**facts, **numbers}
         return arrays, facts
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
@@ -226,21 +219,12 @@ class GossipLearning(PeriodicGossip):
         super().restore(arrays, facts)
         if self.remembers and "last" in arrays:
             self.last = (arrays["last"], facts["last_age"])
-        if "sum" in arrays and facts["held"] < self.K:
-            self.sum = arrays["sum"]
-            self.mass, self.held = facts["mass"], facts["held"]
-            self.age_held = facts["age_held"]
+        if self.buffer is not None:
+            self.buffer.restore(arrays, facts)
 
 
-def _added(x_m: Vector, total: Vector | None, a: float) -> Vector:
-    """Return total + a·x_m in the memory of ``x_m``; the total stays, a checkpoint may hold it."""
-    if total is None:
-        return _scaled(x_m, a)
-    weighted_sum_into(x_m, total, a)
-    return x_m
-
-
-def _scaled(x: Vector, factor: float) -> Vector:
-    """Multiply ``x`` in place, and return it."""
-    x *= x.dtype.type(factor)
-    return x
+def _merged(incoming: Vector, own: Vector, a: float) -> None:
+    """Merge into ``incoming``; raises ``PeerError`` where the difference is out of range."""
+    merge_into(incoming, own, a)
+    if not all_finite(incoming):
+        raise PeerError("not_finite", "merging would give a value that is not finite")

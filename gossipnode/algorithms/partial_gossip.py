@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import model_validator
 
-from gossipnode.algorithms.base import Arrival, NodeInterface, Vector
+from gossipnode.algorithms.base import AGE_MAX, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.periodic import PeriodicGossip, PeriodOptions
 from gossipnode.config import Facts, option
 from gossipnode.errors import PeerError
@@ -110,11 +110,12 @@ class PartialGossip(PeriodicGossip):
             chosen: Selection = slice(part, None, min(self.S, x.size))
             node.push(peers, {"x": x[chosen].copy()}, index=index, age=self.t[part])
             return
-        mask = np.zeros(0, np.bool_)
-        while not mask.any():  # a message has one coordinate at the least
+        # A message has one coordinate at the least; drawn so that no more than 2 in 5 have none.
+        fraction, mask = max(self.fraction, 1.0 / x.size), np.zeros(0, np.bool_)
+        while not mask.any():
             seed = int(node.rng.integers(SEEDS))
-            mask = seeded_mask(seed, self.fraction, x.size)
-        index = {"kind": "seeded", "seed": seed, "fraction": self.fraction}
+            mask = seeded_mask(seed, fraction, x.size)
+        index = {"kind": "seeded", "seed": seed, "fraction": fraction}
         node.push(peers, {"x": x[mask]}, index=index)
 
     async def take(self, node: NodeInterface, arrival: Arrival) -> bool:
@@ -163,7 +164,7 @@ class PartialGossip(PeriodicGossip):
             await self._train_by_age(node)
         else:
             await node.train(self.local_steps)
-        self.t = [t + self.local_steps for t in self.t]
+        self.t = [min(t + self.local_steps, AGE_MAX) for t in self.t]
 
     async def _train_by_age(self, node: NodeInterface) -> None:
         before = node.params

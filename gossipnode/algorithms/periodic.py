@@ -33,6 +33,7 @@ from gossipnode.algorithms.base import (
 from gossipnode.algorithms.staleness import MergeOptions, Staleness, age_weight, staleness_function
 from gossipnode.algorithms.token_account import FlowOptions
 from gossipnode.config import Needs, option
+from gossipnode.errors import PeerError
 
 # Models of memory. With peers chosen uniformly one arrives a period, so even where training takes
 # a whole period more than two rarely wait, and the oldest is two trainings old.
@@ -140,9 +141,9 @@ class PeriodicGossip(Algorithm):
         if not self.waits:
             self.react(node, await self.take(node, arrival), self.part_of(arrival))
             return Answer(Outcome.MERGED)
+        await self.check(node, arrival)
         if self.over or len(self.waiting) >= ROOM:
             return Answer(Outcome.DROPPED)
-        await self.check(node, arrival)
         self.waiting.append(arrival)
         self.arrived.set()
         return Answer(Outcome.BUFFERED)
@@ -155,13 +156,21 @@ class PeriodicGossip(Algorithm):
         await node.sleep(0.0)
         while True:
             if self.waiting:
-                arrival = self.waiting.popleft()
-                self.react(node, await self.take(node, arrival), self.part_of(arrival))
+                await self._take_one(node, self.waiting.popleft())
             if node.stopping or node.time() >= due:
                 return
             if not self.waiting:
                 self.arrived.clear()
                 await node.wait(self.arrived, due - node.time())
+
+    async def _take_one(self, node: NodeInterface, arrival: Arrival) -> None:
+        """Take what has waited; where it cannot be merged after all, nothing changes."""
+        try:
+            useful = await self.take(node, arrival)
+        except PeerError:
+            node.count("waiting_refused")
+            return
+        self.react(node, useful, self.part_of(arrival))
 
     def react(self, node: NodeInterface, useful: bool, part: int = 0) -> None:
         """Pass on what has arrived, as far as the tokens go."""

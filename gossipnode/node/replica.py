@@ -14,12 +14,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gossipnode.algorithms.base import Vector, Weight
+from gossipnode.algorithms.base import AGE_MAX, Vector, Weight
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_difference_into, all_finite, merge_into
 
 Compute = Callable[..., Any]
-AGE_MAX = 2**63 - 1
 
 
 class Replica:
@@ -62,7 +61,6 @@ class Replica:
         if not finite:
             raise PeerError("not_finite", "the merged model would have a value that is not finite")
         params.flags.writeable = False
-        # What a peer claims is adopted: past the wire's range nobody could read us again.
         self.params, self.age = params, min(age, AGE_MAX)
 
 

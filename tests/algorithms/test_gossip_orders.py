@@ -320,7 +320,8 @@ def test_each_model_in_the_buffer_counts_by_its_staleness() -> None:
             assert node.age == 100
             await send(swarm, [5.0], 100)  # the next buffer begins empty
             assert isinstance(node.algorithm, GossipLearning)
-            assert (node.algorithm.held, node.algorithm.mass) == (1, 0.5)
+            assert node.algorithm.buffer is not None
+            assert (node.algorithm.buffer.held, node.algorithm.buffer.mass) == (1, 0.5)
 
     virtual_time.run(main())
 
