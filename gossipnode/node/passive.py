@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("gossipnode.node")
 
 BUSY_RETRY_S = 0.1
-# Each answer that is kept holds the params of then: one model of memory.
-ANSWERS_KEPT = 1
+# Answers are kept for whoever did not get his and asks again. Each holds the params of then, so
+# of large ones there is one.
+ANSWERS_KEPT, ANSWERS_BYTES = 16, 4 * 2**20
 # Senders whose last refusal is remembered, so that repeating it fills no log.
 REFUSED_KEPT = 1024
 # Made once: asking an enumeration for its value takes as long as counting.
@@ -53,6 +54,7 @@ class PassiveSide:
         # How a message becomes a frame. The simulator can do without bytes.
         self.encode: Callable[[Message, Sequence[Vector]], Frame] = encode
         self._answered: dict[tuple[str, int, int], Frame] = {}
+        self._answered_bytes = 0
         self._refused: dict[str, str] = {}  # sender -> code of its last refusal
 
     def admit(self, message: Message) -> Admission:
@@ -95,9 +97,13 @@ class PassiveSide:
 
     def _remember(self, message: Message, frame: Frame) -> None:
         """Keep the answer for a repeat: else half of an exchange is lost with its answer."""
-        self._answered[_identity(message)] = frame
-        while len(self._answered) > ANSWERS_KEPT:
-            del self._answered[next(iter(self._answered))]
+        answered = self._answered
+        answered[_identity(message)] = frame
+        self._answered_bytes += frame.nbytes
+        while len(answered) > 1 and (
+            len(answered) > ANSWERS_KEPT or self._answered_bytes > ANSWERS_BYTES
+        ):
+            self._answered_bytes -= answered.pop(next(iter(answered))).nbytes
 
     async def exchanged(self, peer: Peer, parcel: Parcel, receipt: Receipt) -> None:
         """Merge what a peer answered to an exchange; checked like any other arrival."""
