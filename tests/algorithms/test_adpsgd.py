@@ -218,7 +218,7 @@ def test_requests_that_are_lost_cost_nothing() -> None:
 
 
 def test_answers_that_are_lost_move_the_mean_by_less_than_its_first_deviation() -> None:
-    """Measured with 10 % lost, and so 1 % twice: 0.06 to 0.09, where x̄ itself has a standard deviation of 0.25."""
+    """A repeat, too: 1 %. Measured: 0.06 to 0.09, where x̄ has a standard deviation of 0.25."""
     for seed in range(2):
         rms, _, failed = settled(Link(latency_s=0.01, jitter_s=0.01, reply_loss=0.1), seed=seed)
         assert failed > 100
