@@ -78,13 +78,14 @@ NOTHING = Sums()
 class Mass:
     """One node's mass ``w``, and the sums of its edges by peer.
 
-    ``since`` is the life in which its sums began, ``rounds`` how many rounds ago that was, and
-    ``is_kept`` whether they go on from a checkpoint.
+    ``since`` is the life in which its sums began, ``rounds`` how many rounds ago that was,
+    ``joined`` whether they began without mass, and ``is_kept`` whether a checkpoint brought them.
     """
 
     w: float = 1.0
     since: int = 0
     rounds: int = 0
+    joined: bool = False
     is_kept: bool = False
     sent: dict[str, Sums] = field(default_factory=dict)
     seen: dict[str, Sums] = field(default_factory=dict)
@@ -95,8 +96,10 @@ class Mass:
         if seen is None:
             # Peers never heard of are handed mass in few rounds. Where it was in more than this
             # life can have had, an earlier one got it, whose disk is gone: ours is what comes now.
-            # A checkpoint, of which the first comes before all mass, tells that no disk was lost.
-            is_ours = self.is_kept or sums.times <= 1 + self.rounds + 2 * lead_max
+            # A checkpoint, of which the first comes before all mass, tells that no disk was lost;
+            # but not that of one that joined, maybe in the place of a machine whose disk was.
+            knows_all = self.is_kept and not self.joined
+            is_ours = knows_all or sums.times <= 1 + self.rounds + 2 * lead_max
             return sums, NOTHING if is_ours else sums
         if sums.since != seen.since:
             return (sums, NOTHING) if sums.since > seen.since else None
@@ -114,7 +117,8 @@ class Mass:
         facts = {
             way: {peer: sums.facts() for peer, sums in of.items()} for way, of in edges.items()
         }
-        return arrays, {"w": self.w, "since": self.since, "rounds": self.rounds, **facts}
+        own = {"w": self.w, "since": self.since, "rounds": self.rounds, "joined": self.joined}
+        return arrays, {**own, **facts}
 
     @classmethod
     def restored(cls, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> Mass:
@@ -123,7 +127,8 @@ class Mass:
             way: {peer: Sums.of(arrays.get(f"{way}/{peer}"), row) for peer, row in of.items()}
             for way, of in (("sent", facts["sent"]), ("seen", facts["seen"]))
         }
-        return cls(facts["w"], facts["since"], facts["rounds"], is_kept=True, **edges)
+        w, since, rounds, joined = (facts[name] for name in ("w", "since", "rounds", "joined"))
+        return cls(w, since, rounds, joined, is_kept=True, **edges)
 
 
 def given(

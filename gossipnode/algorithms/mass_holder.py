@@ -56,7 +56,7 @@ class MassHolder(Algorithm):
         """Begin with all the mass that a node has at the start, or with none."""
         self.tau = local_steps
         self.mass_least = options.mass_least
-        self.mass = Mass(0.0 if options.joining else 1.0)
+        self.mass = Mass(0.0 if options.joining else 1.0, joined=options.joining)
         self.tried: Counter[str] = Counter()  # hand-outs of this life
         self.left = False  # handed all over
         self.turn = asyncio.Lock()
