@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from memory_swarm import swarm_of
 from q16 import q16, ring16
+from q16_swarms import lose
 
 from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.base import Row
@@ -24,6 +25,7 @@ from gossipnode.errors import ConfigError
 from gossipnode.node.place import find_place
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation import loop as virtual_time
+from gossipnode.topology.sequences import build_sequence
 
 Matrix = Any
 A, b, BEST = q16()
@@ -300,13 +302,36 @@ def test_a_restart_that_was_named_is_owed_by_the_next_life(source: str, form: st
         assert np.abs(swarm.models() - BEST).max() < 1e-5
 
 
+@pytest.mark.parametrize(("graph", "n"), [("base", 3), ("base", 5), ("ou_equi_dyn", 4)])
+@pytest.mark.parametrize("since", range(10, 18, 2))
+def test_all_hear_of_a_restart_also_where_the_graph_changes(
+    source: str, graph: str, n: int, since: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word may need more than n rounds there; who has not heard it in time breaks the mean."""
+    settings = config(
+        source, "dsgt", 0.02, run__rounds=80, topology__graph=graph, algorithm__deadline_s=0.2,
+        algorithm__start_deadline_s=0.2, network__push_timeout_s=0.1,
+    )  # fmt: skip
+    sequence = build_sequence(graph, n)
+    k = next(k for k in range(since, 80) if sequence.at(k).row(0)[1])
+    lose(monkeypatch, 0, min(sequence.at(k).row(0)[1]), k)
+    with SimulatedSwarm(
+        settings, names=NAMES[:n], link=Link(latency_s=0.001), objects=True
+    ) as swarm:
+        swarm.run_to_end(within=60)
+        assert sum(node.counters.get("missing_models") for node in swarm.up) == 1
+        assert [node.counters.get("restarts") for node in swarm.up] == [1] * n
+        ys, gs = ([getattr(node.algorithm, v) for node in swarm.up] for v in "yg")
+        np.testing.assert_allclose(np.mean(ys, 0), np.mean(gs, 0), rtol=0, atol=1e-12)
+
+
 def test_who_skips_rounds_asks_all_to_begin_anew(source: str) -> None:
     """Its tracker is of an old round, although nobody may have missed a model of it."""
     algorithm = build_algorithm(config(source, "dsgt", 0.05))
     assert isinstance(algorithm, Lockstep)
 
     class Away:
-        nodes, round, budget_left = 16, 5, True
+        nodes, round, budget_left, graph_changes = 16, 5, True, False
         row_at = staticmethod(lambda k: Row(0.5, {"n01": 0.5}))
         went_on_without = staticmethod(lambda j, k: True)
         peer_round = staticmethod(lambda j: 40)
