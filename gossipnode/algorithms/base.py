@@ -293,6 +293,9 @@ class NodeInterface(Protocol):
     def is_expected(self, peer: str) -> bool:
         """Whether it is worth waiting for ``peer``: not suspected dead."""
 
+    def knows(self, sender: str) -> bool:
+        """Whether a sender can be sent to: it is in the peer list, or said where it is."""
+
     def is_unknown(self, peer: str) -> bool:
         """Whether ``peer`` was never heard of, in this life or in the checkpoint's."""
 

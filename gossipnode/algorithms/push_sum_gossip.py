@@ -27,6 +27,7 @@ from typing import Literal
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
 from gossipnode.algorithms.mass_holder import MassHolder, MassOptions
 from gossipnode.config import Facts, Needs, option
+from gossipnode.errors import PeerError
 
 
 class PushSumGossipOptions(MassOptions):
@@ -86,5 +87,7 @@ class PushSumGossip(MassHolder):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Take what the sums have grown by, unless this node has left."""
         self.check_presence()
+        if not node.knows(arrival.sender):  # whom nobody can find again must leave no vector here
+            raise PeerError("not_a_neighbour", "the sender is no peer, and there is no room for it")
         took = await self.take(node, [arrival])
         return Answer(Outcome.MERGED if took else Outcome.DUPLICATE)

@@ -324,6 +324,10 @@ class ActiveSide:
         """Whether it is worth waiting for a peer."""
         return self.peers.known[peer].state != "suspect"
 
+    def knows(self, sender: str) -> bool:
+        """Whether a sender is among the peers."""
+        return sender in self.peers
+
     def is_unknown(self, peer: str) -> bool:
         """Whether a peer was never heard of."""
         return self.peers.known[peer].state == "unknown"

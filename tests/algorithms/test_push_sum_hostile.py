@@ -175,3 +175,20 @@ def test_a_replaced_machine_that_restarts_at_once_gets_no_mass_twice() -> None:
         swarm.run(5.0)
         assert totals(swarm.up)[0] < before + 1e-12
         assert mass_of(swarm.nodes["n2"]) > 0.05
+
+
+def test_strangers_that_cannot_be_reached_fill_no_memory() -> None:
+    """Each would leave a vector; whoever takes part says where it is, or is in the peer list."""
+
+    async def main() -> None:
+        settings = config("gossip", topology__graph="random")
+        async with swarm_of(settings, NAMES, learners()) as swarm:
+            node, sender = swarm.nodes["one"], swarm.nodes["two"]
+            sender.address = None
+            for number in range(50):
+                sender.id = f"stranger{number}"
+                assert await say(swarm, "two", 0.25) == ("refused", "not_a_neighbour")
+            assert held_by(node).seen == {}
+            assert held_by(node).w == 1.0
+
+    virtual_time.run(main())
