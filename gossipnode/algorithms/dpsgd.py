@@ -106,16 +106,17 @@ class DPSGD(Lockstep):
         self.tau = local_steps
         self.merge_late = options.late == "merge"
         self.s = staleness_function(options.staleness, options.staleness_a, options.staleness_b)
-        self.form = {
+        self.form = options.form
+        self.do = {
             "atc": self.adapt_then_combine,
             "cta": self.combine_then_adapt,
             "stale": self.combine_with_the_last,
-        }[options.form]
+        }[self.form]
         self.half: Vector | None = None  # of stale: x^{k−½}
 
     async def step(self, node: NodeInterface, k: int) -> None:
         """Be round ``k`` in the form that was chosen."""
-        await self.form(node, k)
+        await self.do(node, k)
 
     async def adapt_then_combine(self, node: NodeInterface, k: int) -> None:
         """Train, send the half-step, mix."""
@@ -158,6 +159,6 @@ class DPSGD(Lockstep):
         return ({} if self.half is None else {"half": self.half}), super().state()[1]
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
-        """Go on with the half-step of an earlier life."""
+        """Go on with the half-step of an earlier life; the other forms have no use for it."""
         super().restore(arrays, facts)
-        self.half = arrays.get("half")
+        self.half = arrays.get("half") if self.form == "stale" else None

@@ -10,7 +10,7 @@ Round k on node i::
 With uneven data dmsgd rests where D-PSGD with the step η/(1 − β) does; decentlam and qgm where
 D-PSGD with the step η does. ``nesterov`` steps along g + βm (decentlam: g̃ + βm) in place of m; then
 qgm rests where D-PSGD with (1 + β)η does, since at rest its m is g. Momentum is never sent, so a
-lost model costs no more than in D-PSGD.
+lost model costs no more than in D-PSGD. A schedule may end at η = 0: then all only mix.
 
 Letters: x params, g gradient on the node's next batch, m momentum, m̂ quasi-global momentum, W
 mixing matrix (doubly stochastic), η step size, β and μ shares that stay. Memory: one vector.
@@ -30,7 +30,6 @@ from gossipnode.algorithms.base import NodeInterface, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import decay, descend
 from gossipnode.config import Facts, Needs, option
-from gossipnode.errors import TrainingError
 
 
 class MomentumOptions(SharingOptions):
@@ -76,18 +75,19 @@ class Momentum(Lockstep):
         super().__init__(options)
         self.beta, self.mu = options.beta, options.mu
         self.ahead = self.beta if options.nesterov else 0.0
-        self.own = {"dmsgd": self.dmsgd, "decentlam": self.decentlam, "qgm": self.qgm}[options.form]
+        self.form = options.form
+        self.own = {"dmsgd": self.dmsgd, "decentlam": self.decentlam, "qgm": self.qgm}[self.form]
         self.m: Vector | None = None
 
     async def step(self, node: NodeInterface, k: int) -> None:
         """Be round ``k`` in the form that was chosen."""
         x = node.params
         g, eta = await node.gradient(x)
-        if not eta:
-            raise TrainingError("momentum divides by the step size, which is 0 here")
         if self.m is None:
             self.m = np.zeros_like(g)
-        await node.commit(after=await self.own(node, k, x, g, eta), before=x, steps=1)
+        # Without a step there is nothing to divide by it, and m stays what it was.
+        after = await (self.own(node, k, x, g, eta) if eta else self.mixed(node, k, x, g, eta))
+        await node.commit(after=after, before=x, steps=1)
 
     async def dmsgd(self, node: NodeInterface, k: int, x: Vector, g: Vector, eta: float) -> Vector:
         """Take a step along the node's own momentum, then mix."""
@@ -130,13 +130,14 @@ class Momentum(Lockstep):
         return mixed.copy() if mixed is half else mixed
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
-        """Return the momentum."""
-        return ({} if self.m is None else {"m": self.m}), super().state()[1]
+        """Return the momentum, and whose it is: the forms' are of different sizes."""
+        arrays = {} if self.m is None else {"m": self.m}
+        return arrays, {**super().state()[1], "form": self.form}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
-        """Go on with the momentum of an earlier life."""
+        """Go on with the momentum of an earlier life, if that was of the same form."""
         super().restore(arrays, facts)
-        self.m = arrays.get("m")
+        self.m = arrays.get("m") if facts.get("form") == self.form else None
 
 
 def _direction(x: Vector, moved: Vector, eta: float) -> Vector:

@@ -344,6 +344,22 @@ def test_who_skips_rounds_asks_all_to_begin_anew(source: str) -> None:
     assert (node.round, algorithm.restart_at) == (40, 40 + 16)
 
 
+@pytest.mark.parametrize("form", ["dmsgd", "decentlam", "qgm"])
+def test_where_the_steps_end_momentum_only_mixes(source: str, form: str) -> None:
+    """A cosine down to nothing after 20 rounds; 20 rounds more are products with W."""
+    models = {}
+    for rounds in (20, 40):
+        settings = config(
+            source, form, 0.01, run__rounds=rounds, training__schedule="cosine",
+            training__schedule_steps=20, training__schedule_factor=0.0,
+        )  # fmt: skip
+        with SimulatedSwarm(settings, names=NAMES, objects=True) as swarm:
+            swarm.run_to_end(within=100)
+            models[rounds] = swarm.models()
+    expected = np.linalg.matrix_power(W, 20) @ models[20]
+    np.testing.assert_allclose(models[40], expected, rtol=0, atol=1e-12)
+
+
 # -- what is refused ----------------------------------------------------------------------------
 
 
@@ -374,10 +390,15 @@ def test_d2_refuses_a_w_with_too_small_an_eigenvalue_and_lists_what_serves(sourc
     find_place(config(source, "extra", 0.05, **best), listed, NAMES[0])
 
 
-def test_a_state_of_another_form_is_not_taken_up(source: str) -> None:
-    one = build_algorithm(config(source, "extra", 0.05))
-    other = build_algorithm(config(source, "d2", 0.05))
-    other.restore({"psi": start()[0]}, {"form": "d2"})
+@pytest.mark.parametrize(
+    ("form", "others", "vector"), [("extra", "d2", "psi"), ("qgm", "dmsgd", "m")]
+)
+def test_a_state_of_another_form_is_not_taken_up(
+    source: str, form: str, others: str, vector: str
+) -> None:
+    one = build_algorithm(config(source, form, 0.05))
+    other = build_algorithm(config(source, others, 0.05))
+    other.restore({vector: start()[0]}, {"form": others})
     arrays, facts = other.state()
     assert arrays
     one.restore(arrays, facts)

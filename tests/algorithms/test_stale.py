@@ -25,6 +25,7 @@ from q16_swarms import (
     trace_of,
 )
 
+from gossipnode.algorithms import build_algorithm
 from gossipnode.errors import ConfigError
 from gossipnode.simulation import Link
 from gossipnode.simulation.vectorised import VectorisedSwarm
@@ -103,6 +104,18 @@ def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str) -> None:
     config = settings(source, "dpsgd", 0.05, algorithm__form="stale", run__rounds=30)
     X = stopped_and_started(config, 60)
     np.testing.assert_allclose(X, after(stale(start(), 0.05), 60), rtol=0, atol=1e-12)
+
+
+def test_another_form_does_not_keep_the_half_step_for_later(source: str) -> None:
+    """Else ``stale`` would send it when it is chosen again, however long that took."""
+    stale_, atc = (
+        build_algorithm(settings(source, "dpsgd", 0.05, algorithm__form=form))
+        for form in ("stale", "atc")
+    )
+    stale_.restore({"half": start()[0]}, {})
+    assert stale_.state()[0].keys() == {"half"}
+    atc.restore(*stale_.state())
+    assert atc.state()[0] == {}
 
 
 def test_a_seed_is_a_run(source: str) -> None:
