@@ -41,7 +41,7 @@ class Row(NamedTuple):
         """Whether ours is within the tolerance; None where nothing could be measured or asked."""
         if self.ours is None or self.tolerance is None:
             return None
-        return abs(self.ours - self.reference) <= self.tolerance
+        return bool(abs(self.ours - self.reference) <= self.tolerance)
 
 
 @cache

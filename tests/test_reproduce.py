@@ -59,7 +59,7 @@ def test_what_is_measured_of_models_is_what_the_table_says() -> None:
 @pytest.mark.parametrize(
     ("ours", "tolerance", "met"),
     [(1.0, 0, True), (1.001, 0, False), (1.05, 0.1, True), (1.2, 0.1, False), (9, None, None),
-     (None, 0.1, None), (float("nan"), 0.1, False)],
+     (None, 0.1, None), (float("nan"), 0.1, False), (np.float64(1.2), 0.1, False)],
 )  # fmt: skip
 def test_a_figure_is_met_within_its_tolerance(
     ours: float | None, tolerance: float | None, met: bool | None
