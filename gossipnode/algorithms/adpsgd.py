@@ -13,9 +13,9 @@ Laplacian L and |E| edges, drawn uniformly, the squared distance to the mean shr
 by 1 − λ_2(L)/(2|E|) a time.
 
 A node asks one peer at a time and answers anybody. It waits for the answer no longer than
-``answer_deadline_s``; one that comes later is still applied. A lost request costs nothing: it is
-repeated, and merged once. Where the answer is lost for good only one half was applied, and Σx has
-moved by ½(x̂_i − x_j).
+``answer_deadline_s``, and not for a suspect's; one that comes later is still applied. A lost
+request costs nothing: it is repeated, and merged once. Where the answer is lost for good only one
+half was applied, and Σx has moved by ½(x̂_i − x_j).
 
 Letters: x params, x̂ the params as they were read and sent, g gradient, η step size, τ local steps.
 
@@ -41,7 +41,7 @@ from gossipnode.algorithms.base import (
 from gossipnode.config import AlgorithmOptions, Facts, Needs, option
 from gossipnode.learning.params import merge_into
 
-# Where there is nobody to ask and nothing to compute: how long until the next look.
+# Where there is nobody to wait for and no time is spent on computing: how long until the next look.
 IDLE_S = 0.5
 HALF = 0.5
 
@@ -88,15 +88,16 @@ class ADPSGD(Algorithm):
     async def run(self, node: NodeInterface) -> None:
         """Ask, step, and wait for the answer, until the budget is used up."""
         while node.budget_left:
-            self.asked = node.sample_peer()
+            began, self.asked = node.time(), node.sample_peer()
             self.answered.clear()
             if self.asked is not None:
                 node.push([self.asked], {"x": node.params}, Purpose.EXCHANGE_REQUEST)
             # At the params that were just sent; the difference is applied to those of then.
             await node.train(self.local_steps)
-            if self.asked is not None:
+            # A suspect that is tried may not answer, nor even be asked while another one is tried.
+            if self.asked is not None and node.is_expected(self.asked):
                 await node.wait(self.answered, self.answer_deadline_s)
-            elif not self.local_steps:
+            elif not self.local_steps or node.time() == began:
                 await node.sleep(IDLE_S)
             await node.end_round()
 

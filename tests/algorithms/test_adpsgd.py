@@ -265,3 +265,34 @@ def test_an_answer_that_comes_after_the_deadline_is_still_applied() -> None:
             assert swarm.models().sum() == 8.0
 
     virtual_time.run(main())
+
+
+def test_several_hung_peers_cost_no_deadline_while_one_of_them_is_tried() -> None:
+    """One suspect is tried at a time: a question to another never leaves, and has no answer."""
+    config = adpsgd(
+        training__local_steps=1, topology__graph="complete", network__push_timeout_s=10.0,
+        algorithm__answer_deadline_s=10.0,
+    )  # fmt: skip
+    link = Link(latency_s=0.01)
+    with SimulatedSwarm(config, 6, link=link, learners=still(np.eye(6)), step_s=0.1) as swarm:
+        swarm.run(5.0)
+        for name in ("n2", "n3", "n4", "n5"):
+            swarm.pause(name)
+        swarm.run(100.0)
+        before = swarm.nodes["n0"].round
+        swarm.run(100.0)
+        # Were nobody hung it would be 1000; a deadline each time that a suspect is due, 130.
+        assert swarm.nodes["n0"].round - before > 800
+
+
+@pytest.mark.parametrize("tau", [0, 1])
+def test_a_node_whose_only_peer_is_hung_goes_on_and_time_with_it(tau: int) -> None:
+    """Training that takes no time at all must not stop the clock of a simulation."""
+    config = adpsgd(training__local_steps=tau, topology__graph="complete")
+    with SimulatedSwarm(config, 2, link=Link(latency_s=0.01), learners=still(np.eye(2))) as swarm:
+        swarm.run(5.0)
+        swarm.pause("n1")
+        swarm.run(60.0)
+        before = swarm.nodes["n0"].round
+        swarm.run(10.0)
+        assert swarm.nodes["n0"].round - before >= 19
