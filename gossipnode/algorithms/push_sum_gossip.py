@@ -70,6 +70,8 @@ class PushSumGossip(MassHolder):
         due = node.time() + node.rng.uniform(0.0, self.period_s)
         while node.budget_left:
             await node.sleep(due - node.time())
+            if node.stopping:
+                break  # all goes to one that is there, not half of it to anybody
             await self.train(node)
             peer = node.sample_peer()
             if peer is not None:
@@ -81,8 +83,8 @@ class PushSumGossip(MassHolder):
             stretch = 1.0 + self.jitter * node.rng.uniform(-1.0, 1.0)
             due = max(due + self.period_s * stretch, node.time())
         if node.stopping and not 0 < node.rounds <= node.round:
-            heir = node.sample_peer()
-            await self.leave(node, [] if heir is None else [heir])
+            drawn, heard = node.sample_peer(), [j for j in self.mass.seen if node.knows(j)]
+            await self.leave(node, heard if drawn is None else [drawn, *heard])
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Take what the sums have grown by, unless this node has left."""

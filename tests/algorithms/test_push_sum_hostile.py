@@ -192,3 +192,23 @@ def test_strangers_that_cannot_be_reached_fill_no_memory() -> None:
             assert held_by(node).w == 1.0
 
     virtual_time.run(main())
+
+
+def test_who_leaves_finds_an_heir_among_those_it_has_heard_of() -> None:
+    """Of many random peers the one that is drawn is hardly ever known to be there."""
+
+    async def main() -> None:
+        settings = config("gossip", topology__graph="random", algorithm__period_s=1000.0)
+        async with swarm_of(settings, NAMES, learners()) as swarm:
+            node = swarm.nodes["one"]
+            swarm.down |= {"three"}
+            swarm.launch("one")
+            await asyncio.sleep(0.01)
+            assert await say(swarm, "two", 0.25) == ("merged", "")
+            node.sample_peer = lambda: "three"  # type: ignore[method-assign]
+            node.request_stop()
+            await asyncio.sleep(1.0)
+            assert held_by(node).w == 0.0
+            assert held_by(node).sent["two"].w == 1.25
+
+    virtual_time.run(main())
