@@ -22,8 +22,9 @@ from gossipnode.registry import ALGORITHMS, FORMS, algorithm_class
 INTRODUCTION = """\
 # Algorithms
 
-This page is generated: `python -m gossipnode.cli.algorithms > docs/algorithms.md`. How to
-write an algorithm of your own is told in [extending.md](extending.md).
+This page is generated: `python -m gossipnode.cli.algorithms > docs/algorithms.md`. How they
+compare on uneven data and on wires that lose messages is measured in [comparison.md](comparison.md);
+how to write one of your own is told in [extending.md](extending.md).
 
 An algorithm is chosen in `node.toml` by the lines of the last column, in the table `[algorithm]`;
 on the command line by `--algorithm` and, where there are forms without a name of their own,
