@@ -23,7 +23,7 @@ INTRODUCTION = """\
 # Algorithms
 
 This page is generated: `python -m gossipnode.cli.algorithms > docs/algorithms.md`. How they
-compare on uneven data and on wires that lose messages is measured in [comparison.md](comparison.md);
+compare on uneven data and where messages are lost is measured in [comparison.md](comparison.md);
 how to write one of your own is told in [extending.md](extending.md).
 
 An algorithm is chosen in `node.toml` by the lines of the last column, in the table `[algorithm]`;
