@@ -9,21 +9,24 @@ Round k on node i, N_i its neighbours in a spanning tree of the graph::
 
 A half-step moves on by an edge a round, and after as many rounds as the tree is wide, each average
 is of one half-step of each node: x_i^{k+1} = (1/n) Σ_j x_j^{k−d_ij+1+½}, d_ij edges away (its own:
-the present one). The weights are exactly uniform, so that uneven data leave no bias at rest. What
-is missing is counted: a lost message leaves its share to the node's own half-step, and is over
-after the rounds that it would have travelled.
+the present one). The weights are exactly uniform, so that uneven data leave no bias at rest.
+
+For a message that is lost the neighbour's last one serves, sum and count, for up to n rounds: what
+a sum is of may be as old in any case, and at rest it says the same. Later its share is left to the
+node's own half-step, as is that of nodes not heard of yet.
 
 Letters: x params, m relayed sum, c its count, n nodes, τ local steps. Memory: one sum of each tree
 neighbour besides what is being sent; a hub of a star holds n.
 
 *Source*: Vogels et al., NeurIPS 2021 (RelaySum, RelaySGD).
 *Differs from the source*: the tree is the graph's, by breadth-first search from the first node;
-deadlines, and skipping ahead after a long absence.
+deadlines, and skipping ahead after a long absence. For what is lost the source fills in a model of
+the node's own, or divides by the count: with losses that go on, either pulls the mean about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +50,7 @@ class RelaySumOptions(LockstepOptions):
             "",
             "no bias from uneven data, on a tree",
             "1",
-            "counted, and soon over; at 10 % worse than dpsgd",
+            "the last sum serves; at 10 % less biased than dpsgd",
         ),
     )
 
@@ -69,18 +72,22 @@ class RelaySum(Algorithm):
     def __init__(self, options: RelaySumOptions, local_steps: int) -> None:
         self.tau = local_steps
         self.mailbox = Mailbox(options)
-        self.m: dict[str, Vector] = {}  # what came in the round before, by tree neighbour
+        # What came last, by tree neighbour: sum, count and round.
+        self.m: dict[str, Vector] = {}
         self.c: dict[str, int] = {}
+        self.of: dict[str, int] = {}
+        self.alone = False  # whether nothing came in the last round
 
     async def run(self, node: NodeInterface) -> None:
         """Run rounds until the budget is used up."""
         tree = node.tree_neighbours
+        self.keep([j for j in tree if j in self.m])  # an earlier life may have had another tree
         self.mailbox.skip(node, (node.round, 0))
         while self.catch_up(node, tree):
             began = node.time()
             await self.step(node, node.round, tree)
             await node.end_round()
-            if not self.m and node.time() - began < CLOCK_S:
+            if self.alone and node.time() - began < CLOCK_S:
                 # Nobody to wait for and no time that passes: rounds would follow without end.
                 await node.sleep(PROBE_EVERY_S if tree else 0.0)
 
@@ -93,13 +100,20 @@ class RelaySum(Algorithm):
             c = 1 + sum(self.c[peer] for peer in self.c if peer != j)
             node.push([j], {"sum": m}, scalars={COUNT: c})
         came = await self.mailbox.take(node, (k, 0), tree)
-        self.m = {j: arrival.parts["sum"] for j, arrival in came.items()}
-        self.c = {j: int(arrival.scalars[COUNT]) for j, arrival in came.items()}
+        self.alone = not came
+        for j, arrival in came.items():
+            self.m[j], self.c[j], self.of[j] = arrival.parts["sum"], int(arrival.scalars[COUNT]), k
+        self.keep([j for j in self.m if self.of[j] >= k - node.nodes])
         if self.m:
             own = max(node.nodes - sum(self.c.values()), 1)
             total = own + sum(self.c.values())
             after = await node.compute(_average, half, list(self.m.values()), own, total)
             await node.commit(after=after, before=half)
+
+    def keep(self, neighbours: Collection[str]) -> None:
+        """Forget the sums of all but ``neighbours``."""
+        for j in self.m.keys() - set(neighbours):
+            del self.m[j], self.c[j], self.of[j]
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Keep a sum for its round."""
@@ -116,7 +130,7 @@ class RelaySum(Algorithm):
         if gone:
             node.skip_to(max(gone))
             self.mailbox.skip(node, (node.round, 0))
-            self.m, self.c = {}, {}  # sums of rounds that are long over
+            self.keep([j for j in self.m if self.of[j] >= node.round - node.nodes])
         return node.budget_left
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:
@@ -126,12 +140,13 @@ class RelaySum(Algorithm):
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the sums that are to be relayed."""
-        return {f"m/{j}": m for j, m in self.m.items()}, {"c": dict(self.c)}
+        return {f"m/{j}": m for j, m in self.m.items()}, {"c": dict(self.c), "of": dict(self.of)}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Relay what came in an earlier life."""
-        self.c = facts.get("c", {})
-        self.m = {j: arrays[f"m/{j}"] for j in self.c}
+        self.of = dict(facts.get("of", {}))
+        self.c = {j: facts["c"][j] for j in self.of}
+        self.m = {j: arrays[f"m/{j}"] for j in self.of}
 
 
 def _relayed(half: Vector, sums: Sequence[Vector | None]) -> list[Vector]:
