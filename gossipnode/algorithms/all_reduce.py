@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,6 +41,7 @@ from gossipnode.algorithms.lockstep import LockstepOptions
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
 from gossipnode.algorithms.vectors import narrowed
 from gossipnode.errors import ConfigError, PeerError
+from gossipnode.learning.params import all_finite
 
 Form = Literal["ring", "naive", "server"]
 # The phase, after all others, in which everybody sends to everybody.
@@ -48,6 +49,9 @@ EVERYBODY = 255
 # The ring's 2(n − 1) steps are phases before that.
 RING_MAX = 128
 TO_HUB, FROM_HUB = 0, 1
+# Messages that wait for one peer: on a ring all that can be ahead of it, else a whole vector to
+# each of hub and everybody, and one of the algorithm's own.
+ROOM = {"ring": RING_MAX, "naive": 3, "server": 3}
 
 
 @dataclass(slots=True)
@@ -65,7 +69,6 @@ class AllReduce:
     def __init__(self, options: LockstepOptions, form: Form, hub: str = "") -> None:
         self.deadline_s = options.deadline_s
         self.form, self.hub = form, hub
-        # Early may be what goes round the ring up to here, and then a whole vector of each.
         self.mailbox = Mailbox(options, room=3)
 
     async def mean(
@@ -111,7 +114,7 @@ class AllReduce:
         """Reduce round the ring; None where something was missing."""
         n, i = node.nodes, node.ids.index(node.id)
         before, after = node.ids[i - 1], node.ids[(i + 1) % n]
-        edges = [x.size * c // n for c in range(n + 1)]
+        edges = edges_of(x.size, n)
         S, sums = [x[a:b] for a, b in pairwise(edges)], dict(numbers)
         until = 0.0
         for s in range(2 * (n - 1)):
@@ -129,15 +132,16 @@ class AllReduce:
             came = await self.mailbox.take(node, (k, s), [before], within=within, blame=first)
             until = until or node.time() + self.deadline_s
             got = came.get(before)
-            if got is None or (got.index.get("start"), got.index.get("stop")) != (
-                edges[c], edges[c + 1],
-            ):  # fmt: skip
+            if got is None:
                 return None
             adds = s < n - 1
             S[c] = await node.compute(_add, got.parts["sum"], S[c]) if adds else got.parts["sum"]
             if c == n - 1:
                 sums = {name: got.scalars.get(name, 0.0) + adds * sums[name] for name in sums}
         mean = await node.compute(_joined, x, S, n)
+        # Narrow sums may overflow that everybody's, in float32, do not.
+        if self.mailbox.has((k, EVERYBODY)) or not await node.compute(all_finite, mean):
+            return None
         return Mean(mean, n, {name: value / n for name, value in sums.items()})
 
     async def through_hub(
@@ -162,7 +166,7 @@ class AllReduce:
         # The hub may wait a deadline for others before it answers.
         within = None if node.is_unknown(hub) else 2 * self.deadline_s
         answer = (await self.mailbox.take(node, (k, FROM_HUB), [hub], within=within)).get(hub)
-        if answer is None or answer.index["kind"] != "all":
+        if answer is None:
             return None
         told = {name: answer.scalars.get(name, 0.0) for name in numbers}
         return Mean(answer.parts["sum"], int(answer.scalars.get("count", 1)), told)
@@ -188,9 +192,12 @@ class AllReduce:
         numbers: Mapping[str, float],
         came: Mapping[str, Arrival],
     ) -> Mean:
-        """Return the mean of x and what came, added up in the order of the peer list."""
+        """Return the mean of x and what came, added up in the order of the peer list.
+
+        Left out, on all nodes alike, is what would make a sum infinite.
+        """
         total: Vector = np.zeros(x.shape, np.result_type(np.float32, x))
-        sums = dict.fromkeys(numbers, 0.0)
+        sums, count = dict.fromkeys(numbers, 0.0), 0
         for j in node.ids:
             if j == node.id:
                 vector, theirs = x, numbers
@@ -198,24 +205,59 @@ class AllReduce:
                 vector, theirs = came[j].parts["sum"], came[j].scalars
             else:
                 continue
-            total = await node.compute(_add, total, vector)
+            added = await node.compute(_added, total, vector)
+            if added is None:
+                continue
+            total, count = added, count + 1
             sums = {name: sums[name] + theirs.get(name, 0.0) for name in sums}
-        count = 1 + len(came)
         await node.compute(_divide, total, count)
         mean = await node.compute(narrowed, total, x)
         return Mean(mean, count, {name: value / count for name, value in sums.items()})
 
     def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Keep what came; a message to everybody ends the wait for anything else of its round."""
+        """Keep what came; a message to everybody ends the wait for anything else of its round.
+
+        Raises ``PeerError`` for what no step of this node asks for.
+        """
+        self.check(node, arrival)
         k, phase = arrival.round, arrival.phase
-        is_piece = arrival.index["kind"] != "all"
-        if is_piece != (self.form == "ring" and phase != EVERYBODY):
-            raise PeerError("unsupported_message", f"the all-reduce here is {self.form}")
-        answer = self.mailbox.put(node, arrival)
+        # The one before on the ring may be n − 1 steps ahead, and then have sent to everybody.
+        room = node.nodes + 1 if self.form == "ring" else None
+        answer = self.mailbox.put(node, arrival, room)
         waiting = self.mailbox.waiting
         if phase == EVERYBODY and waiting is not None and (k, 0) <= waiting.beat < (k, EVERYBODY):
             self.mailbox.interrupt()
         return answer
+
+    def check(self, node: NodeInterface, arrival: Arrival) -> None:
+        """Raise ``PeerError`` unless a step of this node asks for just that, from its sender."""
+        phase, index, sender = arrival.phase, arrival.index, arrival.sender
+        if phase == EVERYBODY:
+            is_asked_for = index["kind"] == "all"
+        elif self.form == "ring":
+            is_asked_for = index["kind"] == "range" and self.is_step(node, sender, phase, index)
+        else:
+            at, of = (TO_HUB, node.id) if phase == TO_HUB else (FROM_HUB, sender)
+            is_asked_for = (
+                self.form == "server" and index["kind"] == "all"
+                and phase == at and of == self.hub_of(node)
+            )  # fmt: skip
+        if not is_asked_for:
+            raise PeerError(
+                "unsupported_message", f"the all-reduce here is {self.form}, and asks for no such"
+            )
+
+    def is_step(self, node: NodeInterface, sender: str, s: int, index: Mapping[str, Any]) -> bool:
+        """Whether step ``s`` on the ring has this chunk come from there."""
+        n, i = node.nodes, node.ids.index(node.id)
+        c, edges = (i - s - 1) % n, edges_of(node.params.size, n)
+        is_chunk = (index["start"], index["stop"]) == (edges[c], edges[c + 1])
+        return is_chunk and s < 2 * (n - 1) and sender == node.ids[i - 1]
+
+
+def edges_of(d: int, n: int) -> list[int]:
+    """Return where the n chunks of a vector of d values begin, and d."""
+    return [d * c // n for c in range(n + 1)]
 
 
 def hub_of(node: NodeInterface, name: str) -> str:
@@ -230,6 +272,12 @@ def hub_of(node: NodeInterface, name: str) -> str:
 def _add(to: Vector, x: Vector) -> Vector:
     to += x
     return to
+
+
+def _added(total: Vector, x: Vector) -> Vector | None:
+    """Return total + x, or None if that is not finite."""
+    found: Vector = np.add(total, x)
+    return found if all_finite(found) else None
 
 
 def _joined(x: Vector, chunks: Sequence[Vector], n: int) -> Vector:

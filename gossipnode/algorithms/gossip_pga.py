@@ -29,7 +29,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gossipnode.algorithms.all_reduce import RING_MAX, AllReduce, Mean
+from gossipnode.algorithms.all_reduce import ROOM, AllReduce, Mean
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.algorithms.lockstep import LockstepOptions
@@ -81,13 +81,13 @@ class GossipPGA(DPSGD):
     bundles = (frozenset({"x"}), frozenset({"sum"}))
     pieces = frozenset({"range"})
     talks_to_all = True
-    room = RING_MAX
 
     def __init__(self, options: GossipPgaOptions, local_steps: int) -> None:
         shared = options.model_dump(include={*LockstepOptions.model_fields} - {"name"})
         merging = options.model_dump(include={*MergeOptions.model_fields} - {"name"})
         super().__init__(DpsgdOptions(**shared, **merging), local_steps)
         self.reduce = AllReduce(options, options.reduction, options.hub)
+        self.room = ROOM[options.reduction]
         self.adapts = options.form == "aga"
         self.H_init = self.H = options.every
         self.H_max, self.warm_up = options.every_max, options.warm_up

@@ -5,8 +5,8 @@
 within the deadline; those that did not send are suspected, so that nobody is waited for twice.
 
 Invariant: a beat that was taken is over: what comes for it later is dropped and counted. Of
-beats that nobody waits for yet, never more than ``room`` messages are kept for each node of the
-swarm.
+beats that nobody waits for yet, never more than ``room`` messages of each sender are kept, so that
+one that sends too much takes no place from the others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Waiting:
 
 
 class Mailbox:
-    """One node's mailbox; of messages that come early it keeps ``room`` a node, all in all."""
+    """One node's mailbox; of messages that come early it keeps ``room`` of each sender."""
 
     def __init__(self, options: LockstepOptions, room: int = 2) -> None:
         self.deadline_s, self.start_deadline_s = options.deadline_s, options.start_deadline_s
@@ -48,10 +48,11 @@ class Mailbox:
         self.waiting: Waiting | None = None
         self.started: float | None = None
 
-    def put(self, node: NodeInterface, arrival: Arrival) -> Answer:
+    def put(self, node: NodeInterface, arrival: Arrival, room: int | None = None) -> Answer:
         """Keep a message, or drop one that comes too late; a new life's takes an old one's place.
 
-        Raises ``PeerError`` (busy) where there is no room: its sender tries again.
+        ``room`` is for this sender, by default the mailbox's. Raises ``PeerError`` (busy) where
+        there is none left: its sender tries again.
         """
         beat, sender = (arrival.round, arrival.phase), arrival.sender
         if beat <= self.over:
@@ -61,7 +62,8 @@ class Mailbox:
         kept = self.box.get(beat, {}).get(sender)
         if kept is not None and arrival.order[0] <= kept.order[0]:
             return Answer(Outcome.DUPLICATE)
-        if kept is None and not self._is_awaited(beat) and self._early() >= self.room * node.nodes:
+        room = self.room if room is None else room
+        if kept is None and not self._is_awaited(beat) and self._early(sender) >= room:
             raise PeerError("busy", f"round {beat[0]} is early, this node is in {node.round}")
         self.box.setdefault(beat, {})[sender] = arrival
         self._note(node, arrival)
@@ -181,6 +183,5 @@ class Mailbox:
     def _is_awaited(self, beat: Beat) -> bool:
         return self.waiting is not None and self.waiting.beat == beat
 
-    def _early(self) -> int:
-        awaited = self.waiting.beat if self.waiting is not None else None
-        return sum(len(came) for beat, came in self.box.items() if beat != awaited)
+    def _early(self, sender: str) -> int:
+        return sum(sender in came for b, came in self.box.items() if not self._is_awaited(b))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gossipnode.algorithms.all_reduce import RING_MAX, AllReduce
+from gossipnode.algorithms.all_reduce import ROOM, AllReduce
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
 from gossipnode.config import Facts, Needs, option
@@ -63,12 +63,12 @@ class AllReduceSGD(Lockstep):
     roles = frozenset({"sum"})
     pieces = frozenset({"range"})
     talks_to_all = True
-    room = RING_MAX
 
     def __init__(self, options: AllReduceOptions, local_steps: int) -> None:
         super().__init__(options)
         self.tau = local_steps
         self.reduce = AllReduce(options, options.form, options.hub)
+        self.room = ROOM[options.form]
 
     async def step(self, node: NodeInterface, k: int) -> None:
         """Train, and take the mean."""
