@@ -15,7 +15,7 @@ from hypothesis import given as drawn
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from plain_learner import PlainLearner, plain_config
-from push_sum_swarms import held_by, mass_of, totals
+from push_sum_swarms import mass_of, totals
 from q16_swarms import (
     BEST,
     NAMES,
@@ -317,7 +317,6 @@ def test_a_message_without_its_mass_is_refused(source: str) -> None:
     with simulated(config(source, "ring", 1000)) as swarm:
         swarm.run(0.05)
         sender = swarm.nodes[NAMES[0]]
-        held_by(sender)
         sender.push([NAMES[1]], {"u": sender.params.copy()})
         swarm.run(0.05)
         assert swarm.outcomes["unsupported_message"] == 1
