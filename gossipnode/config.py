@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, spelt_out
+from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, table_spelt_out
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DEFAULT_PORT = 7946
@@ -287,8 +287,8 @@ def _named(value: Any) -> Any:
     """Read a table as the options of the algorithm that it names."""
     if not isinstance(value, Mapping):
         return value
-    named = spelt_out(str(value.get("name", DEFAULT_ALGORITHM)))
-    return algorithm_class(named["name"]).Options.model_validate({**value, **named})
+    table = table_spelt_out({"name": DEFAULT_ALGORITHM, **value})
+    return algorithm_class(table["name"]).Options.model_validate(table)
 
 
 class TopologyOptions(Section):

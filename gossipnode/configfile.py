@@ -18,7 +18,13 @@ from pydantic_core import ErrorDetails
 
 from gossipnode.config import AlgorithmOptions, Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
-from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, algorithm_names, spelt_out
+from gossipnode.registry import (
+    DEFAULT_ALGORITHM,
+    algorithm_class,
+    algorithm_names,
+    spelt_out,
+    table_spelt_out,
+)
 
 ENV_PREFIX = "GOSSIPNODE_"
 # What a file lists besides the tables of a node: variants that `gossipnode simulate` compares.
@@ -222,11 +228,11 @@ def _put_table(
     if section not in Config.model_fields:
         raise _unknown_section(where, section, is_table=True)
     table = tree.setdefault(section, {})
-    if section == "algorithm" and "name" in entries:
-        entries = {
-            **spelt_out(str(entries["name"])),
-            **{k: entries[k] for k in entries if k != "name"},
-        }
+    if section == "algorithm":
+        try:
+            entries = table_spelt_out(entries)
+        except ConfigError as error:
+            raise error.found_in(where) from None
     if section == "algorithm" and entries.get("name", table.get("name")) != table.get("name"):
         # Another algorithm has other options: what a weaker layer said of the old one is void.
         table.clear()

@@ -11,6 +11,7 @@ Invariant: naming all of them loads none; a node pays for its own algorithm alon
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -73,6 +74,23 @@ def spelt_out(name: str) -> dict[str, str]:
     ({'name': 'correction', 'form': 'd2'}, {'name': 'dpsgd'})
     """
     return {"name": FORMS[name], "form": name} if name in FORMS else {"name": name}
+
+
+def table_spelt_out(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``[algorithm]`` table with what its ``name`` stands for spelt out.
+
+    Raises ``ConfigError`` where it names one form and asks for another.
+    """
+    if "name" not in table:
+        return dict(table)
+    named = spelt_out(str(table["name"]))
+    if "form" in table and table["form"] != named.get("form", table["form"]):
+        raise ConfigError(
+            f"is {table['form']}, but algorithm.name is {table['name']}, a form itself: leave one "
+            "of the two out",
+            key="algorithm.form",
+        )
+    return {**table, **named}
 
 
 @cache

@@ -59,6 +59,20 @@ def test_another_algorithm_voids_the_options_of_the_old_one(tmp_path: Path) -> N
     assert (kept.algorithm.deadline_s, kept.algorithm.form) == (3, "cta")
 
 
+def test_a_form_by_name_may_be_repeated_and_not_contradicted(tmp_path: Path) -> None:
+    """Which of the two was meant, nobody can know; a stronger layer may say otherwise."""
+    path = tmp_path / "node.toml"
+    path.write_text('[algorithm]\nname = "d2"\nform = "d2"\n')
+    assert load_config(path).algorithm.label == "d2"
+    assert load_config(path, flags={"algorithm.form": "extra"}).algorithm.label == "extra"
+    path.write_text('[algorithm]\nname = "d2"\nform = "extra"\n')
+    with pytest.raises(ConfigError, match=r"is extra, but algorithm\.name is d2") as caught:
+        load_config(path)
+    assert (caught.value.file, caught.value.key) == (str(path), "algorithm.form")
+    with pytest.raises(ConfigError, match=r"is extra, but algorithm\.name is d2"):
+        Config.model_validate({"algorithm": {"name": "d2", "form": "extra"}})
+
+
 def test_flags_in_any_order_choose_the_algorithm() -> None:
     one = load_config(flags={"algorithm.name": "gossip", "algorithm.period_s": 2})
     other = load_config(flags={"algorithm.period_s": 2, "algorithm.name": "gossip"})
