@@ -47,7 +47,9 @@ class Damage(NamedTuple):
 def flags_of(name: str, facts: Facts) -> tuple[dict[str, Any], float]:
     """Return the options of a form on Q16, and its η: all with the same η/(1 − β)."""
     fields = algorithms.options_of(name).model_fields
-    flags = {f"algorithm__{k}": v for k, v in algorithms.choice(name, facts.form).items()}
+    flags: dict[str, Any] = {
+        f"algorithm__{k}": v for k, v in algorithms.choice(name, facts.form).items()
+    }
     flags["topology__graph"] = algorithms.options_of(name).default_graph
     flags |= {
         f"algorithm__{key}": DEADLINE_S
