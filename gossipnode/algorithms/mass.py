@@ -127,7 +127,8 @@ class Mass:
             way: {peer: Sums.of(arrays.get(f"{way}/{peer}"), row) for peer, row in of.items()}
             for way, of in (("sent", facts["sent"]), ("seen", facts["seen"]))
         }
-        w, since, rounds, joined = (facts[name] for name in ("w", "since", "rounds", "joined"))
+        w, since, rounds = (facts[name] for name in ("w", "since", "rounds"))
+        joined = facts.get("joined", True)  # one that does not say may have
         return cls(w, since, rounds, joined, is_kept=True, **edges)
 
 

@@ -184,10 +184,11 @@ class PartialGossip(PeriodicGossip):
         return arrays, {**facts, "t": list(self.t)}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
-        """Take up the ages, if the partition is the same."""
+        """Take up the ages; of another partition the least, for all parts have that many steps."""
         super().restore(arrays, facts)
-        if len(facts.get("t", [])) == self.S:
-            self.t = list(facts["t"])
+        t = list(facts.get("t", []))
+        if t:
+            self.t = t if len(t) == self.S else [min(t)] * self.S
 
 
 def seeded_mask(

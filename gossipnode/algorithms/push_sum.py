@@ -23,7 +23,7 @@ is needed: whatever is lost, late, doubled or forgotten in a crash, the next one
   stop hands all it has to a neighbour; its checkpoint has w = 0, and a later life joins again.
 
 Letters: z params, w mass, P what is handed out, τ local steps, η step size. Memory: two float64
-vectors an edge, σ here and seen there.
+vectors an edge, σ here and seen there, and in ``sgp`` the messages of rounds that are open.
 
 *Source*: Kempe, Dobra, Gehrke, FOCS 2003 (push-sum); Assran, Loizou, Ballas, Rabbat, ICML 2019
 (arXiv 1811.10792: SGP and its overlap).

@@ -341,3 +341,16 @@ def test_options_that_contradict_each_other_are_refused(flags: dict[str, str], w
     named = {f"algorithm__{key}": value for key, value in flags.items()}
     with pytest.raises(ConfigError, match=what):
         partial("partial_gossip", **named)
+
+
+def test_with_other_parts_than_before_none_begins_younger_than_it_was() -> None:
+    """At age 0 a part would be given up for whatever arrives first."""
+    before, after = (of_options(parts) for parts in (4, 6))
+    before.t = [9, 7, 8, 12]
+    after.restore(*before.state())
+    assert after.t == [7] * 6
+
+
+def of_options(parts: int) -> PartialGossip:
+    options = partial(algorithm__parts=parts).algorithm
+    return PartialGossip(options, 1)  # type: ignore[arg-type]
