@@ -34,7 +34,7 @@ from pydantic import model_validator
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
-from gossipnode.algorithms.staleness import MergeOptions, staleness_function
+from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.config import Facts, Needs, option
 
 
@@ -87,11 +87,7 @@ class DpsgdOptions(SharingOptions, MergeOptions):
 
     @model_validator(mode="after")
     def _counts_rounds(self) -> DpsgdOptions:
-        if self.staleness == "age":
-            raise ValueError(
-                "algorithm.staleness age is for gossip; dpsgd counts rounds: choose constant, "
-                "polynomial, hinge or exponential"
-            )
+        no_ages(self, "dpsgd")
         return self
 
 

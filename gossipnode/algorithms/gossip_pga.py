@@ -13,7 +13,8 @@ large, often where it is small, after ``warm_up`` means with the first H::
     H ← ⌈H_init · F_init / F⌉,  1 ≤ H ≤ H_max
 
 F is a running mean of each node's training loss, F_init its value at the end of the warm-up; both
-go along with the all-reduce, so that all nodes compute H from the same numbers. If they still
+go along with the all-reduce, so that all nodes compute H from the same numbers: the means over
+those that know a loss. If they still
 disagree, as after a restart, the first to take a mean takes the others along: whoever gets a
 message of an all-reduce of round k ≥ its own takes part in it.
 
@@ -29,11 +30,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from gossipnode.algorithms.all_reduce import ROOM, AllReduce, Mean
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.algorithms.lockstep import LockstepOptions
-from gossipnode.algorithms.staleness import MergeOptions
+from gossipnode.algorithms.staleness import MergeOptions, no_ages
 from gossipnode.config import Facts, Needs, option
 
 # Share of the running loss that one round replaces.
@@ -67,6 +70,11 @@ class GossipPgaOptions(LockstepOptions, MergeOptions):
         """Return that rows must add to one; columns too, if the mean is to be the data's."""
         return Needs(weights="row")
 
+    @model_validator(mode="after")
+    def _counts_rounds(self) -> GossipPgaOptions:
+        no_ages(self, "gossip_pga")
+        return self
+
     def round_s_max(self, training_s: float) -> float:
         """Return training and the waits of an all-reduce."""
         return super().round_s_max(training_s) + 2 * self.deadline_s
@@ -95,26 +103,32 @@ class GossipPGA(DPSGD):
         self.F_init: float | None = None
         self.means = 0
         self.due: int | None = None  # the round of the next mean; None: not yet known
+        self.reduced = -1  # the round of the last one
 
     async def step(self, node: NodeInterface, k: int) -> None:
         """Train, then mix with the neighbours or, where that is due, with all."""
         await node.train(self.tau)
         self.note_loss(node)
-        half = node.params
+        half = before = node.params
         if not self.is_due(k):
             self.send(node, k, {"x": half})
-            await self.mix(node, k, half)
+            before = await self.mix_unless_due(node, k, half)
         if self.is_due(k):  # maybe only since another node has begun
             mean = await self.reduce.mean(node, k, half, self.numbers())
             self.closed, self.alone, self.waited = k, mean.count == 1, mean.count > 1
             self.look_ahead(k, mean)
-            await node.commit(after=mean.vector, before=half)
+            await node.commit(after=mean.vector, before=before)
 
-    async def mix(self, node: NodeInterface, k: int, x: Vector) -> None:
-        """Apply the change to Σ_j w_ij x_j, unless the mean of all is to be taken after all."""
+    async def mix_unless_due(self, node: NodeInterface, k: int, x: Vector) -> Vector:
+        """Apply the change to Σ_j w_ij x_j, unless the mean of all is to be taken after all.
+
+        Returns what the params are then: word of a mean may come while they change.
+        """
         mixed = (await self.combine(node, k, {"x": x}))["x"]
-        if mixed is not x and not self.is_due(k):
-            await node.commit(after=mixed, before=x)
+        if mixed is x or self.is_due(k):
+            return x
+        await node.commit(after=mixed, before=x)
+        return node.params
 
     def is_due(self, k: int) -> bool:
         """Whether round ``k`` ends with the mean of all."""
@@ -124,34 +138,42 @@ class GossipPGA(DPSGD):
 
     def look_ahead(self, k: int, mean: Mean) -> None:
         """Set H and the round of the next mean from what all nodes know alike."""
-        self.means += 1
-        if self.adapts and mean.numbers:
-            self.F = mean.numbers["loss"]
-            if self.means <= self.warm_up:
-                self.F_init = self.F
-            else:
-                self.F_init = mean.numbers["first"]
-                self.H = next_period(self.H_init, self.F_init, self.F, self.H_max)
+        self.means, self.reduced = self.means + 1, k
+        told = mean.numbers.get("told", 0.0)
+        if self.adapts and told > 0:
+            F, F_init = mean.numbers["loss"] / told, mean.numbers["first"] / told
+            if math.isfinite(F) and math.isfinite(F_init):
+                is_warm = self.means > self.warm_up
+                self.F, self.F_init = F, F_init if is_warm else F
+                if is_warm:
+                    self.H = next_period(self.H_init, self.F_init, self.F, self.H_max)
         self.due = k + self.H
 
     def note_loss(self, node: NodeInterface) -> None:
-        """Let the running loss follow that of the last local steps."""
-        if node.loss is not None:
+        """Let the running loss follow that of the last local steps, where that is a number."""
+        if node.loss is not None and math.isfinite(node.loss):
             self.F = node.loss if self.F is None else self.F + NEWS * (node.loss - self.F)
 
     def numbers(self) -> dict[str, float]:
-        """Return what goes along with the vector."""
-        if not self.adapts or self.F is None or not math.isfinite(self.F):
+        """Return what goes along with the vector: F and F_init, and whether they are known."""
+        if not self.adapts:
             return {}
-        return {"loss": self.F, "first": self.F if self.F_init is None else self.F_init}
+        if self.F is None:
+            return {"loss": 0.0, "first": 0.0, "told": 0.0}
+        return {
+            "loss": self.F,
+            "first": self.F if self.F_init is None else self.F_init,
+            "told": 1.0,
+        }
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Hand a neighbour's model to D-PSGD, the rest to the all-reduce; take part in both."""
         if "x" in arrival.parts:
             return await super().receive(node, arrival)
         k = arrival.round
-        if self.adapts and node.round <= k:
-            self.due = k if self.due is None else min(self.due, k)
+        if self.adapts and node.round <= k and k > self.reduced:
+            # No mean is farther off than H_max, whatever one absurd message says.
+            self.due = min(k, node.round + self.H_max if self.due is None else self.due)
             if self.mixing is not None and self.beat == k:
                 self.mixing.complete.set()  # who takes a mean mixes with nobody
         return self.reduce.receive(node, arrival)

@@ -44,6 +44,15 @@ class MergeOptions(AlgorithmOptions):
     )
 
 
+def no_ages(options: MergeOptions, name: str) -> None:
+    """Raise ``ValueError`` where an algorithm that counts rounds is to weigh by age."""
+    if options.staleness == "age":
+        raise ValueError(
+            f"algorithm.staleness age is for gossip; {name} counts rounds: choose constant, "
+            "polynomial, hinge or exponential"
+        )
+
+
 def staleness_function(name: str, a: float | None = None, b: float | None = None) -> Weighting:
     """Return s for ``constant``, ``polynomial``, ``hinge`` or ``exponential``.
 

@@ -23,8 +23,10 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     trace_of,
 )
 
-from gossipnode.algorithms.all_reduce import Mean
+from gossipnode.algorithms.all_reduce import EVERYBODY, Mean
+from gossipnode.algorithms.base import Arrival, Purpose
 from gossipnode.algorithms.gossip_pga import GossipPGA, GossipPgaOptions, next_period
+from gossipnode.errors import ConfigError
 from gossipnode.simulation import Link
 
 ETA = 0.1
@@ -118,7 +120,8 @@ def test_the_first_means_are_the_warm_up() -> None:
     x = np.zeros(1)
 
     def told(k: int, loss: float) -> tuple[int, int | None]:
-        numbers = {"loss": loss, "first": algorithm.numbers().get("first", loss)}
+        first = loss if algorithm.F_init is None else algorithm.F_init
+        numbers = {"loss": loss, "first": first, "told": 1.0}
         algorithm.look_ahead(k, Mean(x, 16, numbers))
         return algorithm.H, algorithm.due
 
@@ -178,6 +181,97 @@ def test_two_with_different_periods_meet(source: str) -> None:  # noqa: F811
         algorithm.H, algorithm.due = 200, 10_000
         swarm.run_until(lambda: len(periods(swarm)) == 1, within=20, every=0.01)
         swarm.expect_progress(1)
+
+
+class Still:
+    """A node whose params only ``commit`` changes; ``then`` happens after the first one."""
+
+    round, loss = 3, None
+
+    def __init__(self, then: Any) -> None:
+        self.params, self.then = np.array([1.0]), then
+
+    async def train(self, steps: int) -> None:
+        del steps
+
+    async def commit(self, after: Any, before: Any) -> None:
+        self.params = self.params + (after - before)
+        self.then()
+
+
+async def test_a_mean_that_is_asked_for_while_the_mixture_is_committed_is_exact() -> None:
+    algorithm: Any = GossipPGA(GossipPgaOptions(form="aga", every=100), 1)
+
+    def ask() -> None:
+        algorithm.due = min(algorithm.due, 3)
+
+    async def combined(*_: Any) -> dict[str, Any]:
+        return {"x": np.array([5.0])}
+
+    async def mean_of_all(*_: Any) -> Mean:
+        return Mean(np.array([9.0]), 2)
+
+    algorithm.combine, algorithm.reduce.mean = combined, mean_of_all
+    algorithm.send = lambda *_: None
+    node: Any = Still(ask)
+    await algorithm.step(node, 3)
+    assert node.params[0] == 9.0
+
+
+def told_to_all(k: int) -> Any:
+    return Arrival("b", Purpose.MODEL, k, 0, {"sum": np.zeros(1)}, phase=EVERYBODY)
+
+
+async def test_word_of_a_mean_that_is_over_asks_for_no_other() -> None:
+    algorithm: Any = GossipPGA(GossipPgaOptions(form="aga", every=100), 1)
+    algorithm.reduce.receive = lambda *_: None
+    node: Any = Still(lambda: None)
+    await algorithm.receive(node, told_to_all(3))
+    assert algorithm.is_due(3)
+    algorithm.look_ahead(3, Mean(np.zeros(1), 2))
+    await algorithm.receive(node, told_to_all(3))  # before the round has ended
+    assert algorithm.due == 103
+
+
+async def test_word_of_a_far_round_does_not_put_off_the_first_mean() -> None:
+    algorithm: Any = GossipPGA(GossipPgaOptions(form="aga", every=4), 1)
+    algorithm.reduce.receive = lambda *_: None
+    await algorithm.receive(Still(lambda: None), told_to_all(10**15))  # type: ignore[arg-type]
+    assert not algorithm.is_due(4)
+    assert algorithm.is_due(3 + 256)
+
+
+def test_only_those_that_know_a_loss_are_asked_for_it(source: str) -> None:  # noqa: F811
+    """One that takes no steps, or whose loss is no number, weighs nothing."""
+    config = settings(source, "aga", ETA, algorithm__every=2, algorithm__warm_up=1, run__rounds=4)
+    for reduction in ("ring", "naive", "server"):
+        chosen = config.algorithm.model_copy(update={"reduction": reduction})
+        with simulated(config.model_copy(update={"algorithm": chosen})) as swarm:
+            idle: Any = swarm.nodes[NAMES[4]].algorithm
+            idle.note_loss = lambda _: None
+            swarm.run_to_end(within=100)
+            means = {node.algorithm.F_init for node in swarm.up}  # type: ignore[attr-defined]
+            assert len(means) == 1
+            others = [node.algorithm for node in swarm.up if node.algorithm is not idle]
+            assert all(one.numbers()["told"] == 1.0 for one in others)  # type: ignore[attr-defined]
+            assert idle.F_init is not None
+
+
+def test_a_loss_that_is_no_number_is_forgotten() -> None:
+    algorithm, node = GossipPGA(GossipPgaOptions(form="aga"), 1), Still(lambda: None)
+    for loss in (2.0, float("inf"), float("nan"), 2.0):
+        node.loss = loss  # type: ignore[assignment]
+        algorithm.note_loss(node)  # type: ignore[arg-type]
+    assert algorithm.F == 2.0
+    for loss, told in ((1e308, 1e-300), (1.0, 0.0), (-1e308, 1e-9), (1.0, -1.0)):
+        numbers = {"loss": loss, "first": loss, "told": told}
+        algorithm.look_ahead(0, Mean(np.zeros(1), 2, numbers))
+        assert algorithm.F == 2.0
+
+
+def test_its_rounds_have_no_ages(source: str) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match="age is for gossip"):
+        settings(source, "gossip_pga", ETA, algorithm__staleness="age")
 
 
 # -- what a swarm must bear ------------------------------------------------------------------------
