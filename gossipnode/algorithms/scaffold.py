@@ -189,7 +189,9 @@ def _corrected(y: Vector, g: Vector, eta: float, own: Vector, c: Vector) -> Vect
 
 
 def _change(x: Vector, y: Vector, total: float, c: Vector) -> Vector:
-    """Return c_i⁺ − c_i = (x − y)/(τη) − c."""
+    """Return c_i⁺ − c_i = (x − y)/(τη) − c; zero where no step had any length."""
+    if not total:
+        return np.zeros_like(x)
     found = np.subtract(x, y)
     found /= total
     found -= c

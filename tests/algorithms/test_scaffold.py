@@ -224,5 +224,20 @@ def test_a_seed_is_a_run(source: str) -> None:  # noqa: F811
     assert np.array_equal(one[1], again[1])
 
 
+def test_steps_of_no_length_leave_c_as_it_is(source: str) -> None:  # noqa: F811
+    """A cosine may end at a rate of zero: then there is nothing to divide by."""
+    flags = {
+        "training__schedule": "cosine", "training__schedule_steps": 8,
+        "training__schedule_factor": 0.0,
+    }  # fmt: skip
+    with simulated(config(source, 12, 2, **flags)) as swarm:
+        swarm.run_to_end(within=100)
+        c, own = variates(swarm)
+        assert np.isfinite(c).all()
+        assert np.isfinite(own).all()
+        assert agrees(swarm, 2e-15)
+        assert swarm.nodes[NAMES[0]].counters.get("missing_models") == 0
+
+
 def test_no_local_steps_change_nothing(source: str) -> None:  # noqa: F811
     assert np.array_equal(models_of(config(source, 3, 0)), start())
