@@ -221,6 +221,7 @@ class Needs:
     """What an algorithm needs of graph, W and learner; what a config lacks of it is refused.
 
     ``graph``: fixed neighbours, or a sequence of them; else random peers serve as well.
+    ``ignores_graph``: a peer list is all, for messages go to any of it, whatever the graph.
     ``rounds``: nodes go through the same rounds, so that the graph may change with them.
     ``weights``: which sums of W must be one; ``doubly`` means rows and columns, ``column`` is for
     algorithms that weigh what they hand out themselves. ``lambda_min``: what the least eigenvalue
@@ -229,6 +230,7 @@ class Needs:
     """
 
     graph: bool = True
+    ignores_graph: bool = False
     rounds: bool = True
     weights: Literal["any", "row", "column", "doubly"] = "any"
     symmetric: bool = False

@@ -62,7 +62,11 @@ class FedBuffOptions(HubOptions, MergeOptions):
 
     def needs(self) -> Needs:
         """Return that nodes have no rounds in common."""
-        return Needs(rounds=False)
+        return Needs(ignores_graph=True, rounds=False)
+
+    def round_s_max(self, training_s: float) -> float:
+        """Return the same, where each answer but the first takes a deadline."""
+        return super().round_s_max(training_s) + (self.buffer - 1) * self.deadline_s
 
 
 class FedBuff(HubAlgorithm):

@@ -86,7 +86,7 @@ class FederatedOptions(ClientOptions):
 
     def needs(self) -> Needs:
         """Return that fedsgd takes one gradient a round."""
-        return Needs(gradient=self.form == "fedsgd")
+        return Needs(ignores_graph=True, gradient=self.form == "fedsgd")
 
 
 class Federated(HubAlgorithm):

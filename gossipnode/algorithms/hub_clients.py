@@ -13,7 +13,6 @@ Invariant: the params are a model of the hub, of the round that this client is i
 from __future__ import annotations
 
 import asyncio
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,12 +55,14 @@ class HubOptions(LockstepOptions):
 
     def needs(self) -> Needs:
         """Return that a peer list is needed, and no W."""
-        return Needs()
+        return Needs(ignores_graph=True)
 
     def round_s_max(self, training_s: float) -> float:
-        """Return that there is no limit: without the hub, clients wait."""
-        del training_s
-        return math.inf
+        """Return training, the hub's wait, and a client's until it asks for a model that was lost.
+
+        That is with a hub; without one clients wait.
+        """
+        return super().round_s_max(training_s) + self.deadline_s
 
 
 class Client(Algorithm):

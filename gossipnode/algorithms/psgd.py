@@ -48,7 +48,7 @@ class AllReduceOptions(LockstepOptions):
 
     def needs(self) -> Needs:
         """Return that a peer list is needed, and no W."""
-        return Needs()
+        return Needs(ignores_graph=True)
 
     def round_s_max(self, training_s: float) -> float:
         """Return training and three waits: the first, the rest, and everybody's."""

@@ -84,12 +84,12 @@ def choice(name: str, form: str) -> dict[str, str]:
 def _row(name: str, facts: Facts) -> str:
     given = {"form": facts.form} if "form" in options_of(name).model_fields else {}
     needs = options_of(name)(**given).needs()
-    lines, of_all = choice(name, facts.form), algorithm_class(name).talks_to_all
+    lines = choice(name, facts.form)
     cells = [
         f"[{label(name, facts.form)}](#{describe.slug(name)})",
         facts.does,
         rounds_text(needs, facts),
-        "not used" if of_all and needs.weights == "any" else graph_text(needs),
+        graph_text(needs),
         weights_text(needs),
         "1" if needs.gradient else "τ",
         facts.vectors,
@@ -107,7 +107,13 @@ def rounds_text(needs: Needs, facts: Facts) -> str:
 
 
 def graph_text(needs: Needs) -> str:
-    """Return what an algorithm needs of the graph, in a few words."""
+    """Return what an algorithm needs of the graph, in a few words.
+
+    >>> graph_text(Needs()), graph_text(Needs(ignores_graph=True, rounds=False))
+    ('any, also changing', 'not used')
+    """
+    if needs.ignores_graph:
+        return "not used"
     if not needs.graph:
         return "random peers, or one that stays"
     return "one that stays" if needs.static or not needs.rounds else "any, also changing"

@@ -22,8 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gossipnode.algorithms.all_reduce import hub_of
 from gossipnode.algorithms.dpsgd import DpsgdOptions
 from gossipnode.algorithms.gossip_learning import GossipOptions
+from gossipnode.algorithms.hub_clients import Client
 from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config
 from gossipnode.learning.dtypes import epsilon
@@ -86,6 +88,8 @@ class Checkers:
         if fault := params_fault(node):
             yield fault
         yield from bound_faults(node, writing=writing)
+        if waits_for_its_hub(node):
+            self.excuse(node.id, now)
         if not world.is_paused:
             limit_s = longest_round_s(self.config, world.step_s)
             if fault := stuck_fault(node, self._lost_time.get(node.id, 0.0), now, limit_s):
@@ -235,7 +239,7 @@ def longest_round_s(config: Config, step_s: float) -> float:
     """Return how long no round may last: twice what training and deadlines add up to.
 
     ``step_s`` is what a local step takes the node. A slow or dead peer never blocks a node, so
-    this holds whatever the network does.
+    this holds whatever the network does, but for clients whose hub is gone.
     """
     return 2.0 * config.algorithm.round_s_max(step_s * config.training.local_steps)
 
@@ -246,6 +250,14 @@ def stuck_fault(node: Node, since: float, now: float, limit_s: float) -> str:
     if node.state == "running" and node.budget_left and now - began > limit_s:
         return f"{node.id} is stuck: in round {node.round} for {now - began:g} s"
     return ""
+
+
+def waits_for_its_hub(node: Node) -> bool:
+    """Whether the node is the client of a hub that it takes for dead: it may wait for ever."""
+    if not isinstance(node.algorithm, Client) or node.state != "running":
+        return False
+    hub = hub_of(node, node.algorithm.hub)
+    return hub != node.id and not node.is_expected(hub)
 
 
 # -- Σx --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
 from gossipnode.algorithms.hub_clients import ANSWER
 from gossipnode.errors import ConfigError, PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
+from gossipnode.simulation.swarm import SimulationError
 
 ETA = 0.1
 PLAIN = ("fedsgd", "fedavg", "fedprox")
@@ -478,3 +480,36 @@ def test_one_absurd_round_does_not_carry_the_hub_away(rounds: int) -> None:
             hub.algorithm.hear(hub, greeting)
         swarm.run(1)
         assert k < hub.round < 30
+
+
+@pytest.mark.parametrize("form", ["fedavg", "fedbuff"])
+@pytest.mark.parametrize("stuck", ["n0", "n2"])
+def test_a_round_without_an_end_is_found(form: str, stuck: str) -> None:
+    """Of the hub or of a client: with a hub that is there, all waits have an end."""
+
+    async def for_ever(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    def story() -> None:
+        with small(form) as swarm:
+            swarm.run(1)
+            algorithm: Any = swarm.nodes[stuck].algorithm
+            algorithm.take = algorithm.step = algorithm.collect = for_ever
+            for _ in range(40):
+                swarm.run(1)
+
+    with pytest.raises(SimulationError, match=f"{stuck} is stuck"):
+        story()
+
+
+@pytest.mark.parametrize("form", ["fedavg", "fedbuff"])
+def test_waiting_for_a_hub_that_is_gone_is_no_fault(form: str) -> None:
+    with small(form) as swarm:
+        swarm.run(1)
+        swarm.kill("n0")
+        for _ in range(40):
+            swarm.run(1)
+        swarm.restart("n0")
+        for _ in range(3):
+            swarm.run(1)
+        assert all(node.peers["n0"].state == "alive" for node in swarm.up if node.id != "n0")
