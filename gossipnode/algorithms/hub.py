@@ -132,6 +132,8 @@ class HubAlgorithm(Client):
         if samples < NO_SAMPLES or samples != int(samples):
             raise PeerError("unsupported_message", f"{samples} is no number of samples")
         greets = samples == NO_SAMPLES
+        if not greets and not self.tells <= arrival.scalars.keys():
+            raise PeerError("unsupported_message", f"no {', '.join(sorted(self.tells))}")
         if k > node.round:
             # Leaps are not believed at once, nor what no round of this run can be.
             if k > min(node.peer_round(arrival.sender), node.rounds or k):

@@ -25,6 +25,9 @@ from gossipnode.errors import PeerError
 
 # The phases of a round.
 MODEL, ANSWER = 0, 1
+# A client asks for a lost model once a deadline. Where three of ten such tries are in vain, so many
+# are in one round of 170,000.
+LOST_MAX = 10
 # Of an answer that is none, but a greeting: its first part is the sender's params.
 NO_SAMPLES = 0
 
@@ -58,23 +61,25 @@ class HubOptions(LockstepOptions):
         return Needs(ignores_graph=True)
 
     def round_s_max(self, training_s: float) -> float:
-        """Return training, the hub's wait, and a client's until it asks for a model that was lost.
+        """Return training, the hub's wait, and a client's for a model that is lost again and again.
 
         That is with a hub; without one clients wait.
         """
-        return super().round_s_max(training_s) + self.deadline_s
+        return super().round_s_max(training_s) + LOST_MAX * self.deadline_s
 
 
 class Client(Algorithm):
     """The half of ``HubAlgorithm`` that all nodes have but one.
 
-    ``down`` and ``up`` are the roles of the hub's message and of the answer.
+    ``down`` and ``up`` are the roles of the hub's message and of the answer, ``tells`` the numbers
+    that an answer must have.
     """
 
     needs_graph = True
     talks_to_all = True
     down: frozenset[str] = frozenset({"x"})
     up: tuple[str, ...] = ("half",)
+    tells: frozenset[str] = frozenset()
 
     def __init__(self, options: HubOptions, local_steps: int) -> None:
         self.tau, self.hub, self.deadline_s = local_steps, options.hub, options.deadline_s

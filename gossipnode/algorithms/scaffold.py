@@ -61,6 +61,7 @@ class Scaffold(HubAlgorithm):
     name = "scaffold"
     down = frozenset({"x", "c"})
     up = ("delta", "c")
+    tells = frozenset({"life", "renewed", "renewed_life", "era"})
 
     def __init__(self, options: ScaffoldOptions, local_steps: int) -> None:
         super().__init__(options, local_steps)

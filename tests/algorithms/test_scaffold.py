@@ -21,8 +21,11 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     trace_of,
 )
 
+from gossipnode.algorithms.base import Arrival, Purpose
 from gossipnode.algorithms.federated import selected
+from gossipnode.algorithms.hub_clients import ANSWER
 from gossipnode.algorithms.scaffold import Scaffold, ScaffoldOptions
+from gossipnode.errors import PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
 
 ETA = 0.05
@@ -196,6 +199,17 @@ def test_only_the_answer_that_was_counted_renews_c_i() -> None:
     again.confirm((7, 1000))
     assert again.own is new
     assert again.renewed == (7, 1000)
+
+
+def test_an_answer_that_tells_not_of_which_c_i_it_is_makes_nobody_begin_anew(
+    source: str,  # noqa: F811
+) -> None:
+    with simulated(config(source, 5, 1)) as swarm:
+        hub: Any = swarm.nodes[NAMES[0]]
+        parts = {"delta": np.zeros(10), "c": np.zeros(10)}
+        answer = Arrival(NAMES[1], Purpose.MODEL, 0, 0, parts, {"samples": 5}, phase=ANSWER)
+        with pytest.raises(PeerError, match="renewed"):
+            hub.algorithm.hear(hub, answer)
 
 
 def test_a_clean_stop_and_start_of_a_client_disturbs_nothing(source: str) -> None:  # noqa: F811
