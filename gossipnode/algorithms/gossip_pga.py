@@ -158,7 +158,7 @@ class GossipPGA(DPSGD):
         """Return what goes along with the vector: F and F_init, and whether they are known."""
         if not self.adapts:
             return {}
-        if self.F is None:
+        if self.F is None or not math.isfinite(self.F):
             return {"loss": 0.0, "first": 0.0, "told": 0.0}
         return {
             "loss": self.F,
@@ -193,7 +193,7 @@ class GossipPGA(DPSGD):
         """Go on with the H of an earlier life, if that adapted it, too."""
         super().restore(arrays, facts)
         if self.adapts:
-            self.H, self.due = facts.get("H", self.H), facts.get("due")
+            self.H, self.due = min(facts.get("H", self.H), self.H_max), facts.get("due")
             self.F, self.F_init = facts.get("F"), facts.get("F_init")
             self.means = facts.get("means", 0)
 

@@ -269,6 +269,13 @@ def test_a_loss_that_is_no_number_is_forgotten() -> None:
         assert algorithm.F == 2.0
 
 
+def test_an_earlier_life_sets_no_period_beyond_the_limit_and_no_loss_that_is_none() -> None:
+    algorithm = GossipPGA(GossipPgaOptions(form="aga", every_max=64), 1)
+    algorithm.restore({}, {"H": 200, "F": float("nan"), "F_init": 1.0, "means": 9, "due": 7})
+    assert algorithm.H == 64
+    assert algorithm.numbers() == {"loss": 0.0, "first": 0.0, "told": 0.0}
+
+
 def test_its_rounds_have_no_ages(source: str) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="age is for gossip"):
         settings(source, "gossip_pga", ETA, algorithm__staleness="age")
