@@ -10,8 +10,10 @@ TORCH_PYTHON ?= $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/gossipnode swarm
 
+# The scenarios count their faults together, so one process runs them all.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/scenarios
+	$(BIN)/python -m pytest tests/scenarios
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
