@@ -21,9 +21,9 @@ from gossipnode.cli import algorithms, describe
 from gossipnode.config import Facts
 from gossipnode.errors import GossipNodeError
 
-LOSS, ETA, ROUNDS, SEEDS = 0.1, 0.05, 600, (0, 1)
-# The mean over these last rounds, for what a loss does comes and goes.
-LAST = 100
+LOSS, ETA, ROUNDS, SEEDS = 0.1, 0.05, 600, (0, 1, 2)
+# The mean over these last rounds: what a loss does comes and goes, a hundred hardly tell.
+LAST = 300
 # A message that is lost is missed: its repetition comes after the deadline.
 DEADLINE_S = 0.1
 HEAD = (
@@ -108,6 +108,33 @@ def chosen(names: Sequence[str]) -> Iterator[tuple[str, Facts]]:
     for name, facts in algorithms.forms():
         if not names or {name, facts.form} & set(names):
             yield name, facts
+
+
+def verdict(distance: float, lossy: float, plain: float, plain_lossy: float) -> str:
+    """Return what the losses cost in a few words (``Facts.steady``), set beside ``dpsgd atc``.
+
+    >>> verdict(0.085, 0.24, 0.085, 0.24), verdict(0.0, 0.5, 0.085, 0.24)
+    ('like dpsgd', 'more than dpsgd')
+    >>> verdict(0.17, 0.17, 0.085, 0.24), verdict(0.0, 0.03, 0.085, 0.24)
+    ('none', 'little')
+    """
+    if not lossy > 1.1 * distance + 1e-3:
+        return "none"
+    if lossy <= max(plain, 1.25 * distance):
+        return "little"
+    # Seeds differ by a third or so: what is nearer than half as much again is not told apart.
+    if lossy < plain_lossy / 1.5:
+        return "less than dpsgd"
+    return "like dpsgd" if lossy <= 1.5 * plain_lossy else "more than dpsgd"
+
+
+def measured(page: Path) -> dict[str, tuple[float, float]]:
+    """Return ‖x̄ − x*‖ of each form in a page's table, without losses and with them."""
+    text = page.read_text(encoding="utf-8")
+    (table,) = (match[0] for match in MARKED.finditer(text) if match[2] == "losses")
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+    found = [row for row in rows if len(row) > 1][2:]
+    return {row[0]: (float(row[2]), float(row[3])) for row in found}
 
 
 def put(page: Path, name: str, table: str) -> None:

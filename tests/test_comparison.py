@@ -36,8 +36,19 @@ def test_losses_are_asked_of_every_form(name: str, facts: Facts) -> None:
     assert list(losses.chosen([facts.form or name]))
 
 
+@pytest.mark.parametrize(("name", "facts"), EVERY)
+def test_facts_say_of_losses_what_was_measured(name: str, facts: Facts) -> None:
+    found = losses.measured(PAGE)
+    label = algorithms.label(name, facts.form)
+    if label == "dpsgd atc":
+        assert facts.steady == f"{found[label][1] / found[label][0]:.0f} times its own"
+    else:
+        assert facts.steady == losses.verdict(*found[label], *found["dpsgd atc"])
+
+
 def test_a_loss_does_harm_where_nothing_makes_it_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "ROUNDS", 200)
+    monkeypatch.setattr(losses, "LAST", 100)
     monkeypatch.setattr(losses, "SEEDS", (0,))
     found = losses.damage("correction", Facts("exact_diffusion", "", "", ""))
     assert found.distance < 1e-2 < found.distance_lossy

@@ -50,7 +50,13 @@ class AdpsgdOptions(AlgorithmOptions):
     """AD-PSGD: average with one neighbour at a time, without rounds, while stepping."""
 
     facts = (
-        Facts("", "pairs of neighbours, no rounds, no waiting", "1", "drifts if an answer is lost"),
+        Facts(
+            "",
+            "pairs of neighbours, no rounds, no waiting",
+            "1",
+            "a request is said again; of an answer: the mean drifts",
+            steady="more than dpsgd",
+        ),
     )
 
     name: Literal["adpsgd"] = "adpsgd"

@@ -40,10 +40,11 @@ class CorrectionOptions(SharingOptions):
             "exact_diffusion",
             "no bias from uneven data",
             "1",
-            "restarts; at 10 % worse than dpsgd",
+            "all begin anew",
+            steady="like dpsgd",
         ),
-        Facts("d2", "the same, faster", "1", "restarts; at 10 % worse than dpsgd"),
-        Facts("extra", "the same, mixing first", "1", "restarts; at 10 % biased like dpsgd"),
+        Facts("d2", "the same, faster", "1", "all begin anew", steady="like dpsgd"),
+        Facts("extra", "the same, mixing first", "1", "all begin anew", steady="like dpsgd"),
     )
 
     name: Literal["correction"] = "correction"

@@ -16,11 +16,15 @@ combine-then-adapt (``cta``) sends before it trains, so that the two overlap::
 It rests where ``atc`` does, since there all half-steps stay as they are. A model that comes after
 its round is merged with weight w_ij·s(δ), δ rounds behind, or dropped.
 
+*Epidemic learning* is ``atc`` on a graph that is drawn anew each round: EL-Oracle with
+``topology.graph`` ``el_oracle``, EL-Local with ``el_local``; ``topology.sends`` is its s.
+
 Letters: x params, W mixing matrix (doubly stochastic), τ local steps, s staleness function.
 Memory: ``stale`` keeps its half-step from round to round, one vector.
 
 *Source*: Lian et al., NeurIPS 2017 (arXiv 1705.09056), and Sayed 2014 for ``atc``; bounded
-staleness of one round (Ho et al., NeurIPS 2013) for ``stale``.
+staleness of one round (Ho et al., NeurIPS 2013) for ``stale``; De Vos et al., NeurIPS 2023
+(epidemic learning).
 *Differs from the source*: deadline, late models, skipping ahead after a long absence: ``lockstep``.
 """
 
@@ -44,21 +48,25 @@ class DpsgdOptions(SharingOptions, MergeOptions):
     facts = (
         Facts(
             "atc",
-            "the plain method: local steps, then the neighbourhood's mean",
+            "the plain method: local steps, then the neighbourhood's mean; on a graph drawn anew "
+            "each round (`el_oracle`, `el_local`) epidemic learning",
             "1",
-            "drifts; at 10 % up to 3 times the bias",
+            "the mean drifts",
+            steady="2 times its own",
         ),
         Facts(
             "cta",
             "the same with communication beside the gradient",
             "1",
-            "drifts; at 10 % up to twice the bias",
+            "the mean drifts",
+            steady="like dpsgd",
         ),
         Facts(
             "stale",
             "communication beside the steps, as little bias as atc",
             "1",
-            "drifts; at 10 % up to twice the bias",
+            "the mean drifts",
+            steady="like dpsgd",
         ),
     )
 

@@ -46,7 +46,13 @@ class FedBuffOptions(HubOptions, MergeOptions):
 
     default_graph = "star"
     facts = (
-        Facts("", "one model, by a hub, of nodes of uneven speed", "1 each way", "said again"),
+        Facts(
+            "",
+            "one model, by a hub, of nodes of uneven speed",
+            "1 each way",
+            "is said again",
+            steady="more than dpsgd",
+        ),
     )
 
     name: Literal["fedbuff"] = "fedbuff"

@@ -55,12 +55,12 @@ class FederatedOptions(ClientOptions):
     """Federated learning with a hub: what decentralized learning is compared with."""
 
     facts = (
-        Facts("fedavg", "one model, by a hub", VECTORS, LOSS),
-        Facts("fedsgd", "the same, one gradient a round", VECTORS, LOSS),
-        Facts("fedprox", "the same, less drift of clients", VECTORS, LOSS),
-        Facts("fedadam", "adaptive steps of the hub", VECTORS, LOSS),
-        Facts("fedadagrad", "the same, steps that shrink", VECTORS, LOSS),
-        Facts("fedyogi", "the same, slower to forget", VECTORS, LOSS),
+        Facts("fedavg", "one model, by a hub", VECTORS, LOSS, steady="little"),
+        Facts("fedsgd", "the same, one gradient a round", VECTORS, LOSS, steady="little"),
+        Facts("fedprox", "the same, less drift of clients", VECTORS, LOSS, steady="little"),
+        Facts("fedadam", "adaptive steps of the hub", VECTORS, LOSS, steady="like dpsgd"),
+        Facts("fedadagrad", "the same, steps that shrink", VECTORS, LOSS, steady="little"),
+        Facts("fedyogi", "the same, slower to forget", VECTORS, LOSS, steady="little"),
     )
 
     name: Literal["federated"] = "federated"

@@ -66,7 +66,7 @@ from gossipnode.learning.params import all_finite, merge_into
 class GossipOptions(PeriodOptions):
     """Gossip learning: asynchronous; train, push to one peer, merge what arrives."""
 
-    facts = (Facts("", "random peers, no rounds", "1", "none"),)
+    facts = (Facts("", "random peers, no rounds", "1", "a merge less", steady="none"),)
 
     name: Literal["gossip"] = "gossip"
     exchange: Literal["push", "push_pull"] = option(

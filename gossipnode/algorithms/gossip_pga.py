@@ -47,10 +47,21 @@ class GossipPgaOptions(LockstepOptions, MergeOptions):
     """Gossip-PGA: D-PSGD, and an exact mean now and then."""
 
     facts = (
-        Facts("pga", "less bias on sparse graphs", "1, and 2 every H rounds", "drifts until then"),
-        Facts("aga", "the same, oftener as the loss falls", "1, and 2 now and then",
-              "drifts until then"),
-    )  # fmt: skip
+        Facts(
+            "pga",
+            "less bias on sparse graphs",
+            "1, and 2 every H rounds",
+            "the mean drifts",
+            steady="like dpsgd",
+        ),
+        Facts(
+            "aga",
+            "the same, oftener as the loss falls",
+            "1, and 2 now and then",
+            "the mean drifts",
+            steady="like dpsgd",
+        ),
+    )
 
     name: Literal["gossip_pga"] = "gossip_pga"
     form: Literal["pga", "aga"] = option(

@@ -36,13 +36,14 @@ class GradientTrackingOptions(SharingOptions):
     """Gradient tracking: each node follows the mean gradient, so that uneven data do no harm."""
 
     facts = (
-        Facts("dsgt", "no bias from uneven data", "2", "restarts; at 10 % biased like dpsgd"),
-        Facts("diging", "the same, for smaller steps", "2", "restarts; at 10 % biased like dpsgd"),
+        Facts("dsgt", "no bias from uneven data", "2", "all begin anew", steady="like dpsgd"),
+        Facts("diging", "the same, for smaller steps", "2", "all begin anew", steady="like dpsgd"),
         Facts(
             "atc_gt",
             "the same, for larger steps; two waits a round",
             "2",
-            "restarts; at 10 % biased like dpsgd",
+            "all begin anew",
+            steady="like dpsgd",
         ),
     )
 

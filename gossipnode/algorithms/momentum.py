@@ -36,9 +36,11 @@ class MomentumOptions(SharingOptions):
     """D-PSGD with momentum that knows of the neighbours."""
 
     facts = (
-        Facts("qgm", "momentum of the whole swarm", "1", "drifts; at 10 % worse than dpsgd"),
-        Facts("decentlam", "momentum without more bias", "1", "drifts; at 10 % worse than dpsgd"),
-        Facts("dmsgd", "each node's own momentum", "1", "drifts; at 10 % twice the bias"),
+        Facts("qgm", "momentum of the whole swarm", "1", "the mean drifts", steady="like dpsgd"),
+        Facts(
+            "decentlam", "momentum without more bias", "1", "the mean drifts", steady="like dpsgd"
+        ),
+        Facts("dmsgd", "each node's own momentum", "1", "the mean drifts", steady="like dpsgd"),
     )
 
     name: Literal["momentum"] = "momentum"

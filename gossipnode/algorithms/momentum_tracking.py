@@ -40,13 +40,15 @@ class MomentumTrackingOptions(SharingOptions):
             "tracking",
             "momentum, and no bias from uneven data",
             "2",
-            "restarts; at 10 % biased like dpsgd",
+            "all begin anew",
+            steady="like dpsgd",
         ),
         Facts(
             "edm",
             "the same with one vector, for a symmetric W",
             "1",
-            "restarts; at 10 % biased like dpsgd",
+            "all begin anew",
+            steady="like dpsgd",
         ),
     )
 

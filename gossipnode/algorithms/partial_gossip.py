@@ -50,8 +50,20 @@ class PartialGossipOptions(PeriodOptions):
     """Gossip learning that sends a part of the model at a time, or a sample of it."""
 
     facts = (
-        Facts("partitioned", "random peers, small messages, an age for each part", "1/S", "none"),
-        Facts("sampled", "random peers, small messages", "a sample's share", "none"),
+        Facts(
+            "partitioned",
+            "random peers, small messages, an age for each part",
+            "1/S",
+            "a merge less",
+            steady="none",
+        ),
+        Facts(
+            "sampled",
+            "random peers, small messages",
+            "a sample's share",
+            "a merge less",
+            steady="none",
+        ),
     )
 
     name: Literal["partial_gossip"] = "partial_gossip"

@@ -29,12 +29,26 @@ class AllReduceOptions(LockstepOptions):
 
     facts = (
         Facts(
-            "ring", "exact mean, even load; slow where n is large", "2", "repeated by all to all"
+            "ring",
+            "exact mean, even load; slow where n is large",
+            "2",
+            "repeated by all to all",
+            steady="little",
         ),
         Facts(
-            "naive", "exact mean in one step, n(n−1) messages", "n−1 in all", "drifts, one round"
+            "naive",
+            "exact mean in one step, n(n−1) messages",
+            "n−1 in all",
+            "means differ for a round",
+            steady="little",
         ),
-        Facts("server", "exact mean through one node", "n−1 at the hub", "repeated by all to all"),
+        Facts(
+            "server",
+            "exact mean through one node",
+            "n−1 at the hub",
+            "repeated by all to all",
+            steady="little",
+        ),
     )
 
     name: Literal["allreduce"] = "allreduce"

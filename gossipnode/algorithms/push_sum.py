@@ -47,12 +47,19 @@ class PushSumOptions(LockstepOptions, MassOptions):
 
     default_graph = "one_peer_exponential"
     facts = (
-        Facts("sgp", "directed graphs, changing ones, bad wires", "2, 1 in float64", "none"),
+        Facts(
+            "sgp",
+            "directed graphs, changing ones, bad wires",
+            "2, 1 in float64",
+            "sum and mass are kept exactly",
+            steady="like dpsgd",
+        ),
         Facts(
             "overlap_sgp",
             "the same without waiting for messages",
             "2, 1 in float64",
-            "none",
+            "sum and mass are kept exactly",
+            steady="more than dpsgd",
             waits=False,
         ),
     )

@@ -34,7 +34,15 @@ class PushSumGossipOptions(MassOptions):
     """Push-sum at random: one-way gossip that preserves the mean."""
 
     default_graph = "random"
-    facts = (Facts("", "gossip one way, and yet the exact mean", "2, 1 in float64", "none"),)
+    facts = (
+        Facts(
+            "",
+            "gossip one way, and yet the exact mean",
+            "2, 1 in float64",
+            "sum and mass are kept exactly",
+            steady="none",
+        ),
+    )
 
     name: Literal["push_sum_gossip"] = "push_sum_gossip"
     period_s: float = option(

@@ -50,7 +50,8 @@ class RelaySumOptions(LockstepOptions):
             "",
             "no bias from uneven data, on a tree",
             "1",
-            "the last sum serves; at 10 % less biased than dpsgd",
+            "the last sum serves",
+            steady="more than dpsgd",
         ),
     )
 

@@ -47,8 +47,15 @@ NEVER: Mark = (-1, 0)
 class ScaffoldOptions(ClientOptions):
     """SCAFFOLD: federated learning without the clients' drift, for twice the bytes."""
 
-    facts = (Facts("", "one model, by a hub, no bias from uneven data",
-                   "2 from each asked, 2 to each", LOSS),)  # fmt: skip
+    facts = (
+        Facts(
+            "",
+            "one model, by a hub, no bias from uneven data",
+            "2 from each asked, 2 to each",
+            LOSS + "; c is kept exactly",
+            steady="none",
+        ),
+    )
 
     name: Literal["scaffold"] = "scaffold"
     server_rate: float = option(1.0, "η_g: how far the hub goes.", gt=0.0, le=1e3)

@@ -45,7 +45,8 @@ class SspOptions(LockstepOptions):
             "",
             "D-PSGD that a node may lag behind for a while",
             "1",
-            "the last model serves; at 10 % up to twice the bias",
+            "the last model serves",
+            steady="like dpsgd",
             waits=False,
         ),
     )
