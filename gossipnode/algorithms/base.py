@@ -305,6 +305,9 @@ class NodeInterface(Protocol):
     def probe(self, peers: Iterable[str]) -> None:
         """Ask whether ``peers`` still listen; suspect who does not. Returns at once."""
 
+    def tell(self, reason: str) -> None:
+        """Tell in the status what this node waits for now; ``""`` when it goes on."""
+
     def skip_to(self, round_: int) -> None:
         """Go on in a later round, since the neighbours are there."""
 

@@ -13,6 +13,7 @@ Invariant: the params are a model of the hub, of the round that this client is i
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.config import Needs, option
 from gossipnode.errors import PeerError
+from gossipnode.logs import event
+
+log = logging.getLogger("gossipnode.algorithms")
 
 # The phases of a round.
 MODEL, ANSWER = 0, 1
@@ -91,6 +95,7 @@ class Client(Algorithm):
         self.news = asyncio.Event()
         self.life, self.held = -1, -1
         self.work: Work | None = None
+        self.bereft = False  # whether it was logged that the hub is gone
 
     @abstractmethod
     async def local(self, node: NodeInterface, k: int) -> Work | None:
@@ -123,7 +128,7 @@ class Client(Algorithm):
             left = since + self.deadline_s - node.time()
             if left < CLOCK_S:
                 if self.is_over(node, hub, tries):
-                    return None
+                    break
                 tries += 1
                 node.count("missing_models")
                 self.say(node)
@@ -131,9 +136,32 @@ class Client(Algorithm):
                 continue
             if not await node.wait(self.news, min(PROBE_EVERY_S, left)):
                 node.probe([hub])
+                node.tell(self.lacks(node, hub))
+            self.watch(node, hub)
+        self.watch(node, hub)
+        node.tell("")
         offer, self.offer = self.offer, None
         self.news.clear()
         return None if node.stopping else offer
+
+    def lacks(self, node: NodeInterface, hub: str) -> str:
+        """Return what a client waits for that has no model of ``hub``."""
+        if not node.is_expected(hub):
+            return f"waiting for the hub {hub}, which does not answer: start it again"
+        if node.is_unknown(hub):
+            return f"waiting for the hub {hub}, not heard of yet: is it running?"
+        return f"waiting for the hub {hub}: round {node.round}"
+
+    def watch(self, node: NodeInterface, hub: str) -> None:
+        """Log, once each, that ``hub`` is gone and that it is back."""
+        gone = not node.is_expected(hub)
+        if gone == self.bereft:
+            return
+        self.bereft = gone
+        if gone:
+            event(log, logging.WARNING, "hub.lost", id=node.id, hub=hub, hint="start it again")
+        else:
+            event(log, logging.INFO, "hub.back", id=node.id, hub=hub)
 
     def is_over(self, node: NodeInterface, hub: str, tries: int) -> bool:
         """Whether the hub has finished, and did not hear or answer that this node missed that."""

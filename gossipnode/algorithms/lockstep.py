@@ -40,6 +40,7 @@ from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
 from gossipnode.algorithms.vectors import add_weighted, add_weighted_and_check
+from gossipnode.algorithms.waiting import waiting_for
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled, stays_finite
 
@@ -184,13 +185,15 @@ class Lockstep(Algorithm):
         while not await node.wait(now.complete, min(PROBE_EVERY_S, until - node.time())):
             missing = list(self.missing(node, now, k))
             if node.stopping:
-                return
+                break
             if node.time() >= until - CLOCK_S:
                 for j in missing:
                     node.suspect(j, f"no model of round {k} within the deadline")
-                return
+                break
             # A process that died says so at once, when asked: no need to wait out the deadline.
             node.probe(missing)
+            node.tell(waiting_for(missing, k))
+        node.tell("")
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Add w_ij·v_j to the sums of its round, or treat it as late."""

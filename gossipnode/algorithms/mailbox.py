@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.waiting import waiting_for
 from gossipnode.errors import PeerError
 
 Beat = tuple[int, int]
@@ -116,12 +117,14 @@ class Mailbox:
         while not await node.wait(waiting.complete, min(PROBE_EVERY_S, until - node.time())):
             missing = list(self.missing(node))
             if node.stopping:
-                return
+                break
             if node.time() >= until - CLOCK_S:
                 for j in missing if blame else ():
                     node.suspect(j, f"no message of round {waiting.beat[0]} within the deadline")
-                return
+                break
             node.probe(missing)
+            node.tell(waiting_for(missing, waiting.beat[0]))
+        node.tell("")
 
     def missing(self, node: NodeInterface) -> Iterator[str]:
         """Yield those whose message of the awaited beat may still come."""

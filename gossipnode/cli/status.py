@@ -96,9 +96,10 @@ def lines_of(status: Status) -> list[str]:
 
 def _facts(status: Status) -> dict[str, str]:
     pushes, sizes = status["pushes"], status["bytes"]
-    state = bounded(status["state"])
+    state = f"{bounded(status['state'])}, up {quantity(status['uptime_s'], 's')}"
     if status["reason"]:
         state += f": {status['reason']}"
+    missing = pushes.get("missing_models", 0)  # older nodes do not tell
     rounds = f"{status['round']}" + (f" of {status['rounds']}" if status["rounds"] else "")
     if status["round_s"] is not None:
         rounds += f", {quantity(status['round_s'], 's')} each"
@@ -107,14 +108,15 @@ def _facts(status: Status) -> dict[str, str]:
     facts = {
         "node": f"{status['node_id']} in {status['swarm']}, "
         f"{status['algorithm']}, {status['task']} with {status['params']} params",
-        "state": f"{state}, up {quantity(status['uptime_s'], 's')}",
+        "state": state,
         "round": rounds,
         "loss": decimal(status["loss"]) + measured,
         "accuracy": decimal(status["accuracy"]) + measured,
         "age": f"{status['age']} steps, {status['durable_age']} of them safe on disk",
         "pushes": f"{pushes['sent']} sent, {pushes['received']} received, "
         f"{pushes['merged']} merged, {pushes['failed']} failed, "
-        f"{refused[0]} refused here, {refused[1]} refused by peers",
+        f"{refused[0]} refused here, {refused[1]} refused by peers"
+        + (f", {missing} models missing" if missing else ""),
         "bytes": f"{quantity(sizes['sent'], 'B')} sent, {quantity(sizes['received'], 'B')} "
         f"received; {quantity(sizes['resident'], 'B')} resident",
     }
@@ -263,6 +265,7 @@ async def _now(client: HttpClient, url: str, *, as_json: bool, as_table: bool) -
             f"round {status['round']} loss {decimal(status['loss'])} "
             f"accuracy {decimal(status['accuracy'])} age {status['age']} "
             f"peers {alive}/{len(status['peers'])} alive"
+            + (f": {status['reason']}" if status["reason"] else "")
             + "".join(
                 f", {_transfer(one)}" for one in status.get("network", {}).get("transfers", [])
             )

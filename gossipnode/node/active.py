@@ -45,6 +45,8 @@ class ActiveSide:
     place: Place
     id: str
     epoch: int
+    state: str
+    reason: str
     time: Callable[[], float]  # monotonic seconds: the clock of the loop that started the node
     algorithm: Algorithm
     learner: Learner
@@ -340,6 +342,11 @@ class ActiveSide:
         """Ask whether peers still listen; suspect who does not."""
         for peer in peers:
             self.courier.probe(peer, self.tasks)
+
+    def tell(self, reason: str) -> None:
+        """Tell in the status what this node waits for; a state's own reason stays."""
+        if self.state == "running":
+            self.reason = reason
 
     def skip_to(self, round_: int) -> None:
         """Go on in a later round."""

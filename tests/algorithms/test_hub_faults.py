@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,48 @@ def test_without_the_hub_clients_wait_and_go_on_with_it(how: str, wiped: bool) -
         swarm.expect_progress(1)
         assert min(node.params[0] for node in swarm.up) > x
         swarm.run_until(lambda: swarm.consensus_distance() == 0, within=1)
+
+
+def test_clients_say_once_that_the_hub_is_gone_and_once_that_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def logged() -> list[tuple[str, str, str]]:
+        return [
+            (record.levelname, record.getMessage(), record.fields["id"])  # type: ignore[attr-defined]
+            for record in caplog.records
+            if record.name == "gossipnode.algorithms"
+        ]
+
+    clients = ["n1", "n2", "n3"]
+    with caplog.at_level(logging.INFO, "gossipnode.algorithms"), small() as swarm:
+        swarm.run(2)
+        assert not logged()
+        swarm.kill("n0")
+        swarm.run(10)
+        assert sorted(logged()) == [("WARNING", "hub.lost", name) for name in clients]
+        for node in swarm.up:
+            status = node.status()
+            assert status.state == "running"
+            assert status.reason == "waiting for the hub n0, which does not answer: start it again"
+        caplog.clear()
+        swarm.restart("n0")
+        swarm.run(5)
+        assert sorted(logged()) == [("INFO", "hub.back", name) for name in clients]
+        swarm.run_until(lambda: not any(node.reason for node in swarm.up), within=1)
+
+
+def test_a_hub_that_waits_for_a_dead_client_says_so() -> None:
+    with small(algorithm__start_deadline_s=60.0) as swarm:
+        swarm.run(2)
+        swarm.stop("n0", "n3")
+        swarm.wipe("n0")
+        hub = swarm.restart("n0")
+        swarm.run(5)
+        assert hub.reason == f"waiting for n3: round {hub.round}"
+        swarm.run(60)
+        assert hub.reason == ""
+        swarm.run(1)
+        assert hub.state == "running"
 
 
 def test_a_hub_that_hangs_is_waited_for() -> None:

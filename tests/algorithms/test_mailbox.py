@@ -34,6 +34,7 @@ class Around:
         self.unknown: set[str] = set()
         self.suspected: dict[str, str] = {}
         self.probed: list[tuple[float, list[str]]] = []
+        self.told: list[tuple[float, str]] = []
 
     def time(self) -> float:
         return asyncio.get_running_loop().time()
@@ -60,6 +61,10 @@ class Around:
 
     def probe(self, peers: list[str]) -> None:
         self.probed.append((self.time(), list(peers)))
+
+    def tell(self, reason: str) -> None:
+        if reason != (self.told[-1][1] if self.told else ""):
+            self.told.append((self.time(), reason))
 
     def count(self, what: str, amount: int = 1) -> None:
         self.counts[what] += amount
@@ -117,6 +122,26 @@ def test_who_misses_the_deadline_is_suspected_and_not_waited_for_again() -> None
         assert case.node.counts["missing_models"] == 2
         case.put("b", 1)
         assert await case.take(1) == (["b"], 0.0)
+
+    run(story())
+
+
+def test_a_wait_that_takes_long_says_for_whom_until_it_ends() -> None:
+    async def story() -> None:
+        case = Case()
+        case.later(0.75, "b", 0)
+        case.later(1.75, "c", 0)
+        await case.take(0)
+        assert case.node.told == [
+            (0.5, "waiting for b, c and 1 more: round 0"),
+            (1.0, "waiting for c and d: round 0"),
+            (2.0, "waiting for d: round 0"),
+            (3.0, ""),
+        ]
+        for sender in OTHERS:
+            case.later(0.4, sender, 1)
+        await case.take(1)
+        assert len(case.node.told) == 4  # one that is short says nothing
 
     run(story())
 

@@ -9,15 +9,18 @@ import re
 import signal
 import socket
 import threading
+from dataclasses import asdict
 
 import pytest
 from cli_processes import Command, wait_for
+from plain_learner import PlainLearner, plain_config
 
 from gossipnode.cli import app, join
 from gossipnode.cli.start import _placed, how_to_join, own_address
 from gossipnode.cli.status import TEXT_CHARS_MAX, lines_of, peer_lines
 from gossipnode.config import Config, NetworkOptions, NodeOptions, PeerEntry
 from gossipnode.errors import ConfigError, NetworkError
+from gossipnode.simulation import SimulatedSwarm
 
 GOSSIP = ["start", "--algorithm", "gossip", "--period-s", "0.02", "--port", "0"]
 OF_A_NODE = ["status URL", "peers URL", "model pull URL m", "start --join URL"]
@@ -320,6 +323,20 @@ def test_what_a_peer_calls_itself_cannot_alter_the_screen():
     assert len(lines) == 5  # head, row, three reasons
     assert all(line.isprintable() for line in lines)
     assert max(map(len, lines)) < 8 * TEXT_CHARS_MAX
+
+
+def test_a_node_that_waits_says_for_what_and_how_many_models_did_not_come():
+    config = plain_config(algorithm__name="dpsgd")
+    with SimulatedSwarm(config, 2, learners=[PlainLearner([0.0]) for _ in range(2)]) as swarm:
+        status = asdict(swarm.up[0].status())
+    assert not any("missing" in line for line in lines_of(status))
+    status |= {"state": "running", "reason": "waiting for b: round 3", "uptime_s": 7.0}
+    status["pushes"]["missing_models"] = 12
+    lines = lines_of(status)
+    assert "state      running, up 7 s: waiting for b: round 3" in lines
+    assert any(line.startswith("pushes ") and "12 models missing" in line for line in lines)
+    del status["pushes"]["missing_models"]  # an older node's
+    assert not any("missing" in line for line in lines_of(status))
 
 
 @pytest.mark.parametrize("answer", [{}, {"node_id": 1, "peers": 3, "pushes": [], "bytes": None}])

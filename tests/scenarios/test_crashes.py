@@ -35,6 +35,24 @@ def test_a_crash_loses_what_was_not_synced_and_the_node_catches_up(algorithm):
         swarm.expect_progress(5)
 
 
+def test_those_that_wait_for_one_that_hangs_say_so_until_they_go_on():
+    with learning("dpsgd") as swarm:
+        swarm.run(10)
+        assert not any(node.reason for node in swarm.up)
+        swarm.pause("n2")
+        swarm.run(2)
+        waiting = {n.id: n.reason for n in swarm.up if n.reason.startswith("waiting for n2: round")}
+        assert waiting.keys() == {*swarm.nodes["n2"].row.weights}
+        assert all(
+            text == f"waiting for n2: round {swarm.nodes[n].round}" for n, text in waiting.items()
+        )
+        swarm.run(3)  # past the deadline
+        assert not any("n2" in node.reason for node in swarm.up)
+        swarm.resume("n2")
+        swarm.run(5)
+        assert not any(node.reason for node in swarm.up)
+
+
 @BOTH
 def test_a_machine_that_is_replaced_begins_anew_and_learns_from_the_others(algorithm):
     with learning(algorithm, stores=True) as swarm:
