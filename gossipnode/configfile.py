@@ -7,7 +7,7 @@ nothing here knows what the options mean (``config`` does).
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -20,6 +20,7 @@ from gossipnode.config import AlgorithmOptions, Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.registry import (
     DEFAULT_ALGORITHM,
+    FORMS,
     algorithm_class,
     algorithm_names,
     spelt_out,
@@ -30,6 +31,9 @@ ENV_PREFIX = "GOSSIPNODE_"
 # What a file lists besides the tables of a node: variants that `gossipnode simulate` compares.
 COMPARE = "compare"
 NAME_VARIABLE = ENV_PREFIX + "ALGORITHM_NAME"
+# What decides the form of an algorithm, as flags and as variables have it.
+KEYS_OF_FORM = {"algorithm.name": "name", "algorithm.form": "form"}
+VARIABLES_OF_FORM = {NAME_VARIABLE: "name", ENV_PREFIX + "ALGORITHM_FORM": "form"}
 T = TypeVar("T")
 Tree = dict[str, dict[str, Any]]
 
@@ -120,19 +124,21 @@ def load_config(
                 raise _unknown_section(place, section, is_table=False)
             _put_table(tree, origin, place, section, entries)
         _anchor_paths(tree, origin, Path(path), {place for place, _, _ in layers})
-    name, where = _algorithm(tree, origin, environment or {}, flags or {})
+    called, where = _algorithm(tree, origin, environment or {}, flags or {})
     try:
-        mine = list(options(name))
+        mine = list(options(spelt_out(called)["name"]))
     except ConfigError as error:
         raise error.found_in(where) from error.__cause__
     by_env = {option.env: option for option in mine}
+    _refuse_two_forms(environment or {}, VARIABLES_OF_FORM, "environment")
     for variable, text in _name_first(environment or {}, NAME_VARIABLE):
         if variable.startswith(ENV_PREFIX):
-            option = _known(by_env, variable, name, "environment", "variable", "env")
+            option = _known(by_env, variable, called, "environment", "variable", "env")
             _put(tree, origin, f"environment variable {variable}", option, text)
     by_key = {option.key: option for option in mine}
+    _refuse_two_forms(flags or {}, KEYS_OF_FORM, "command line")
     for key, value in _name_first(flags or {}, "algorithm.name"):
-        option = _known(by_key, key, name, "command line", "option", "key")
+        option = _known(by_key, key, called, "command line", "option", "key")
         _put(tree, origin, "command line", option, value)
     return _validated(tree, origin)
 
@@ -151,14 +157,32 @@ def _layers(
 def _algorithm(
     tree: Tree, origin: Mapping[str, str], environment: Mapping[str, str], flags: Mapping[str, Any]
 ) -> tuple[str, str | None]:
-    """Return the algorithm's name, the only one that has to be loaded, and who says so."""
-    name = tree.get("algorithm", {}).get("name", DEFAULT_ALGORITHM)
+    """Return what the algorithm is called, the only one to be loaded, and who says so."""
+    name = _called(tree.get("algorithm", {}))
     where = origin.get("algorithm.name")
     if environment.get(NAME_VARIABLE):
         name, where = environment[NAME_VARIABLE], f"environment variable {NAME_VARIABLE}"
     if flags.get("algorithm.name"):
         name, where = flags["algorithm.name"], "command line"
-    return spelt_out(str(name))["name"], where
+    return str(name), where
+
+
+def _called(table: Mapping[str, Any]) -> str:
+    """Return the form that a spelt-out table asks for where it has a name of its own, or its name.
+
+    >>> _called({"name": "correction", "form": "d2"}), _called({"form": "cta"})
+    ('d2', 'dpsgd')
+    """
+    name, form = str(table.get("name", DEFAULT_ALGORITHM)), str(table.get("form"))
+    return form if FORMS.get(form) == name else name
+
+
+def _refuse_two_forms(layer: Mapping[str, Any], keys: Mapping[str, str], where: str) -> None:
+    """Raise ``ConfigError`` where one layer names one form and asks for another, as in a file."""
+    try:
+        table_spelt_out({name: layer[key] for key, name in keys.items() if layer.get(key)})
+    except ConfigError as error:
+        raise error.found_in(where) from None
 
 
 def _known(
@@ -170,8 +194,19 @@ def _known(
     if name.lower().replace(ENV_PREFIX.lower(), "").startswith("algorithm"):
         everybody = {str(getattr(option, attribute)) for option in options()}
         if name in everybody:
-            raise ConfigError(f"is no option of algorithm {algorithm}", file=where, key=name)
+            keys = [option.key for option in mine.values()]
+            raise ConfigError(_no_option(algorithm, keys), file=where, key=name)
     raise ConfigError(f"unknown {what}", file=where, key=name, nearest=nearest_spelling(name, mine))
+
+
+def _no_option(called: str, mine: Iterable[str]) -> str:
+    """Return what to say of another algorithm's option; ``mine`` are the keys that it may have."""
+    names = [
+        name
+        for section, _, name in (key.partition(".") for key in mine)
+        if section == "algorithm" and name != "name" and not (name == "form" and called in FORMS)
+    ]
+    return f"is no option of {called}; its options are {', '.join(names) or 'none'}"
 
 
 def load_peers(path: str | Path) -> tuple[PeerEntry, ...]:
@@ -289,7 +324,7 @@ def _validated(tree: Tree, origin: dict[str, str]) -> Config:
     try:
         mine = options_class.model_validate(table)
     except ValidationError as error:
-        raise _translated(error, origin, "", keys, ("algorithm",)) from None
+        raise _translated(error, origin, "", keys, ("algorithm",), _called(table)) from None
     try:
         return Config.model_validate({**tree, "algorithm": mine})
     except ValidationError as error:
@@ -302,10 +337,11 @@ def _translated(
     prefix: str,
     keys: list[str],
     within: tuple[str, ...] = (),
+    called: str = DEFAULT_ALGORITHM,
 ) -> ConfigError:
     """Turn pydantic's complaints into one ``ConfigError``: the first in full, the others after.
 
-    ``within`` is the section that was read, where it was one alone.
+    ``within`` is the section that was read, where it was one alone; ``called`` the algorithm.
     """
     complaints = error.errors(include_url=False, include_context=False)
     # An unknown key first: what is missing besides is often what it was meant to be.
@@ -314,7 +350,7 @@ def _translated(
     key = ".".join(path)
     nearest = None
     if complaints[0]["type"] == "extra_forbidden":
-        message, nearest = _unknown_key(path, keys)
+        message, nearest = _unknown_key(path, keys, called)
     for other in complaints[1:3]:
         other_path, other_message = _told(other, within)
         message += f"; also {prefix}{'.'.join(other_path)}: {other_message}"
@@ -337,11 +373,11 @@ def _told(complaint: ErrorDetails, within: tuple[str, ...]) -> tuple[list[str], 
     return names, message
 
 
-def _unknown_key(path: list[str], keys: list[str]) -> tuple[str, str | None]:
+def _unknown_key(path: list[str], keys: list[str], called: str) -> tuple[str, str | None]:
     """Return what to say of a key that is not there, and the spelling that was likely meant."""
     key, section = ".".join(path), path[0] + "." if len(path) > 1 else ""
     if section == "algorithm." and key in {option.key for option in options()}:
-        return "is no option of this algorithm", None
+        return _no_option(called, keys), None
     within = [k for k in keys if k.startswith(section)]
     elsewhere = [k for k in keys if k.endswith("." + path[-1]) and not k.startswith(section)]
     near = nearest_spelling(key, within) or nearest_spelling(path[-1], within)
@@ -359,5 +395,5 @@ def _unknown_section(where: str, section: str, *, is_table: bool) -> ConfigError
         "unknown table" if is_table else "unknown key",
         file=where,
         key=section,
-        nearest=nearest_spelling(section, [*Config.model_fields, *by_name]),
+        nearest=nearest_spelling(section, [*Config.model_fields, COMPARE, *by_name]),
     )

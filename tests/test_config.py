@@ -16,6 +16,7 @@ from gossipnode.algorithms.gossip_learning import GossipOptions
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_config, load_peers, options
 from gossipnode.errors import ConfigError
+from gossipnode.registry import algorithm_class
 
 
 def written(tmp_path: Path, text: str, name: str = "node.toml") -> Path:
@@ -71,6 +72,24 @@ def test_a_form_by_name_may_be_repeated_and_not_contradicted(tmp_path: Path) -> 
     assert (caught.value.file, caught.value.key) == (str(path), "algorithm.form")
     with pytest.raises(ConfigError, match=r"is extra, but algorithm\.name is d2"):
         Config.model_validate({"algorithm": {"name": "d2", "form": "extra"}})
+
+
+def test_one_layer_of_flags_or_variables_may_not_contradict_itself_either(tmp_path: Path) -> None:
+    flags = {"algorithm.form": "extra", "algorithm.name": "d2"}
+    variables = {"GOSSIPNODE_ALGORITHM_FORM": "extra", "GOSSIPNODE_ALGORITHM_NAME": "d2"}
+    for error, place in (
+        (refusal(flags=flags), "command line"),
+        (refusal(environment=variables), "environment"),
+    ):
+        assert (error.file, error.key) == (place, "algorithm.form")
+        assert "is extra, but algorithm.name is d2" in str(error)
+    same = load_config(flags={"algorithm.form": "d2", "algorithm.name": "d2"})
+    family = load_config(flags={"algorithm.form": "extra", "algorithm.name": "correction"})
+    across = load_config(
+        environment={"GOSSIPNODE_ALGORITHM_FORM": "extra"}, flags={"algorithm.name": "d2"}
+    )
+    forms = [getattr(config.algorithm, "form", "") for config in (same, family, across)]
+    assert forms == ["d2", "extra", "d2"]
 
 
 def test_flags_in_any_order_choose_the_algorithm() -> None:
@@ -235,8 +254,25 @@ def test_a_misspelt_key_is_named_before_the_one_that_it_was_meant_to_be(tmp_path
 
 def test_an_option_of_another_algorithm_is_called_that() -> None:
     error = refusal(flags={"algorithm.name": "gossip", "algorithm.form": "cta"})
-    assert "is no option of algorithm gossip" in str(error)
+    assert "is no option of gossip; its options are " in str(error)
+    assert "period_s" in str(error)
     assert error.nearest is None
+
+
+@pytest.mark.parametrize("name", ["d2", "correction"])
+def test_an_option_of_another_algorithm_is_told_with_those_of_this_one(
+    tmp_path: Path, name: str
+) -> None:
+    """A form with a name of its own has no other form, so that is none of its options."""
+    path = written(tmp_path, f'[algorithm]\nname = "{name}"\nperiod_s = 1\n')
+    variables = {"GOSSIPNODE_ALGORITHM_NAME": name, "GOSSIPNODE_ALGORITHM_PERIOD_S": "1"}
+    flags = {"algorithm.name": name, "algorithm.period_s": "1"}
+    for error in (refusal(path), refusal(environment=variables), refusal(flags=flags)):
+        assert f"is no option of {name}; its options are " in str(error)
+        names = str(error).split("its options are ")[1].split(", ")
+        model = algorithm_class("correction").Options
+        hidden = {"name", "form"} if name == "d2" else {"name"}
+        assert set(names) == set(model.model_fields) - hidden
 
 
 def test_a_config_cannot_be_changed() -> None:

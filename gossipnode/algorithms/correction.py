@@ -64,7 +64,7 @@ class CorrectionOptions(SharingOptions):
             static=True,
             lambda_min=-1 / 3 if self.form == "d2" else None,
             gradient=True,
-            instead="exact_diffusion or extra, or topology.lazy = true",
+            instead='algorithm.name = "exact_diffusion" or "extra", or topology.lazy = true',
         )
 
 

@@ -16,13 +16,24 @@ import click
 from gossipnode.cli import describe
 from gossipnode.config import Config
 from gossipnode.configfile import Option, load_config, options
-from gossipnode.errors import ConfigError
+from gossipnode.errors import ConfigError, nearest_spelling
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 METAVARS = {"number": "NUMBER", "whole number": "N", "choice": "WORD"}
 # Between section and key in the names of click's parameters; no option has it in its own.
 JOINT = "__"
+
+
+class Words(click.Choice):  # type: ignore[type-arg]  # click below 8.2 knows no argument
+    """One word of a list; for another, the nearest is told, and the list where none is near."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return ``value``, or fail with what was likely meant."""
+        near = None if value in self.choices else nearest_spelling(str(value), self.choices)
+        if near:
+            self.fail(f"there is no {value!r}; did you mean {near!r}?", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class OptionFlag(click.Option):
@@ -41,7 +52,7 @@ class OptionFlag(click.Option):
         declared = f"--{name}/--no-{name}" if switch else option.flag
         super().__init__(
             [declared, option.section + JOINT + option.name],
-            type=bool if switch else click.Choice(words) if words else str,
+            type=bool if switch else Words(words) if words else str,
             default=None,
             # The help has the choices, with the unit and the default.
             metavar=None if switch else METAVARS.get(describe.kind(option), "TEXT"),

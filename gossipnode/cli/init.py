@@ -21,13 +21,13 @@ from gossipnode.node.place import host_id
 from gossipnode.registry import DEFAULT_ALGORITHM
 
 # What most people change first: written as plain lines, everything else commented out. Not the
-# port: where nobody gives one, it is that of the node's entry in peers.toml.
+# port: where nobody gives one, it is that of the node's entry in peers.toml. Nor what some
+# algorithms refuse: changing `name` alone must do.
 ACTIVE = {
     "swarm.name",
     "swarm.peers",
     "task.kind",
     "data.source",
-    "training.local_steps",
     "training.batch_size",
     "training.learning_rate",
     "algorithm.name",

@@ -140,7 +140,7 @@ class Directory(Sequence[PeerEntry]):
                 raise ConfigError(
                     f"{config.algorithm.label} diverges on this W: its least eigenvalue is "
                     f"{low:.3f}, below {needs.lambda_min:.3f}",
-                    key="algorithm.form",
+                    key="algorithm.name",
                     allowed=needs.instead,
                 )
             self._checked.add(key)

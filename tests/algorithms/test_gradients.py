@@ -383,8 +383,11 @@ def test_d2_refuses_a_w_with_too_small_an_eigenvalue_and_lists_what_serves(sourc
     """Best constant weights on a ring of 16: λ_min = −0.927, by the Laplacian's spectrum."""
     listed = [PeerEntry(id=name, address=f"http://{name}:1") for name in NAMES]
     best = {"topology__weights": "best_constant"}
-    with pytest.raises(ConfigError, match=r"least eigenvalue is -0\.927.*exact_diffusion"):
+    with pytest.raises(ConfigError, match=r"least eigenvalue is -0\.927") as caught:
         find_place(config(source, "d2", 0.05, **best), listed, NAMES[0])
+    assert caught.value.key == "algorithm.name"
+    served = 'algorithm.name = "exact_diffusion" or "extra", or topology.lazy = true'
+    assert caught.value.allowed == served
     find_place(config(source, "d2", 0.05, topology__lazy=True, **best), listed, NAMES[0])
     find_place(config(source, "d2", 0.05), listed, NAMES[0])  # an even ring is at -1/3 exactly
     find_place(config(source, "extra", 0.05, **best), listed, NAMES[0])

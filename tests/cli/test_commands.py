@@ -219,8 +219,6 @@ def test_every_line_of_node_toml_may_be_uncommented(tmp_path):
 @pytest.mark.parametrize("name", [*ALGORITHMS, *FORMS])
 def test_node_toml_loads_with_the_name_of_any_algorithm(name, tmp_path):
     text = node_file().replace('name = "dpsgd"', f'name = "{name}"')
-    # Some take one gradient a round, and refuse any number of steps but that.
-    text = text.replace("\nlocal_steps = ", "\n#local_steps = ")
     (tmp_path / "node.toml").write_text(text)
     config = load_config(tmp_path / "node.toml")
     assert config.algorithm.name == FORMS.get(name, name)
@@ -276,6 +274,34 @@ def test_an_algorithms_options_survive_its_name_in_any_order():
     flags = {"algorithm.staleness": "hinge", "algorithm.name": "gossip"}
     algorithm = read_config(None, ["algorithm.jitter=0.2"], flags).algorithm
     assert (algorithm.name, algorithm.staleness, algorithm.jitter) == ("gossip", "hinge", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("flag", "word", "meant"),
+    [
+        ("--algorithm", "fedagv", "fedavg"),
+        ("--topology", "rnig", "ring"),
+        ("--form", "atcc", "atc"),
+    ],
+)
+def test_a_misspelt_choice_is_told_its_nearest_and_no_list(flag, word, meant, capsys):
+    assert app.run(["simulate", flag, word]) == app.USAGE
+    error = capsys.readouterr().err
+    assert flag in error
+    assert f"there is no {word!r}; did you mean {meant!r}?" in error
+    assert len(error) < 200
+
+
+def test_a_choice_like_none_is_told_the_list(capsys):
+    assert app.run(["simulate", "--algorithm", "xxxxxxxx"]) == app.USAGE
+    error = capsys.readouterr().err
+    assert all(name in error for name in (*ALGORITHMS, *FORMS))
+
+
+def test_a_misspelt_table_of_variants_is_told_its_nearest(tmp_path, capsys):
+    (tmp_path / "c.toml").write_text('[[compair]]\nname = "a"\n')
+    assert app.run(["simulate", "c.toml"]) == app.USAGE
+    assert "compair: unknown key; did you mean 'compare'?" in capsys.readouterr().err
 
 
 # -- model -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 MODULE = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)[0]
-TABLE = re.findall(r"^```text\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)[0]
+PYPROJECT = tomllib.loads(
+    re.findall(r"^```text\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)[0]
+)
 PATIENCE_S = 60
 
 
@@ -22,16 +25,17 @@ PATIENCE_S = 60
 def site(tmp_path: Path) -> Path:
     """A folder on the path with the page's package, as an installer would leave it."""
     folder = tmp_path / "site"
+    project = PYPROJECT["project"]
     told = folder / "relay-1.0.dist-info"
     told.mkdir(parents=True)
     (folder / "relay.py").write_text(MODULE)
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: relay\nVersion: 1.0\n")
-    # An installed package has the lines of its pyproject.toml, without quotes.
-    head, line = TABLE.strip().splitlines()
-    assert head == '[project.entry-points."gossipnode.algorithms"]'
-    (told / "entry_points.txt").write_text(
-        f"[gossipnode.algorithms]\n{line.replace(chr(34), '')}\n"
+    (told / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     )
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
+    (told / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return folder
 
 
@@ -60,6 +64,17 @@ def summary(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 LEARNT = ["--algorithm", "relay", "--rounds", "30", "--json", "--no-plot"]
+
+
+def test_its_project_file_is_whole() -> None:
+    """Whatever ``pip install .`` asks for is there, and the module is among what it packs."""
+    assert PYPROJECT["build-system"]["build-backend"] == "setuptools.build_meta"
+    assert any(need.startswith("setuptools") for need in PYPROJECT["build-system"]["requires"])
+    assert PYPROJECT["project"]["dependencies"] == ["gossipnode"]
+    assert PYPROJECT["tool"]["setuptools"]["py-modules"] == ["relay"]
+    assert PYPROJECT["project"]["entry-points"] == {
+        "gossipnode.algorithms": {"relay": "relay:Relay"}
+    }
 
 
 def test_it_runs_in_virtual_time(site: Path) -> None:
