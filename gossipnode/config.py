@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, table_spelt_out
+from gossipnode.registry import DEFAULT_ALGORITHM, FORMS, algorithm_class, table_spelt_out
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DEFAULT_PORT = 7946
@@ -274,9 +274,16 @@ class AlgorithmOptions(Section):
     )
 
     @property
-    def label(self) -> str:
-        """The form's name where there are several, else the algorithm's."""
-        return str(getattr(self, "form", self.name))
+    def called(self) -> str:
+        """What peers and people are told: a form's own name, or name/form of an unusual one.
+
+        Nodes whose forms differ do not belong together, and refuse each other by it.
+        """
+        form = getattr(self, "form", "")
+        if FORMS.get(form) == self.name:
+            return str(form)
+        is_usual = not form or form == type(self).model_fields["form"].default
+        return self.name if is_usual else f"{self.name}/{form}"
 
     def needs(self) -> Needs:
         """Return what the algorithm, with these options, needs of graph, W and learner."""
@@ -531,7 +538,7 @@ class Config(Section):
 
 def _unmet(config: Config) -> Iterator[str]:
     """Yield what the algorithm needs and the config does not give, with what would be right."""
-    needs, name, topology = config.algorithm.needs(), config.algorithm.name, config.topology
+    needs, name, topology = config.algorithm.needs(), config.algorithm.called, config.topology
     graph = topology.graph
     if needs.graph and graph == "random":
         yield (

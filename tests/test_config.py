@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.dpsgd import DpsgdOptions
 from gossipnode.algorithms.gossip_learning import GossipOptions
 from gossipnode.config import Config, PeerEntry
@@ -64,8 +65,8 @@ def test_a_form_by_name_may_be_repeated_and_not_contradicted(tmp_path: Path) -> 
     """Which of the two was meant, nobody can know; a stronger layer may say otherwise."""
     path = tmp_path / "node.toml"
     path.write_text('[algorithm]\nname = "d2"\nform = "d2"\n')
-    assert load_config(path).algorithm.label == "d2"
-    assert load_config(path, flags={"algorithm.form": "extra"}).algorithm.label == "extra"
+    assert load_config(path).algorithm.called == "d2"
+    assert load_config(path, flags={"algorithm.form": "extra"}).algorithm.called == "extra"
     path.write_text('[algorithm]\nname = "d2"\nform = "extra"\n')
     with pytest.raises(ConfigError, match=r"is extra, but algorithm\.name is d2") as caught:
         load_config(path)
@@ -377,3 +378,22 @@ def test_paths_in_a_file_are_relative_to_it_and_those_of_flags_are_not(tmp_path:
     assert config.swarm.peers == str(path.parent / "peers.toml")
     assert config.topology.edges == str(path.parent / "sub/edges.txt")
     assert load_config(path, flags={"topology.edges": "x.txt"}).topology.edges == "x.txt"
+
+
+@pytest.mark.parametrize(
+    ("flags", "called"),
+    [
+        ({"algorithm.name": "d2"}, "d2"),
+        ({"algorithm.name": "correction"}, "exact_diffusion"),
+        ({"algorithm.name": "dpsgd"}, "dpsgd"),
+        ({"algorithm.form": "cta"}, "dpsgd/cta"),
+        ({"algorithm.name": "fedavg"}, "fedavg"),
+        ({"algorithm.name": "gossip"}, "gossip"),
+    ],
+)
+def test_a_form_has_a_name_by_which_nodes_tell_each_other_apart(
+    flags: dict[str, str], called: str
+) -> None:
+    config = load_config(flags=flags)
+    assert config.algorithm.called == called
+    assert build_algorithm(config).called == called

@@ -11,4 +11,5 @@ def build_algorithm(config: Config) -> Algorithm:
     """Return the algorithm that ``config.algorithm`` names, with its options."""
     made = algorithm_class(config.algorithm.name)(config.algorithm, config.training.local_steps)
     assert isinstance(made, Algorithm)
+    made.called = config.algorithm.called
     return made

@@ -322,6 +322,7 @@ class Algorithm(ABC):
     """One node's half of an algorithm. Subclasses are built as ``Class(options, local_steps)``."""
 
     name: ClassVar[str]
+    called: str  # the form's name, which peers compare
     Options: ClassVar[type[AlgorithmOptions]]
     # The roles of the parts that it sends and accepts; the inbox refuses others. A message has all
     # of them, or one of the ``bundles``.
@@ -340,6 +341,11 @@ class Algorithm(ABC):
     talks_to_all: ClassVar[bool] = False
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.MODEL})
     needs_graph: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Let a class without forms be called by its name."""
+        super().__init_subclass__()
+        cls.called = getattr(cls, "name", "")
 
     @abstractmethod
     async def run(self, node: NodeInterface) -> None:

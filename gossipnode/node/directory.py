@@ -138,7 +138,7 @@ class Directory(Sequence[PeerEntry]):
             # A graph that is exactly at the limit must not be refused for a rounding.
             if low < needs.lambda_min - 1e-9:
                 raise ConfigError(
-                    f"{config.algorithm.label} diverges on this W: its least eigenvalue is "
+                    f"{config.algorithm.called} diverges on this W: its least eigenvalue is "
                     f"{low:.3f}, below {needs.lambda_min:.3f}",
                     key="algorithm.name",
                     allowed=needs.instead,

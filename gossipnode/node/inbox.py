@@ -211,14 +211,14 @@ class Inbox:
             )
         if self.senders is not None and message.sender not in self.senders:
             raise PeerError("not_a_neighbour", "the graph has no edge between us")
-        if message.algorithm != self.algorithm.name:
+        if message.algorithm != self.algorithm.called:
             raise PeerError(
                 "wrong_algorithm",
-                f"this node runs {self.algorithm.name}, the sender {bounded(message.algorithm)}",
+                f"this node runs {self.algorithm.called}, the sender {bounded(message.algorithm)}",
             )
         if PURPOSES.get(message.kind) not in self.algorithm.purposes:
             raise PeerError(
-                "unsupported_message", f"{self.algorithm.name} takes no {message.kind.name}"
+                "unsupported_message", f"{self.algorithm.called} takes no {message.kind.name}"
             )
         if self.graph is not None and message.graph is not None and message.graph != self.graph:
             raise PeerError(
@@ -239,7 +239,7 @@ class Inbox:
             self._check_fit(message)
             self._fitting = message.parts
         if not isinstance(message.age, int):
-            raise PeerError("unsupported_message", f"{self.algorithm.name} takes one age")
+            raise PeerError("unsupported_message", f"{self.algorithm.called} takes one age")
 
     def _check_fit(self, message: Message) -> None:
         limit = self.layout.nbytes * len(self.algorithm.roles)

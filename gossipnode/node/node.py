@@ -358,7 +358,7 @@ def _check_learner(learner: Learner, config: Config) -> None:
     """Refuse a learner of somebody else's that lacks what the algorithm asks of it."""
     if config.algorithm.needs().gradient and not hasattr(learner, "gradient"):
         raise ConfigError(
-            f"{config.algorithm.label} takes gradients, and {type(learner).__name__} hands out "
+            f"{config.algorithm.called} takes gradients, and {type(learner).__name__} hands out "
             "none: a learner for it has gradient() and step_size",
             key="algorithm.name",
             allowed="dpsgd, gossip, and all others that take local steps",

@@ -181,7 +181,7 @@ class PassiveSide:
             kind=KINDS[purpose],
             swarm=node.config.swarm.name,
             schema=node.layout.schema,
-            algorithm=node.algorithm.name,
+            algorithm=node.algorithm.called,
             sender=node.id,
             epoch=node.epoch,
             seq=node.seq,

@@ -65,7 +65,7 @@ def find_place(config: Config, peers: Sequence[PeerEntry], node_id: str = "") ->
         return Place(node_id, index, max(len(ids), 1))
     if i is None:
         raise ConfigError(
-            f"{node_id!r} is not in the peer list, and {config.algorithm.name} on a "
+            f"{node_id!r} is not in the peer list, and {config.algorithm.called} on a "
             f"{config.topology.graph} needs to know its place",
             file=config.swarm.peers or None,
             key="node.id",

@@ -31,7 +31,7 @@ def build_status(node: Node) -> Status:
     return Status(
         node_id=node.id,
         swarm=node.config.swarm.name,
-        algorithm=node.algorithm.name,
+        algorithm=node.algorithm.called,
         state=node.state,
         since=iso(node.since),
         reason=node.reason,
@@ -75,7 +75,7 @@ def model_facts(node: Node) -> dict[str, str]:
     """Return the metadata of a model file: all that using the model needs besides its tensors."""
     return {
         "swarm": node.config.swarm.name,
-        "algorithm": node.algorithm.name,
+        "algorithm": node.algorithm.called,
         "node": node.id,
         "round": str(node.round),
         "age": str(node.age),

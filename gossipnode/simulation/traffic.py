@@ -52,7 +52,7 @@ class Traffic:
             kind=Kind.MODEL,
             swarm=self._config.swarm.name,
             schema=self._layout.schema,
-            algorithm=self._config.algorithm.name,
+            algorithm=self._config.algorithm.called,
             sender="n" * id_bytes,
             epoch=int(WALL_START_S * 1000),
             seq=round_ + 1,

@@ -57,7 +57,7 @@ class VectorisedSwarm:
     ) -> None:
         if not isinstance(config.algorithm, DpsgdOptions):
             raise ConfigError(
-                f"{config.algorithm.name} is more than X ← W(X − ηG)",
+                f"{config.algorithm.called} is more than X ← W(X − ηG)",
                 key="algorithm.name",
                 allowed="dpsgd; the event-driven simulator runs all",
             )

@@ -48,7 +48,7 @@ def atc_gt(X: Matrix, eta: float) -> Iterator[Matrix]:
 
 def test_its_name_is_a_form_of_gradient_tracking() -> None:
     options = load_config(flags={"algorithm.name": "atc_gt"}).algorithm
-    assert (options.name, options.label) == ("gradient_tracking", "atc_gt")
+    assert (options.name, options.called) == ("gradient_tracking", "atc_gt")
 
 
 def test_sixteen_nodes_are_the_dense_recursion(source: str) -> None:

@@ -79,7 +79,7 @@ def test_each_variant_is_the_run_that_its_options_say(capsys: pytest.CaptureFixt
     for row in found["compare"]:
         (run,) = row["runs"]
         assert without_time(run) == without_time(alone(capsys, row["name"], *ON_WIRES))
-    assert [row["algorithm"] for row in found["compare"]] == ["atc", "d2", "gossip"]
+    assert [row["algorithm"] for row in found["compare"]] == ["dpsgd", "d2", "gossip"]
     assert [row["rounds"] for row in found["compare"]] == [12, 6, 12]
 
 

@@ -91,11 +91,13 @@ async def test_nothing_of_what_is_done_is_kept() -> None:
 
 
 async def test_no_thread_before_the_first_piece_of_work() -> None:
-    before = threading.active_count()
-    hand = Hand("test")
-    assert threading.active_count() == before
+    def threads() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "the only one"]
+
+    hand = Hand("the only one")
+    assert threads() == []
     await hand.do(int)
-    assert threading.active_count() == before + 1
+    assert threads() == ["the only one"]
     hand.close()
 
 

@@ -66,6 +66,7 @@ def part(**changes: Any) -> tuple[Part, ...]:
         ("wrong_swarm", {"swarm": "other"}),
         ("not_a_neighbour", {"sender": "me"}),
         ("wrong_algorithm", {"algorithm": "gossip"}),
+        ("wrong_algorithm", {"algorithm": "dpsgd/cta"}),
         ("unsupported_message", {"kind": Kind.EXCHANGE_REQUEST}),
         ("unsupported_message", {"kind": Kind.DELTA}),
         ("wrong_graph", {"graph": OTHER_GRAPH}),

@@ -206,7 +206,7 @@ def _check_duration(plan: Plan, model_bytes: int) -> None:
         round_s += conditions.travel_s(model_bytes)
     if config.run.duration_s > ROUNDS_MAX * round_s:
         raise ConfigError(
-            f"rounds of {config.algorithm.name} take {quantity(round_s, 's')} here, "
+            f"rounds of {config.algorithm.called} take {quantity(round_s, 's')} here, "
             "so time never comes to its end",
             key="run.duration_s",
             allowed="with --rounds, or with what takes time: --step-s or --latency",

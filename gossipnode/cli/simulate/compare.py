@@ -244,7 +244,7 @@ def _row(
     reached = [_reached(moments, comparison.target) for moments in histories]
     return {
         "name": variant.name,
-        "algorithm": plan.config.algorithm.label,
+        "algorithm": plan.config.algorithm.called,
         "topology": plan.config.topology.graph,
         "changes": variant.changes,
         **{name: _over(runs, name) for name in ("accuracy", "loss")},

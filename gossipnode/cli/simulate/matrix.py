@@ -36,7 +36,7 @@ def check(plan: Plan) -> None:
         synchronous = config.algorithm.needs().rounds
         why = "does more than W(X − ηG)" if synchronous else "is asynchronous, no matrix a round"
         raise ConfigError(
-            f"{config.algorithm.name} {why}",
+            f"{config.algorithm.called} {why}",
             key="--engine",
             allowed="--algorithm dpsgd, " + events,
         )
@@ -159,7 +159,7 @@ class MatrixRun(Run):
         """Return the metadata of the mean model's file."""
         return {
             "swarm": swarm.config.swarm.name,
-            "algorithm": swarm.config.algorithm.name,
+            "algorithm": swarm.config.algorithm.called,
             "round": str(swarm.round),
             "age": str(swarm.round * swarm.config.training.local_steps),
             "gossipnode": __version__,

@@ -38,7 +38,7 @@ class Plan:
     @property
     def title(self) -> str:
         """The run in a few words."""
-        graph, algorithm = self.config.topology.graph, self.config.algorithm.name
+        graph, algorithm = self.config.topology.graph, self.config.algorithm.called
         nodes = count(len(self.names), "simulated node")
         return f"{nodes}, {algorithm} on {graph}, {self.config.data.source}"
 
@@ -49,7 +49,7 @@ class Plan:
             "engine": self.engine,
             "nodes": len(self.names),
             "topology": self.config.topology.graph,
-            "algorithm": self.config.algorithm.name,
+            "algorithm": self.config.algorithm.called,
         }
 
     @property

@@ -78,7 +78,7 @@ class Plan:
     @property
     def title(self) -> str:
         """The run in a few words."""
-        graph, algorithm = self.config.topology.graph, self.config.algorithm.name
+        graph, algorithm = self.config.topology.graph, self.config.algorithm.called
         return f"{count(self.nodes, 'node')}, {algorithm} on {graph}, {self.config.data.source}"
 
 

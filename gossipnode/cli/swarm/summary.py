@@ -57,7 +57,7 @@ def summarize(
     return {
         "nodes": len(views),
         "topology": config.topology.graph,
-        "algorithm": config.algorithm.name,
+        "algorithm": config.algorithm.called,
         "seed": config.swarm.seed,
         "accuracy": least_to_greatest(accuracies),
         "loss": least_to_greatest([e.loss for e in evaluations]),
