@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 
 import pytest
 from hypothesis import settings
 
 from gossipnode.simulation import SimulatedSwarm
+
+# The width of a terminal that is not there, set where tests run side by side.
+os.environ.pop("COLUMNS", None)
 
 # How long an example takes says something of the machine and nothing of the code.
 settings.register_profile("untimed", deadline=None)

@@ -313,8 +313,7 @@ def test_a_node_that_comes_back_is_not_its_own_peer():
 # -- strangers' text -------------------------------------------------------------------------------
 
 
-def test_what_a_peer_calls_itself_cannot_alter_the_screen(monkeypatch):
-    monkeypatch.delenv("COLUMNS", raising=False)  # set where tests run side by side
+def test_what_a_peer_calls_itself_cannot_alter_the_screen():
     evil = "x\x1b[2J\n[red]" + "y" * 1000
     peer = dict.fromkeys(
         ("id", "address", "state", "refusal", "round", "staleness", "pushes_sent"), evil
