@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -100,8 +99,8 @@ class PeriodicGossip(Algorithm):
         self.accounts = [options.account() for _ in range(parts)]
         self.trains_apart = options.order in ("merge", "pass")
         self.waits = options.order != "merge"
-        self.waiting: deque[Arrival] = deque()
-        self.arrived = asyncio.Event()
+        self.waiting: list[Arrival] = []
+        self.arrived: asyncio.Event | None = None  # while the active side waits
         self.running = self.over = False
 
     @abstractmethod
@@ -145,7 +144,8 @@ class PeriodicGossip(Algorithm):
         if self.over or len(self.waiting) >= ROOM:
             return Answer(Outcome.DROPPED)
         self.waiting.append(arrival)
-        self.arrived.set()
+        if self.arrived is not None:
+            self.arrived.set()
         return Answer(Outcome.BUFFERED)
 
     async def _until(self, node: NodeInterface, due: float) -> None:
@@ -156,11 +156,11 @@ class PeriodicGossip(Algorithm):
         await node.sleep(0.0)
         while True:
             if self.waiting:
-                await self._take_one(node, self.waiting.popleft())
+                await self._take_one(node, self.waiting.pop(0))
             if node.stopping or node.time() >= due:
                 return
             if not self.waiting:
-                self.arrived.clear()
+                self.arrived = asyncio.Event()
                 await node.wait(self.arrived, due - node.time())
 
     async def _take_one(self, node: NodeInterface, arrival: Arrival) -> None:

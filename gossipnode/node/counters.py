@@ -47,11 +47,20 @@ HELP = {
 Label = tuple[str, str]
 
 
+class _Zeros(dict[str, int]):
+    """Counts that are 0 until they move: thirty of them a node would be a kilobyte of nothing."""
+
+    def __missing__(self, name: str) -> int:
+        if name not in HELP:
+            raise KeyError(name)
+        return 0
+
+
 class Counters:
     """Counts by name and at most one label."""
 
     def __init__(self) -> None:
-        self._plain = dict.fromkeys(HELP, 0)
+        self._plain = _Zeros()
         self._labelled: dict[tuple[str, Label], int] = {}
 
     def add(self, name: str, amount: int = 1, label: Label | None = None) -> None:
