@@ -8,6 +8,7 @@ where it was written, the key, and what would be right.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -285,13 +286,13 @@ class AlgorithmOptions(Section):
         is_usual = not form or form == type(self).model_fields["form"].default
         return self.name if is_usual else f"{self.name}/{form}"
 
+    @abstractmethod
     def needs(self) -> Needs:
         """Return what the algorithm, with these options, needs of graph, W and learner."""
-        raise NotImplementedError
 
+    @abstractmethod
     def round_s_max(self, training_s: float) -> float:
         """Return what no round (or period) may exceed, given the seconds that training takes."""
-        raise NotImplementedError
 
 
 def _named(value: Any) -> Any:

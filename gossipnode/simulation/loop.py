@@ -18,6 +18,7 @@ import asyncio
 import gc
 import heapq
 import selectors
+from abc import ABC, abstractmethod
 from asyncio.events import Handle, TimerHandle
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -57,7 +58,7 @@ class _NoSelector(selectors.BaseSelector):
         return self._map
 
 
-class Happening:
+class Happening(ABC):
     """What happens at an instant, as a handle is run then, but which nobody cancels.
 
     It costs half of a handle, since it has no context of its own. An error that it raises ends the
@@ -71,8 +72,9 @@ class Happening:
         """Say that it stands."""
         return False
 
+    @abstractmethod
     def _run(self) -> None:
-        raise NotImplementedError
+        """Be what happens."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
