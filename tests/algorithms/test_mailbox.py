@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossipnode.algorithms.base import Arrival, Outcome, Purpose
-from gossipnode.algorithms.lockstep import PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.dpsgd import DpsgdOptions
+from gossipnode.algorithms.lockstep import PROBE_EVERY_S
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
 from gossipnode.errors import PeerError
 from gossipnode.simulation import loop as virtual_time
 
-OPTIONS = LockstepOptions(deadline_s=3.0, start_deadline_s=10.0)
+OPTIONS = DpsgdOptions(deadline_s=3.0, start_deadline_s=10.0)
 OTHERS = ("b", "c", "d")
 
 
