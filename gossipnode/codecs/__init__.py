@@ -1,0 +1,50 @@
+"""Codecs: a vector to fewer bytes, and back. Nothing is imported before it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Final, cast
+
+from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
+
+__all__ = [
+    "CODECS",
+    "Bytes",
+    "Codec",
+    "Coded",
+    "Coding",
+    "Tensor",
+    "check",
+    "codec_class",
+    "decode",
+]
+
+CODECS: Final = {
+    "topk": "gossipnode.codecs.topk:TopK",
+    "randomk": "gossipnode.codecs.randomk:RandomK",
+    "sign": "gossipnode.codecs.sign:Sign",
+    "qsgd": "gossipnode.codecs.qsgd:QSGD",
+    "uniform": "gossipnode.codecs.uniform:Uniform",
+    "float16": "gossipnode.codecs.halves:Float16",
+    "bfloat16": "gossipnode.codecs.halves:BFloat16",
+    "lowrank": "gossipnode.codecs.lowrank:LowRank",
+}
+
+
+@cache
+def codec_class(name: str) -> type[Codec]:
+    """Return the codec called ``name``, one of ``CODECS``."""
+    module, _, attribute = CODECS[name].partition(":")
+    return cast("type[Codec]", getattr(import_module(module), attribute))
+
+
+def check(coding: Coding, tensors: Sequence[Tensor]) -> None:
+    """Raise ``PeerError`` where no bytes could be what ``coding`` claims; see ``Codec.check``."""
+    codec_class(coding.codec).check(coding, tensors)
+
+
+def decode(coding: Coding, data: Bytes, tensors: Sequence[Tensor]) -> Vector:
+    """Return the vector of ``coding``, which has passed ``check``; see ``Codec.decode``."""
+    return codec_class(coding.codec).decode(coding, data, tensors)
