@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.page import MARKED
 from benchmarks.published import distances, q16_rounds
 from gossipnode.cli import algorithms, describe
-from gossipnode.config import Facts
 from gossipnode.errors import GossipNodeError
+from gossipnode.options import Facts
 
 LOSS, ETA, ROUNDS, SEEDS = 0.1, 0.05, 600, (0, 1, 2)
 # The mean over these last rounds: what a loss does comes and goes, a hundred hardly tell.

@@ -8,22 +8,19 @@ where it was written, the key, and what would be right.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     field_validator,
     model_validator,
 )
 
-from gossipnode.registry import DEFAULT_ALGORITHM, FORMS, algorithm_class, table_spelt_out
+from gossipnode.options import AlgorithmOptions, Section, option
+from gossipnode.registry import DEFAULT_ALGORITHM, algorithm_class, table_spelt_out
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 DEFAULT_PORT = 7946
@@ -61,18 +58,6 @@ CHANGING = frozenset(
 # What arrives is averaged, whoever sends: only the rows add to one.
 ROW_STOCHASTIC = frozenset({"el_local"})
 TaskName = Literal["linear", "softmax", "mlp", "quadratic"]
-
-
-class Section(BaseModel):
-    """One table of ``node.toml``: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def option(default: Any, help_text: str, *, unit: str = "", flag: str = "", **limits: Any) -> Any:
-    """Declare an option: its default, help, unit (SI, or what is counted), flag and limits."""
-    extra: dict[str, Any] = {"unit": unit, "flag": flag}
-    return Field(default, description=help_text, json_schema_extra=extra, **limits)
 
 
 class NodeOptions(Section):
@@ -215,84 +200,6 @@ class TrainingOptions(Section):
         ge=0.0,
         le=1.0,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What an algorithm needs of graph, W and learner; what a config lacks of it is refused.
-
-    ``graph``: fixed neighbours, or a sequence of them; else random peers serve as well.
-    ``ignores_graph``: a peer list is all, for messages go to any of it, whatever the graph.
-    ``rounds``: nodes go through the same rounds, so that the graph may change with them.
-    ``weights``: which sums of W must be one; ``doubly`` means rows and columns, ``column`` is for
-    algorithms that weigh what they hand out themselves. ``lambda_min``: what the least eigenvalue
-    of W may not be below. ``gradient``: the algorithm takes one gradient a round itself, where
-    others have ``training.local_steps``.
-    """
-
-    graph: bool = True
-    ignores_graph: bool = False
-    rounds: bool = True
-    weights: Literal["any", "row", "column", "doubly"] = "any"
-    symmetric: bool = False
-    static: bool = False
-    lambda_min: float | None = None
-    gradient: bool = False
-    instead: str = ""  # what to say where ``lambda_min`` does not hold
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the table of algorithms says of one form: ``python -m gossipnode.cli.algorithms``.
-
-    ``vectors``: models' worth of bytes that a node sends to each neighbour a round.
-    ``loss``: what a lost message does to what the method keeps. ``waits``: where there are rounds,
-    whether each waits for the messages of that round, so that real time decides nothing.
-    ``steady``: the bias that losing a tenth of all messages costs, as measured.
-    """
-
-    form: str
-    does: str
-    vectors: str
-    loss: str
-    waits: bool = True
-    steady: str = "not measured"
-
-
-class AlgorithmOptions(Section):
-    """The options of one algorithm; each declares its own, beside its code.
-
-    ``default_graph`` is the graph of a config that names none.
-    """
-
-    default_graph: ClassVar[str] = "ring"
-    facts: ClassVar[tuple[Facts, ...]] = ()
-
-    name: str = option(
-        DEFAULT_ALGORITHM,
-        "The algorithm, or a form of one that has a name of its own (docs/algorithms.md).",
-        flag="--algorithm",
-    )
-
-    @property
-    def called(self) -> str:
-        """What peers and people are told: a form's own name, or name/form of an unusual one.
-
-        Nodes whose forms differ do not belong together, and refuse each other by it.
-        """
-        form = getattr(self, "form", "")
-        if FORMS.get(form) == self.name:
-            return str(form)
-        is_usual = not form or form == type(self).model_fields["form"].default
-        return self.name if is_usual else f"{self.name}/{form}"
-
-    @abstractmethod
-    def needs(self) -> Needs:
-        """Return what the algorithm, with these options, needs of graph, W and learner."""
-
-    @abstractmethod
-    def round_s_max(self, training_s: float) -> float:
-        """Return what no round (or period) may exceed, given the seconds that training takes."""
 
 
 def _named(value: Any) -> Any:

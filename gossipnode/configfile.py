@@ -16,8 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from gossipnode.config import AlgorithmOptions, Config, PeerEntry
+from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, nearest_spelling
+from gossipnode.options import AlgorithmOptions
 from gossipnode.registry import (
     DEFAULT_ALGORITHM,
     FORMS,

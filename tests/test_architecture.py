@@ -17,11 +17,12 @@ import pytest
 import gossipnode
 
 PACKAGE = Path(gossipnode.__file__).parent
-GROUND = {"config", "configfile", "errors", "logs", "registry"}
+GROUND = {"config", "options", "configfile", "errors", "logs", "registry"}
 # Who may import whom. Every room may import itself.
 ARROWS = {
     "errors": set(),
     "registry": {"errors"},
+    "options": {"registry"},
     "config": GROUND,
     "configfile": GROUND,
     "logs": GROUND,

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks/ is in no packa
 
 from benchmarks import heterogeneity, losses
 from gossipnode.cli import algorithms
-from gossipnode.config import Facts
 from gossipnode.configfile import load_config
+from gossipnode.options import Facts
 from gossipnode.registry import FORMS
 
 PAGE = Path(__file__).parents[1] / "docs" / "comparison.md"

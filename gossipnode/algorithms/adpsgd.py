@@ -38,8 +38,8 @@ from gossipnode.algorithms.base import (
     Purpose,
     is_answer,
 )
-from gossipnode.config import AlgorithmOptions, Facts, Needs, option
 from gossipnode.learning.params import merge_into
+from gossipnode.options import AlgorithmOptions, Facts, Needs, option
 
 # Where there is nobody to wait for and no time is spent on computing: how long until the next look.
 IDLE_S = 0.5

@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from gossipnode.config import AlgorithmOptions
 from gossipnode.errors import PeerError
+from gossipnode.options import AlgorithmOptions
 
 # The index of a message whose parts hold every coordinate.
 ALL: Mapping[str, Any] = MappingProxyType({"kind": "all"})

@@ -29,7 +29,7 @@ import numpy as np
 from gossipnode.algorithms.base import NodeInterface, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import descend, halfway, renew
-from gossipnode.config import Facts, Needs, option
+from gossipnode.options import Facts, Needs, option
 
 
 class CorrectionOptions(SharingOptions):

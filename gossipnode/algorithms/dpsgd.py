@@ -39,7 +39,7 @@ from pydantic import model_validator
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
-from gossipnode.config import Facts, Needs, option
+from gossipnode.options import Facts, Needs, option
 
 
 class DpsgdOptions(SharingOptions, MergeOptions):

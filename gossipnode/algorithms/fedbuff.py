@@ -37,8 +37,8 @@ from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.algorithms.vectors import narrowed, widened
-from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import add_scaled
+from gossipnode.options import Facts, Needs, option
 
 
 class FedBuffOptions(HubOptions, MergeOptions):

@@ -33,8 +33,8 @@ from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.vectors import descend, narrowed
-from gossipnode.config import Facts, Needs, option
 from gossipnode.learning.params import add_scaled
+from gossipnode.options import Facts, Needs, option
 
 VECTORS = "1 from each asked, 1 to each"
 LOSS = "is said again, or weighs 0"

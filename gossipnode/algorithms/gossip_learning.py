@@ -58,9 +58,9 @@ from gossipnode.algorithms.base import (
 )
 from gossipnode.algorithms.gossip_buffer import Buffer
 from gossipnode.algorithms.periodic import PeriodicGossip, PeriodOptions
-from gossipnode.config import Facts, option
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import all_finite, merge_into
+from gossipnode.options import Facts, option
 
 
 class GossipOptions(PeriodOptions):

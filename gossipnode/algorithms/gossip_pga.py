@@ -37,7 +37,7 @@ from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.algorithms.lockstep import LockstepOptions
 from gossipnode.algorithms.staleness import MergeOptions, no_ages
-from gossipnode.config import Facts, Needs, option
+from gossipnode.options import Facts, Needs, option
 
 # Share of the running loss that one round replaces.
 NEWS = 0.1

@@ -28,8 +28,8 @@ from typing import Any, Literal
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import descend, renew
-from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import PeerError
+from gossipnode.options import Facts, Needs, option
 
 
 class GradientTrackingOptions(SharingOptions):

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from gossipnode.algorithms.all_reduce import hub_of
 from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
-from gossipnode.config import Needs, option
 from gossipnode.errors import PeerError
 from gossipnode.logs import event
+from gossipnode.options import Needs, option
 
 log = logging.getLogger("gossipnode.algorithms")
 

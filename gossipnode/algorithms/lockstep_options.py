@@ -5,7 +5,7 @@ Invariant: declared here once; an algorithm's own options are a subclass beside 
 
 from __future__ import annotations
 
-from gossipnode.config import AlgorithmOptions, option
+from gossipnode.options import AlgorithmOptions, option
 
 
 class LockstepOptions(AlgorithmOptions):

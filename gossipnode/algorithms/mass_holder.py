@@ -24,8 +24,8 @@ from gossipnode.algorithms.mass import (
     sums_of,
     taken,
 )
-from gossipnode.config import AlgorithmOptions, option
 from gossipnode.errors import PeerError
+from gossipnode.options import AlgorithmOptions, option
 
 
 class MassOptions(AlgorithmOptions):

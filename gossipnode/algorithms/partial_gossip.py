@@ -35,9 +35,9 @@ from pydantic import model_validator
 
 from gossipnode.algorithms.base import AGE_MAX, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.periodic import PeriodicGossip, PeriodOptions
-from gossipnode.config import Facts, option
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import merge_into
+from gossipnode.options import Facts, option
 
 # Random words drawn at a time: half a megabyte, however large the model.
 BLOCK = 65_536

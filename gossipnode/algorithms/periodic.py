@@ -31,8 +31,8 @@ from gossipnode.algorithms.base import (
 )
 from gossipnode.algorithms.staleness import MergeOptions, Staleness, age_weight, staleness_function
 from gossipnode.algorithms.token_account import FlowOptions
-from gossipnode.config import Needs, option
 from gossipnode.errors import PeerError
+from gossipnode.options import Needs, option
 
 # Models of memory. With peers chosen uniformly one arrives a period, so even where training takes
 # a whole period more than two rarely wait, and the oldest is two trainings old.

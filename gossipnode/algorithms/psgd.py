@@ -21,7 +21,7 @@ from typing import Literal
 from gossipnode.algorithms.all_reduce import ROOM, AllReduce
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions
-from gossipnode.config import Facts, Needs, option
+from gossipnode.options import Facts, Needs, option
 
 
 class AllReduceOptions(LockstepOptions):

@@ -39,7 +39,7 @@ from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions, OpenRound
 from gossipnode.algorithms.mass import check_scalars
 from gossipnode.algorithms.mass_holder import MassHolder, MassOptions
-from gossipnode.config import Facts, Needs, option
+from gossipnode.options import Facts, Needs, option
 
 
 class PushSumOptions(LockstepOptions, MassOptions):

@@ -26,8 +26,8 @@ from typing import Literal
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
 from gossipnode.algorithms.mass_holder import MassHolder, MassOptions
-from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import PeerError
+from gossipnode.options import Facts, Needs, option
 
 
 class PushSumGossipOptions(MassOptions):

@@ -35,8 +35,8 @@ from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.algorithms.mailbox import Mailbox
 from gossipnode.algorithms.vectors import narrowed, widened
-from gossipnode.config import Facts, Needs
 from gossipnode.errors import PeerError
+from gossipnode.options import Facts, Needs
 
 # The scalar that tells of how many half-steps a sum is.
 COUNT = "count"

@@ -36,8 +36,8 @@ from gossipnode.algorithms.federated import LOSS, ClientOptions, selected
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import Work
 from gossipnode.algorithms.vectors import narrowed, renew, widened
-from gossipnode.config import Facts, option
 from gossipnode.learning.params import add_scaled
+from gossipnode.options import Facts, option
 
 # An answer: its round, and the life of the client that gave it.
 Mark = tuple[int, int]

@@ -32,9 +32,9 @@ import numpy as np
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.lockstep import Lockstep, LockstepOptions, OpenRound
 from gossipnode.algorithms.vectors import narrowed
-from gossipnode.config import Facts, Needs, option
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled
+from gossipnode.options import Facts, Needs, option
 
 
 class SspOptions(LockstepOptions):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from gossipnode.config import AlgorithmOptions, option
+from gossipnode.options import AlgorithmOptions, option
 
 Staleness = Literal["constant", "polynomial", "hinge", "exponential", "age"]
 Weighting = Callable[[float], float]

@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 from pydantic import model_validator
 
-from gossipnode.config import AlgorithmOptions, option
+from gossipnode.options import AlgorithmOptions, option
 
 Flow = Literal["proactive", "reactive", "simple", "generalized", "randomized"]
 

@@ -9,8 +9,8 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from gossipnode.cli import algorithms, describe, reference
-from gossipnode.config import AlgorithmOptions, Facts
 from gossipnode.configfile import load_config, options
+from gossipnode.options import AlgorithmOptions, Facts
 from gossipnode.registry import ALGORITHMS, FORMS
 
 ROOT = Path(__file__).parents[2]
