@@ -301,6 +301,65 @@ class TopologyOptions(Section):
         return self
 
 
+class CodecOptions(Section):
+    """What makes messages smaller. Each algorithm takes the codecs that are sound for it."""
+
+    name: Literal[
+        "none", "topk", "randomk", "sign", "qsgd", "uniform", "float16", "bfloat16", "lowrank"
+    ] = option(
+        "none",
+        "The codec (docs/compression.md): the largest values, random ones, signs, stochastic "
+        "levels, stochastic bits, 16-bit floats, or products of thin matrices. Differences are "
+        "made smaller; models only where that loses nothing.",
+        flag="--codec",
+    )
+    fraction: float = option(
+        0.01, "topk and randomk: share of the values that is sent.", flag="--codec-fraction",
+        gt=0.0, le=1.0,
+    )  # fmt: skip
+    bits: int = option(
+        0,
+        "uniform: bits of a value, 1 to 8; unset: 8. topk: bits of each value sent, 1 (its sign), "
+        "4, 8, 16 or 32; unset: 32, 64 of float64 params.",
+        unit="bits",
+        flag="--codec-bits",
+        ge=0,
+        le=64,
+    )
+    adaptive: bool = option(
+        False,
+        "uniform: choose bits from 2, 4 and 8 by how fast this node computes and sends, beside its "
+        "neighbours.",
+        flag="--codec-adaptive",
+    )
+    levels: int = option(
+        16, "qsgd: levels of a magnitude (s).", unit="levels", flag="--codec-levels", ge=1, le=127
+    )
+    rank: int = option(
+        2, "lowrank, powersgd and power_gossip: columns of the thin matrices.",
+        unit="columns", flag="--codec-rank", ge=1, le=1024,
+    )  # fmt: skip
+    feedback: bool = option(
+        True,
+        "Send what an earlier message left out with the next one (error feedback), where "
+        "differences to a common model are sent. Without it only unbiased codecs are taken.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> CodecOptions:
+        allowed = {"uniform": range(9), "topk": (0, 1, 4, 8, 16, 32, 64)}.get(self.name)
+        if allowed is not None and self.bits not in allowed:
+            raise ValueError(
+                f"codec.bits is {self.bits}, but {self.name} takes "
+                + ("1 to 8" if self.name == "uniform" else "1, 4, 8, 16 or 32")
+            )
+        if self.adaptive and self.name != "uniform":
+            raise ValueError(
+                f"codec.adaptive chooses the bits of uniform, and codec.name is {self.name}"
+            )
+        return self
+
+
 class NetworkOptions(Section):
     """The port, and the limits on what comes through it."""
 
@@ -432,6 +491,7 @@ class Config(Section):
         default_factory=lambda: algorithm_class(DEFAULT_ALGORITHM).Options()
     )
     topology: TopologyOptions = TopologyOptions()
+    codec: CodecOptions = CodecOptions()
     network: NetworkOptions = NetworkOptions()
     run: RunOptions = RunOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
@@ -482,10 +542,26 @@ def _unmet(config: Config) -> Iterator[str]:
             f"algorithm {name} adds up all that it hands out, and {config.task.dtype} cannot hold "
             "such sums; choose task.dtype float32 or float64"
         )
+    yield from _unsound(config)
     if needs.weights == "any" and topology.lazy:
         yield (
             f"topology.lazy is for algorithms that mix with W, which {name} does not; "
             "algorithm.merge_weight of gossip is how much a model counts"
+        )
+
+
+def _unsound(config: Config) -> Iterator[str]:
+    """Yield why the codec cannot be used here, and what would serve."""
+    codec, algorithm, dtype = config.codec, config.algorithm, config.task.dtype
+    if codec.name == "none":
+        return
+    if codec.name not in algorithm.codecs:
+        reason = algorithm.unsound(codec.name)
+        yield f"codec {codec.name} is not for algorithm {algorithm.called}: {reason}"
+    if dtype in ("float16", "bfloat16"):
+        yield (
+            f"task.dtype is {dtype}, which codec {codec.name} does not take; choose task.dtype "
+            "float32, or leave [codec] out: such params have half the bytes already"
         )
 
 

@@ -86,6 +86,7 @@ REFUSALS: Final[dict[str, int]] = {
     "wrong_algorithm": 409,
     "wrong_graph": 409,
     "stale_epoch": 409,
+    "missing_base": 409,
     "length_required": 411,
     "too_large": 413,
     "not_finite": 422,

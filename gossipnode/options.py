@@ -73,10 +73,12 @@ class Facts:
 class AlgorithmOptions(Section):
     """The options of one algorithm; each declares its own, beside its code.
 
-    ``default_graph`` is the graph of a config that names none.
+    ``default_graph`` is the graph of a config that names none, ``codecs`` are those that are sound
+    with it.
     """
 
     default_graph: ClassVar[str] = "ring"
+    codecs: ClassVar[frozenset[str]] = frozenset()
     facts: ClassVar[tuple[Facts, ...]] = ()
 
     name: str = option(
@@ -96,6 +98,16 @@ class AlgorithmOptions(Section):
             return str(form)
         is_usual = not form or form == type(self).model_fields["form"].default
         return self.name if is_usual else f"{self.name}/{form}"
+
+    def unsound(self, codec: str) -> str:
+        """Tell why a codec that is none of ``codecs`` is unsound here, and what would serve."""
+        del codec
+        takes = f" or [codec] name = {' or '.join(sorted(self.codecs))}" if self.codecs else ""
+        return (
+            "it sends whole models, and what a codec leaves out of one is lost: the nodes would "
+            "never agree. Algorithm choco sends compressed differences, and partial_gossip parts "
+            f"of a model; choose one of them{takes}"
+        )
 
     @abstractmethod
     def needs(self) -> Needs:

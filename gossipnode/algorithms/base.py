@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gossipnode.codecs.base import Codec, Coded, Coding, Tensor
 from gossipnode.errors import PeerError
 from gossipnode.options import AlgorithmOptions
 
@@ -31,6 +32,8 @@ ALL: Mapping[str, Any] = MappingProxyType({"kind": "all"})
 AGE_MAX = 2**63 - 1
 Vector = np.ndarray[tuple[int], np.dtype[Any]]
 Weight = float | Callable[[int], float]
+# A part as it is sent: whole, or made smaller by a codec.
+Sent = Vector | Coded
 
 
 class Purpose(StrEnum):
@@ -60,7 +63,9 @@ class Arrival:
     set on an exchange reply: the params that this node had sent, as they were then. ``index``
     tells which coordinates the parts are; of two messages of one sender the one with the larger
     ``order`` was made later. ``extent`` bounds the magnitude of all elements of the parts, which
-    are finite; infinity: no bound is known.
+    are finite; infinity: no bound is known. ``codings`` tells how those parts came that came coded,
+    ``version`` and ``base_version`` to which state of the sender's a difference leads, and from
+    which.
     """
 
     sender: str
@@ -75,6 +80,9 @@ class Arrival:
     order: tuple[int, int] = (0, 0)
     index: Mapping[str, Any] = field(default_factory=lambda: ALL)
     extent: float = math.inf
+    version: int = 0
+    base_version: int | None = None
+    codings: Mapping[str, Coding] = field(default_factory=dict)
 
 
 def is_answer(arrival: Arrival) -> bool:
@@ -195,6 +203,17 @@ class NodeInterface(Protocol):
         """How many training samples this node has."""
 
     @property
+    def tensors(self) -> Sequence[Tensor]:
+        """Where each tensor lies in the params, in order."""
+
+    @property
+    def codec(self) -> Codec | None:
+        """What ``[codec]`` asks for; None: nothing is made smaller.
+
+        With it differences can be sent, for which error feedback makes up: it is a contraction.
+        """
+
+    @property
     def steps_per_s(self) -> float:
         """Local steps a second in the last rounds; 0 where none took any time."""
 
@@ -261,13 +280,15 @@ class NodeInterface(Protocol):
     def push(
         self,
         peers: Iterable[str],
-        parts: Mapping[str, Vector],
+        parts: Mapping[str, Sent],
         purpose: Purpose = Purpose.MODEL,
         scalars: Mapping[str, float] | None = None,
         *,
         phase: int = 0,
         index: Mapping[str, Any] = ALL,
         age: int | None = None,
+        version: int = 0,
+        base_version: int | None = None,
     ) -> None:
         """Queue one message for ``peers``; returns at once. A newer one replaces one unsent.
 
@@ -275,7 +296,7 @@ class NodeInterface(Protocol):
         answers an exchange leaves.
 
         ``index`` tells which coordinates the parts are, if not all; ``age`` defaults to the
-        node's.
+        node's. ``version`` and ``base_version`` go along with a difference.
         """
 
     def peer_round(self, peer: str) -> int:
@@ -330,6 +351,8 @@ class Algorithm(ABC):
     bundles: tuple[frozenset[str], ...] = ()
     # Which kinds of index its parts may have besides ``all`` (docs/wire.md).
     pieces: ClassVar[frozenset[str]] = frozenset()
+    # The roles whose parts may come coded, by a codec that the options take.
+    coded: ClassVar[frozenset[str]] = frozenset()
     # Messages that may wait for one peer; beyond that a newer one replaces the oldest.
     room: int = 1
     # Whether a message holds all that those before it did: then none need wait beside the newest.
@@ -365,6 +388,17 @@ class Algorithm(ABC):
     def swarm_means(self) -> tuple[float, float, float] | None:
         """Return the swarm's mean loss, steps per second and samples; None where not known."""
         return None
+
+    def size_fits(self, role: str, size: int, tensors: Sequence[Tensor]) -> bool:
+        """Whether a part of ``role``, of all coordinates, may have ``size`` elements.
+
+        ``tensors`` are the layout's; by default there is one element for each param.
+        """
+        del role
+        return size == sum([tensor.size for tensor in tensors])
+
+    def refused(self, node: NodeInterface, peer: str, code: str) -> None:  # noqa: B027 - optional
+        """Notice that ``peer`` refused a message for good, and why: a code of ``REFUSALS``."""
 
     def begin(self, node: NodeInterface) -> None:  # noqa: B027 - optional
         """Notice that this life begins, before it is kept and before ``run``."""

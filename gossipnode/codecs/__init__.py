@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
+from gossipnode.config import CodecOptions
 
 __all__ = [
     "CODECS",
@@ -16,6 +17,7 @@ __all__ = [
     "Coded",
     "Coding",
     "Tensor",
+    "build_codec",
     "check",
     "codec_class",
     "decode",
@@ -38,6 +40,32 @@ def codec_class(name: str) -> type[Codec]:
     """Return the codec called ``name``, one of ``CODECS``."""
     module, _, attribute = CODECS[name].partition(":")
     return cast("type[Codec]", getattr(import_module(module), attribute))
+
+
+def build_codec(options: CodecOptions) -> Codec | None:
+    """Return the codec that ``[codec]`` asks for, a contraction where there is a choice.
+
+    Without error feedback an unbiased one is wanted.
+    """
+    if options.name == "none":
+        return None
+    contracts = options.feedback
+    cls: Any = codec_class(options.name)
+    match options.name:
+        case "topk":
+            made = cls(options.fraction, options.bits or 32)
+        case "randomk":
+            made = cls(options.fraction, unbiased=not contracts)
+        case "qsgd":
+            made = cls(options.levels, contractive=contracts)
+        case "uniform":
+            made = cls(options.bits or 8, contractive=contracts)
+        case "lowrank":
+            made = cls(options.rank)
+        case _:
+            made = cls()
+    assert isinstance(made, Codec)
+    return made
 
 
 def check(coding: Coding, tensors: Sequence[Tensor]) -> None:

@@ -40,6 +40,7 @@ from gossipnode.network.records import (
 from gossipnode.network.stall import StallWatch
 from gossipnode.network.transfers import Progress
 from gossipnode.network.turns import Breather
+from gossipnode.node.inbox import body_bytes_max
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
 from gossipnode.node.status import TransferStatus
@@ -241,7 +242,7 @@ class Lane(asyncio.BufferedProtocol):
 
     def frame_announced(self, record: Record) -> None:
         """Judge a frame by its number and its length."""
-        limit = frame_bytes_max(self._node.layout.nbytes * len(self._node.algorithm.roles))
+        limit = frame_bytes_max(body_bytes_max(self._node.layout, self._node.algorithm))
         if record.kind is Type.ANSWER:
             if record.number not in self._pending:
                 raise PeerError("malformed_frame", "an answer to nothing")

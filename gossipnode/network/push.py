@@ -16,7 +16,7 @@ from gossipnode.network.frames import Head, joined_or_payload, read_body, read_h
 from gossipnode.network.http import BaseRequest, Response
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.transfers import Transfers
-from gossipnode.node.inbox import Admission
+from gossipnode.node.inbox import Admission, body_bytes_max
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
 from gossipnode.wire.frame import CONTENT_TYPE, HEADER_BYTES_MAX, PREFIX_BYTES
@@ -82,8 +82,8 @@ class Push:
         length = self._request.content_length
         if length is None:
             raise PeerError("length_required", "send Content-Length, not chunks")
-        body_bytes_max = self._node.layout.nbytes * len(self._node.algorithm.roles)
-        limit = PREFIX_BYTES + HEADER_BYTES_MAX + body_bytes_max
+        largest = body_bytes_max(self._node.layout, self._node.algorithm)
+        limit = PREFIX_BYTES + HEADER_BYTES_MAX + largest
         if length > limit:
             raise PeerError("too_large", f"{length} bytes; the layout allows {limit}")
         return length

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 
-from gossipnode.algorithms.base import ALL, Algorithm, Purpose, Row, Vector, Weight
+from gossipnode.algorithms.base import ALL, Algorithm, Purpose, Row, Sent, Vector, Weight
+from gossipnode.codecs.base import Codec, Tensor
 from gossipnode.config import Config
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import GradientLearner, Learner, TrainResult
-from gossipnode.learning.params import all_finite
+from gossipnode.learning.params import Layout, all_finite
 from gossipnode.logs import event
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
@@ -50,6 +51,8 @@ class ActiveSide:
     time: Callable[[], float]  # monotonic seconds: the clock of the loop that started the node
     algorithm: Algorithm
     learner: Learner
+    layout: Layout
+    codec: Codec | None
     replica: Replica
     peers: PeerTable
     courier: Courier
@@ -159,6 +162,11 @@ class ActiveSide:
     def samples(self) -> int:
         """How many training samples this node has."""
         return self.learner.samples
+
+    @property
+    def tensors(self) -> Sequence[Tensor]:
+        """Where each tensor lies in the params."""
+        return self.layout.tensors
 
     @property
     def steps_per_s(self) -> float:
@@ -285,19 +293,30 @@ class ActiveSide:
     def push(
         self,
         peers: Iterable[str],
-        parts: Mapping[str, Vector],
+        parts: Mapping[str, Sent],
         purpose: Purpose = Purpose.MODEL,
         scalars: Mapping[str, float] | None = None,
         *,
         phase: int = 0,
         index: Mapping[str, Any] = ALL,
         age: int | None = None,
+        version: int = 0,
+        base_version: int | None = None,
     ) -> None:
         """Queue one message for ``peers``: encoded once, whatever their number."""
         if not self.is_active:
             return
         clock = self.age if age is None else age
-        frame = self.passive.frame(parts, purpose, clock, scalars, phase=phase, index=index)
+        frame = self.passive.frame(
+            parts,
+            purpose,
+            clock,
+            scalars,
+            phase=phase,
+            index=index,
+            version=version,
+            base_version=base_version,
+        )
         parcel = Parcel(frame, purpose, self.params, self.age)
         for peer in peers:
             self.courier.put(peer, parcel, self.tasks)

@@ -47,7 +47,8 @@ class Courier:
 
     ``rng`` makes the random numbers that spread repeats. ``insist`` keeps trying peers never
     heard of (fixed neighbours may still be starting). ``on_change(peer)`` is told when a peer's
-    state or round changed; ``on_exchange(peer, parcel, receipt)`` gets the answer to an exchange.
+    state or round changed; ``on_exchange(peer, parcel, receipt)`` gets the answer to an exchange;
+    ``on_refusal(peer, code)`` is told of a message that a peer will not have, however often.
     """
 
     def __init__(
@@ -61,13 +62,14 @@ class Courier:
         insist: bool,
         on_change: Callable[[str], None],
         on_exchange: Callable[[Peer, Parcel, Receipt], Awaitable[None]],
+        on_refusal: Callable[[str, str], None],
         room: Mapping[str, int] | None = None,
         room_least: int = 1,
     ) -> None:
         self.world, self.peers, self.counters = world, peers, counters
         self._rng = cache(rng)  # most couriers never need one
         self.timeout_s, self.insist = timeout_s, insist
-        self.on_change, self.on_exchange = on_change, on_exchange
+        self.on_change, self.on_exchange, self.on_refusal = on_change, on_exchange, on_refusal
         self.outbox = Outbox(
             self._deliver, lambda _: counters.add("pushes_replaced"), self._post, self._is_over
         )
@@ -268,6 +270,7 @@ class Courier:
         if reply.code == "busy":
             self._heard(peer, now)  # it is there: no reason to give up on it
             return min(reply.retry_after_s or 0.1, self.timeout_s)
+        self.on_refusal(peer.id, reply.code)
         if reply.code in LASTING or reply.code == "draining":
             self.peers.failed(peer, now, self._rng().random())
             self.suspect(peer.id, refusal)

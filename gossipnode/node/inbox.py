@@ -9,13 +9,14 @@ at most once, and a refusal changes nothing but a counter.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
+from gossipnode import codecs
 from gossipnode.algorithms.base import ALL, Algorithm, Arrival, Purpose, Vector
+from gossipnode.codecs.base import Coding
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout, extent
 from gossipnode.logs import bounded
@@ -30,6 +31,8 @@ PURPOSES = {
 }
 KINDS = {purpose: kind for kind, purpose in PURPOSES.items()}
 
+# What a codec may add to the bytes of a few params.
+CODED_EXTRA_BYTES = 64
 # Sequence numbers remembered per sender, a bit each. One frame is in flight per pair, so a repeat
 # is at most a few numbers old.
 WINDOW = 1024
@@ -76,11 +79,15 @@ class Ledger:
 
 @dataclass(slots=True)
 class Admission:
-    """A header that was let in: ``body_bytes`` are reserved until ``Inbox.release``."""
+    """A header that was let in: ``held_bytes`` are reserved until ``Inbox.release``.
+
+    They are the ``body_bytes`` and, of coded parts, what those become.
+    """
 
     message: Message
     body_bytes: int
     duplicate: bool
+    held_bytes: int
 
 
 class Inbox:
@@ -119,15 +126,19 @@ class Inbox:
             raise PeerError("draining", "this node is stopping")
         self.check(message)
         duplicate = self._is_duplicate(message)
-        size = message.body_bytes
-        if self.inflight_bytes and self.inflight_bytes + size > self.inflight_bytes_max:
+        held = self._held_bytes(message)
+        if self.inflight_bytes and self.inflight_bytes + held > self.inflight_bytes_max:
             raise PeerError("busy", "too many bodies are arriving at once; come again")
-        self.inflight_bytes += size
-        return Admission(message, size, duplicate)
+        self.inflight_bytes += held
+        return Admission(message, message.body_bytes, duplicate, held)
+
+    def _held_bytes(self, message: Message) -> int:
+        coded = sum([part.size for part in message.parts if part.codec != "raw"])
+        return message.body_bytes + coded * self.layout.dtype.itemsize
 
     def release(self, admission: Admission) -> None:
         """Give the reserved bytes back; once for each admission."""
-        self.inflight_bytes -= admission.body_bytes
+        self.inflight_bytes -= admission.held_bytes
         assert self.inflight_bytes >= 0
 
     async def open(
@@ -137,18 +148,18 @@ class Inbox:
 
         The arrival's vectors are views of ``body``, which must be writable and never reused.
         """
-        dtype = self.layout.dtype
-        vectors, bound = await compute(_read, message, body, dtype, size=len(body))
+        size = self._held_bytes(message)
+        vectors, bound = await compute(_read, message, body, self.layout, size=size)
         return arrival_of(message, vectors, bound)
 
     async def opened(
         self, message: Message, vectors: Sequence[Vector], compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
-        vectors, size = _numbers(vectors, self.layout.dtype), message.body_bytes
+        size = self._held_bytes(message)
         if size <= INLINE_BYTES_MAX:  # nothing to wait for and, since it only looks, to silence
-            return arrival_of(message, vectors, _extent(message, vectors))
-        bound = await compute(_extent, message, vectors, size=size)
+            return arrival_of(message, *_checked(message, vectors, self.layout))
+        vectors, bound = await compute(_checked, message, vectors, self.layout, size=size)
         return arrival_of(message, vectors, bound)
 
     def mark(self, message: Message) -> bool:
@@ -242,7 +253,7 @@ class Inbox:
             raise PeerError("unsupported_message", f"{self.algorithm.called} takes one age")
 
     def _check_fit(self, message: Message) -> None:
-        limit = self.layout.nbytes * len(self.algorithm.roles)
+        limit = body_bytes_max(self.layout, self.algorithm)
         if message.body_bytes > limit:
             raise PeerError(
                 "too_large", f"a body of {message.body_bytes} bytes; the layout allows {limit}"
@@ -255,8 +266,8 @@ class Inbox:
         for part in message.parts:
             if part.index != message.parts[0].index:
                 raise PeerError("unsupported_message", "the parts must be of one index")
-            wanted_size = _size_of(part, self.layout.size, self.algorithm.pieces)
-            if part.codec != "raw" or wanted_size is None:
+            wanted_size = self._size_of(part)
+            if wanted_size is None:
                 raise PeerError("unsupported_message", f"part {part.role} must be raw and whole")
             if part.size != wanted_size or part.dtype != self.layout.dtype.name:
                 raise PeerError(
@@ -264,6 +275,34 @@ class Inbox:
                     f"part {part.role} has {part.size} {bounded(part.dtype)} values, the layout "
                     f"{wanted_size} {self.layout.dtype.name}",
                 )
+            if part.codec != "raw":
+                self._check_coded(part)
+
+    def _check_coded(self, part: Part) -> None:
+        """Refuse a coded part that the algorithm does not take, or that cannot be what it says."""
+        takes = self.algorithm.Options.codecs
+        if part.role not in self.algorithm.coded or part.codec not in takes or not part.covers_all:
+            raise PeerError(
+                "unsupported_message",
+                f"{self.algorithm.called} takes no part {part.role} coded by {bounded(part.codec)}",
+            )
+        codecs.check(part, self.layout.tensors)
+
+    def _size_of(self, part: Part) -> int | None:
+        """Return how many values the part must have; None where it is not taken."""
+        whole, algorithm = self.layout.size, self.algorithm
+        if part.covers_all and part.size != whole:
+            fits = algorithm.size_fits(part.role, part.size, self.layout.tensors)
+            return part.size if fits else whole
+        return _size_of(part, whole, algorithm.pieces)
+
+
+def body_bytes_max(layout: Layout, algorithm: Algorithm) -> int:
+    """Return the bytes of the largest body that a node takes.
+
+    Each role whole and raw; of a few params a codec may make more, by the numbers that it adds.
+    """
+    return (layout.nbytes + (CODED_EXTRA_BYTES if algorithm.coded else 0)) * len(algorithm.roles)
 
 
 def _size_of(part: Part, whole: int, pieces: Collection[str]) -> int | None:
@@ -301,26 +340,53 @@ def arrival_of(message: Message, vectors: Sequence[Vector], bound: float = math.
         order=(message.epoch, message.seq),
         index=message.parts[0].index if message.parts else ALL,
         extent=bound,
+        version=message.version,
+        base_version=message.base_version,
+        codings=_codings(message.parts),
     )
 
 
-def _read(
-    message: Message, body: memoryview, dtype: np.dtype[Any]
-) -> tuple[Sequence[Vector], float]:
-    """Return the vectors of ``body``, views of it, and a bound on the magnitude of their elements.
+NO_CODINGS: Mapping[str, Coding] = MappingProxyType({})
 
-    Raises ``PeerError`` unless they are sound.
+
+def _codings(parts: Sequence[Part]) -> Mapping[str, Coding]:
+    """Return by role how the coded ones of ``parts`` are coded."""
+    for part in parts:
+        if part.codec != "raw":
+            return {part.role: part for part in parts if part.codec != "raw"}
+    return NO_CODINGS
+
+
+def _read(message: Message, body: memoryview, layout: Layout) -> tuple[Sequence[Vector], float]:
+    """Return the vectors of ``body``, and a bound on the magnitude of their elements.
+
+    Raw ones are views of it. Raises ``PeerError`` unless they are sound.
     """
     verify_checksum(message, body)
-    vectors = _numbers(arrays(message, body), dtype)
+    return _checked(message, arrays(message, body), layout)
+
+
+def _checked(
+    message: Message, vectors: Sequence[Vector], layout: Layout
+) -> tuple[Sequence[Vector], float]:
+    """Return ``vectors`` as numbers, and a bound on their magnitude; raises ``PeerError``."""
+    vectors = _numbers(message, vectors, layout)
     return vectors, _extent(message, vectors)
 
 
-def _numbers(vectors: Sequence[Vector], dtype: np.dtype[Any]) -> Sequence[Vector]:
-    """Return ``vectors``, which the wire gives as uint16 where they are bfloat16, as numbers."""
-    if dtype.isbuiltin == 1:  # numpy's own; a dtype's name costs a microsecond
+def _numbers(message: Message, vectors: Sequence[Vector], layout: Layout) -> Sequence[Vector]:
+    """Return ``vectors`` decoded; the wire gives bfloat16 as uint16, and coded ones as bytes."""
+    for part in message.parts:
+        if part.codec != "raw":
+            return [_decoded(*pair, layout) for pair in zip(message.parts, vectors, strict=True)]
+    if layout.dtype.isbuiltin == 1:  # numpy's own; a dtype's name costs a microsecond
         return vectors
-    return [vector.view(dtype) for vector in vectors]
+    return [vector.view(layout.dtype) for vector in vectors]
+
+
+def _decoded(part: Part, vector: Vector, layout: Layout) -> Vector:
+    """Return one part as numbers; 16-bit params are never coded."""
+    return vector if part.codec == "raw" else codecs.decode(part, vector, layout.tensors)
 
 
 def _extent(message: Message, vectors: Sequence[Vector]) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 
 from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.base import Vector
+from gossipnode.codecs import build_codec
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
@@ -74,6 +75,7 @@ class Node(ActiveSide):
         self.place: Place = find_place(config, self.directory, node_id)
         self.id = self.place.id
         self.algorithm = build_algorithm(config)
+        self.codec = build_codec(config.codec)
         self.counters = Counters()
         self.senders_max = SENDERS_MAX if self.algorithm.needs_graph else senders_max
         self.peers = PeerTable(
@@ -157,6 +159,7 @@ class Node(ActiveSide):
             insist=self.algorithm.needs_graph,
             on_change=lambda peer: self.algorithm.peer_changed(self, peer),
             on_exchange=self.passive.exchanged,
+            on_refusal=lambda peer, code: self.algorithm.refused(self, peer, code),
             room={} if self.algorithm.cumulative else self.place.room,
             room_least=self.algorithm.room,
         )

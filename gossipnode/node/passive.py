@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from gossipnode.algorithms.base import Outcome, Purpose, Vector
+from gossipnode.algorithms.base import Outcome, Purpose, Sent, Vector
+from gossipnode.codecs.base import Coded
 from gossipnode.errors import PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.node.inbox import KINDS, Admission
@@ -165,18 +166,20 @@ class PassiveSide:
 
     def frame(
         self,
-        parts: Mapping[str, Vector],
+        parts: Mapping[str, Sent],
         purpose: Purpose,
         age: int,
         scalars: Mapping[str, float] | None = None,
         *,
         phase: int = 0,
         index: Mapping[str, Any] = ALL,
+        version: int = 0,
+        base_version: int | None = None,
     ) -> Frame:
         """Return ``parts`` as the next frame of this node; their memory is not copied."""
         node = self.node
         node.seq += 1
-        arrays = list(parts.values())
+        arrays = [part.data if isinstance(part, Coded) else part for part in parts.values()]
         message = Message(
             kind=KINDS[purpose],
             swarm=node.config.swarm.name,
@@ -192,9 +195,9 @@ class PassiveSide:
             age=age,
             scalars=dict(scalars or {}),
             address=None if node.algorithm.needs_graph else node.address,
-            parts=tuple(
-                [Part.of(cast("Role", role), array, index) for role, array in parts.items()]
-            ),
+            version=version,
+            base_version=base_version,
+            parts=tuple([_part_of(role, part, index) for role, part in parts.items()]),
         )
         return self.encode(message, arrays)
 
@@ -228,6 +231,25 @@ class PassiveSide:
         if peer is not None:
             event(log, logging.INFO, "peer.joined", peer=peer.id, address=bounded(peer.address))
         return peer
+
+
+def _part_of(role: str, part: Sent, index: Mapping[str, Any]) -> Part:
+    """Return what a message says of one of its parts."""
+    if not isinstance(part, Coded):
+        return Part.of(cast("Role", role), part, index)
+    return Part(
+        cast("Role", role),
+        part.dtype,
+        part.size,
+        part.nbytes,
+        part.codec,
+        index,
+        bits=part.bits,
+        scale=part.scale,
+        zero=part.zero,
+        norm=part.norm,
+        seed=part.seed,
+    )
 
 
 def is_address(text: str) -> bool:

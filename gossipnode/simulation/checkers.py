@@ -30,6 +30,7 @@ from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config
 from gossipnode.learning.dtypes import epsilon
 from gossipnode.learning.params import Array, all_finite
+from gossipnode.node.inbox import body_bytes_max
 from gossipnode.node.node import Node
 from gossipnode.simulation.world import SimulatedStore, SimulatedWorld
 from gossipnode.wire.message import Message
@@ -185,7 +186,10 @@ def identity(message: Message) -> tuple[str, int, int]:
 
 def after_delivery(node: Node) -> str:
     """Check the receiver of a delivery: params finite and in schema, memory within its limit."""
-    limit = max(node.config.network.inflight_bytes_max, body_bytes_max(node))
+    largest = body_bytes_max(node.layout, node.algorithm)
+    decoded = node.layout.nbytes * len(node.algorithm.coded)
+    # One is always let in.
+    limit = max(node.config.network.inflight_bytes_max, largest + decoded)
     if node.inbox.inflight_bytes > limit:
         return f"{node.id} holds {node.inbox.inflight_bytes} bytes for bodies, more than {limit}"
     return params_fault(node)
@@ -201,11 +205,6 @@ def params_fault(node: Node) -> str:
     if not all_finite(params):
         return f"{node.id} has params that are not finite"
     return ""
-
-
-def body_bytes_max(node: Node) -> int:
-    """Return the bytes of the largest body that a node takes: one is always let in."""
-    return node.layout.nbytes * len(node.algorithm.roles)
 
 
 def bound_faults(node: Node, *, writing: bool) -> Iterator[str]:

@@ -53,7 +53,12 @@ class ObjectEncoder:
         kind = (
             message.kind,
             body_bytes,
-            *[part.role for part in message.parts],
+            *[
+                part.role if part.codec == "raw" else (part.role, part.codec, part.bits, part.seed)
+                for part in message.parts
+            ],
+            message.version.bit_length(),
+            message.base_version and message.base_version.bit_length(),
             message.seq.bit_length(),
             message.round.bit_length(),
             message.age.bit_length(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from gossipnode.errors import PeerError
-from gossipnode.wire.header import RAW_ONLY, read_header
+from gossipnode.wire.header import read_header
 from gossipnode.wire.message import DTYPES, Kind, Message, Part
 
 CONTENT_TYPE: Final = "application/vnd.gossipnode.frame"
@@ -121,15 +121,15 @@ def decode_prefix(data: Buffer) -> Prefix:
     return Prefix(known, header_bytes)
 
 
-def decode_header(prefix: Prefix, data: Buffer, codecs: Container[str] = RAW_ONLY) -> Message:
-    """Read the header, ``data`` of exactly ``prefix.header_bytes``; accept parts of ``codecs``.
+def decode_header(prefix: Prefix, data: Buffer) -> Message:
+    """Read the header, ``data`` of exactly ``prefix.header_bytes``.
 
     Raises ``PeerError``: ``malformed_frame`` naming the key, ``not_finite`` for a scalar, or
     ``unsupported_message`` (unknown role, dtype, codec, index or checksum kind).
     """
     if len(data) != prefix.header_bytes:
         raise PeerError("malformed_frame", "header is shorter or longer than its length says")
-    return read_header(prefix.kind, data, codecs)
+    return read_header(prefix.kind, data)
 
 
 def verify_checksum(message: Message, body: Buffer) -> None:
@@ -163,7 +163,7 @@ def arrays(message: Message, body: Buffer) -> list[NDArray[Any]]:
     return views
 
 
-def decode(data: Buffer, codecs: Container[str] = RAW_ONLY) -> tuple[Message, list[NDArray[Any]]]:
+def decode(data: Buffer) -> tuple[Message, list[NDArray[Any]]]:
     """Read one whole frame that fills ``data`` exactly; the arrays are views of it.
 
     Raises ``PeerError`` as ``decode_prefix``, ``decode_header`` and ``verify_checksum`` do.
@@ -171,7 +171,7 @@ def decode(data: Buffer, codecs: Container[str] = RAW_ONLY) -> tuple[Message, li
     view = memoryview(data)
     prefix = decode_prefix(view)
     end = PREFIX_BYTES + prefix.header_bytes
-    message = decode_header(prefix, view[PREFIX_BYTES:end], codecs)
+    message = decode_header(prefix, view[PREFIX_BYTES:end])
     body = view[end:]
     verify_checksum(message, body)
     return message, arrays(message, body)
@@ -188,12 +188,11 @@ class FrameReader:
             ...  # allocate once, then copy every remainder behind the one before
     """
 
-    __slots__ = ("_codecs", "_head", "_prefix", "body_seen", "message")
+    __slots__ = ("_head", "_prefix", "body_seen", "message")
 
-    def __init__(self, codecs: Container[str] = RAW_ONLY) -> None:
+    def __init__(self) -> None:
         self.message: Message | None = None
         self.body_seen = 0
-        self._codecs = codecs
         self._prefix: Prefix | None = None
         self._head = bytearray()
 
@@ -231,7 +230,7 @@ class FrameReader:
             if prefix is None:
                 self._prefix = decode_prefix(self._head)
             else:
-                self.message = decode_header(prefix, self._head, self._codecs)
+                self.message = decode_header(prefix, self._head)
             self._head = bytearray()
         return view
 

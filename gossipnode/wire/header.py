@@ -19,7 +19,7 @@ from gossipnode.wire.fields import (
     Fields,
     unpack_map,
 )
-from gossipnode.wire.message import ALL, DTYPES, ROLES, Kind, Message, Part, Role
+from gossipnode.wire.message import ALL, CODECS, DTYPES, ROLES, Kind, Message, Part, Role
 
 PARTS_MAX: Final = 64
 # Parts that have passed, of the four required keys alone; a node meets a handful.
@@ -27,7 +27,6 @@ _SEEN_MAX: Final = 256
 _seen: dict[tuple[str, str, int, int], Part] = {}
 PHASE_MAX: Final = 255
 BITS_MAX: Final = 64
-RAW_ONLY: Final[frozenset[str]] = frozenset({"raw"})
 CHECKSUMS: Final[dict[str, int]] = {"xxh3": U64_MAX, "crc32": U32_MAX}
 
 # What a sender says of itself, the same in each of its messages: texts that have passed.
@@ -51,13 +50,11 @@ _HEX: Final = "0123456789abcdef"
 _FINGERPRINT_CHARS: Final = 16
 
 
-def read_header(
-    kind: Kind, data: bytes | bytearray | memoryview, codecs: Container[str]
-) -> Message:
+def read_header(kind: Kind, data: bytes | bytearray | memoryview) -> Message:
     """Return the message of ``kind`` that the header ``data`` describes; see ``decode_header``."""
     found = unpack_map(data, "header")
     fields = Fields(found)
-    parts = _parts(fields, codecs)
+    parts = _parts(fields)
     # Most headers have none of these: not asking for each saves 3 us of 11.
     rare = {} if _RARE.isdisjoint(found) else _rare(fields)
     swarm, schema, algorithm, sender, graph, address = _texts(fields, found)
@@ -139,10 +136,10 @@ def _checksum(fields: Fields) -> tuple[str, int] | None:
     return kind, value
 
 
-def _parts(fields: Fields, codecs: Container[str]) -> tuple[Part, ...]:
+def _parts(fields: Fields) -> tuple[Part, ...]:
     """Return the parts; their bytes add to at most 2^63 - 1."""
     entries = fields.array("parts", PARTS_MAX)
-    parts = tuple([_part(fields, n, entry, codecs) for n, entry in enumerate(entries)])
+    parts = tuple([_part(fields, n, entry) for n, entry in enumerate(entries)])
     if sum([part.nbytes for part in parts]) > U63_MAX:
         raise fields.fault("parts", f"have more than {U63_MAX} bytes together")
     for n, part in enumerate(parts):
@@ -151,7 +148,7 @@ def _parts(fields: Fields, codecs: Container[str]) -> tuple[Part, ...]:
     return parts
 
 
-def _part(fields: Fields, n: int, entry: object, codecs: Container[str]) -> Part:
+def _part(fields: Fields, n: int, entry: object) -> Part:
     """Return part number ``n``."""
     if type(entry) is not dict:
         raise fields.fault(f"parts[{n}]", "is no map")
@@ -163,7 +160,7 @@ def _part(fields: Fields, n: int, entry: object, codecs: Container[str]) -> Part
     size = found.integer("size", low=1)
     nbytes = found.integer("nbytes")
     # Most parts have the four required keys alone: not asking for the others saves 2 us of 15.
-    optional = _coding(found, codecs) if len(entry) > 4 else {}
+    optional = _coding(found) if len(entry) > 4 else {}
     part = Part(role, dtype, size, nbytes, **optional)
     if part.codec == "raw" and nbytes != size * DTYPES[dtype].itemsize:
         raise found.fault("nbytes", "is not size times the bytes of dtype")
@@ -185,11 +182,11 @@ def _part_again(entry: dict[str, object]) -> Part | None:
     return None
 
 
-def _coding(found: Fields, codecs: Container[str]) -> dict[str, Any]:
+def _coding(found: Fields) -> dict[str, Any]:
     """Return the optional keys of a part: its codec, the codec's numbers and the index."""
     codec = found.optional_text("codec")
     if codec is not None:
-        _known(found, "codec", codecs)
+        _known(found, "codec", CODECS)
     return {
         "codec": codec or "raw",
         "index": _index(found),

@@ -56,6 +56,11 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "uint64": np.dtype("<u8"),
 }
 
+# How the bytes of a part may be coded; docs/wire.md has the bytes of each.
+CODECS: Final = frozenset(
+    {"raw", "topk", "randomk", "sign", "qsgd", "uniform", "float16", "bfloat16", "lowrank"}
+)
+
 INDEX_KINDS: Final = ("all", "range", "part", "chunk", "seeded", "explicit", "block")
 ALL: Final[Mapping[str, Any]] = MappingProxyType({"kind": "all"})
 

@@ -31,6 +31,7 @@ class Post:
         self.instants: list[float] = []
         self.sent: list[bytes] = []
         self.changed: list[str] = []
+        self.refusals: list[tuple[str, str]] = []
         self.counters = Counters()
         self.peers = PeerTable(10)
         added = self.peers.add("p", "memory://p")
@@ -41,6 +42,7 @@ class Post:
             peers=self.peers,
             counters=self.counters,
             rng=lambda: np.random.default_rng(0),
+            on_refusal=lambda peer, code: self.refusals.append((peer, code)),
             timeout_s=30.0,
             insist=insist,
             on_change=self.changed.append,
@@ -187,6 +189,7 @@ def test_a_lasting_refusal_is_not_repeated(code: str) -> None:
         assert post.peer.state == "suspect"
         assert post.peer.refusal == post.peer.reason == f"{code}: because"
         assert post.counters.by_label("pushes_refused_by_peer") == {code: 1}
+        assert post.refusals == [("p", code)]
 
     run(main)
 

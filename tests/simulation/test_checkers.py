@@ -354,7 +354,7 @@ def test_memory_that_is_reserved_for_ever_is_told(monkeypatch):
 def test_more_memory_for_bodies_than_allowed_is_found_at_the_delivery(monkeypatch):
     def admit(self: Inbox, message: Message) -> inbox_module.Admission:
         self.inflight_bytes += 1000
-        return inbox_module.Admission(message, 1000, duplicate=False)
+        return inbox_module.Admission(message, 1000, duplicate=False, held_bytes=1000)
 
     monkeypatch.setattr(Inbox, "admit", admit)
     monkeypatch.setattr(Inbox, "release", lambda self, admission: None)

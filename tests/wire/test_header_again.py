@@ -12,7 +12,7 @@ import pytest
 
 from gossipnode.errors import PeerError
 from gossipnode.wire import Kind, Message, Part
-from gossipnode.wire.header import _SEEN_MAX, RAW_ONLY, _seen, _sound, read_header
+from gossipnode.wire.header import _SEEN_MAX, _seen, _sound, read_header
 
 PLAIN = {"role": "x", "dtype": "uint8", "size": 1, "nbytes": 1}
 
@@ -33,7 +33,7 @@ def read_all(part: dict[str, Any], **changes: Any) -> Message:
         "checksum": ["xxh3", 1],
         **changes,
     }
-    return read_header(Kind.MODEL, msgpack.packb(header), RAW_ONLY)
+    return read_header(Kind.MODEL, msgpack.packb(header))
 
 
 def test_the_same_part_is_the_same_again() -> None:
@@ -53,8 +53,9 @@ def test_what_only_equals_it_is_refused(change: dict[str, Any]) -> None:
 
 def test_a_key_more_is_looked_at() -> None:
     read(PLAIN)
+    assert read({**PLAIN, "codec": "topk"}).codec == "topk"
     with pytest.raises(PeerError, match="codec"):
-        read({**PLAIN, "codec": "topk"})
+        read({**PLAIN, "codec": "topj"})
 
 
 def test_no_more_is_remembered_than_a_node_needs() -> None:
