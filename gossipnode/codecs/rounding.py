@@ -1,0 +1,110 @@
+"""Stochastic rounding of a vector to packed codes, and a table's way back.
+
+Invariant: the code of an element is a function of the element, the numbers told and the seed, bit
+for bit, on every machine: only float64 operations that IEEE 754 rounds, and words of Philox.
+
+In fixed point with 32 bits, b of them before the point, the sum of a value and of a uniform
+fraction keeps in its upper b bits the value rounded down or up with the right odds::
+
+    t = round(value·2^F)     F = 32 − b
+    r = one of 2^F, uniform
+    code = ⌊(t + r)/2^F⌋     so E code = t/2^F exactly
+
+Rounding t moves the mean by at most 2^-(F+1), 2^-25 of a level with 8 bits: that is all the bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossipnode.codecs.base import Bytes, Coding, Vector
+from gossipnode.codecs.bits import BLOCK, code_dtype, pack, packed_bytes, unpack
+from gossipnode.codecs.claims import dtype_of
+from gossipnode.codecs.norms import blocks
+from gossipnode.errors import PeerError
+
+WORD_BITS: Final = 32
+_HALF: Final = 2**31
+
+
+def ones(bits: int) -> float:
+    """Return 2^F: one level in fixed point with ``bits`` bits before the point."""
+    return float(2 ** (WORD_BITS - bits))
+
+
+def rounded(
+    x: Vector, bits: int, seed: int, *, factor: float, power: float = 1.0, low: float = 0.0,
+    zero: int = 0,
+) -> Bytes:  # fmt: skip
+    """Return the codes of ``x``, packed: zero + (x·power − low)·factor/2^F, rounded up or down.
+
+    The caller sees to it that every code is 0 to 2^bits − 1; ``factor`` includes the 2^F.
+    """
+    source = np.random.Philox(key=seed)
+    data = np.empty(packed_bytes(x.size, bits), np.uint8)
+    room = min(x.size, BLOCK)
+    values, fixed, codes = (
+        np.empty(room),
+        np.empty(room, np.int32),
+        np.empty(room, code_dtype(bits)),
+    )
+    # Fixed point is unsigned, but casts to int32 are four times as fast as those to uint32.
+    offset = zero * ones(bits) - _HALF
+    for at in blocks(x.size):
+        n = at.stop - at.start
+        value, t, code = values[:n], fixed[:n], codes[:n]
+        np.copyto(value, x[at])
+        if power != 1.0:
+            value *= power
+        if low != 0.0:
+            value -= low
+        value *= factor
+        np.rint(value, out=value)
+        value += offset
+        np.copyto(t, value, casting="unsafe")
+        total = t.view(np.uint32)
+        total += np.uint32(_HALF)
+        total += fractions(source, n, bits)
+        total >>= np.uint32(WORD_BITS - bits)
+        np.copyto(code, total, casting="unsafe")
+        first = at.start * bits // 8
+        pack(code, bits, data[first : first + packed_bytes(n, bits)])
+    return data
+
+
+def fractions(source: np.random.Philox, n: int, bits: int) -> NDArray[np.uint32]:
+    """Return the next ``n`` numbers r, uniform in [0, 2^F), two of each word, its lower half first.
+
+    Of 32 bits the upper F count. After an odd ``n`` half a word is lost.
+    """
+    words = source.random_raw((n + 1) // 2).astype("<u8", copy=False)
+    found: NDArray[np.uint32] = words.view("<u4")[:n]
+    found >>= np.uint32(bits)
+    return found
+
+
+def table_of(levels: NDArray[np.float64], coding: Coding) -> NDArray[Any]:
+    """Return what the codes decode to, in the dtype asked for; beyond its range the largest."""
+    dtype = dtype_of(coding)
+    most = np.finfo(dtype).max
+    return np.clip(levels, -float(most), float(most)).astype(dtype)
+
+
+def looked_up(coding: Coding, data: Bytes, bits: int, table: NDArray[Any]) -> Vector:
+    """Return the vector whose packed codes are ``data``: table[code] for each.
+
+    Raises ``PeerError`` (malformed_frame) for a code beyond the table, or bits beyond the last.
+    """
+    out = np.empty(coding.size, table.dtype)
+    codes = np.empty(min(coding.size, BLOCK), code_dtype(bits))
+    for at in blocks(coding.size):
+        code = codes[: at.stop - at.start]
+        first = at.start * bits // 8
+        unpack(data[first : first + packed_bytes(code.size, bits)], bits, code)
+        if np.maximum.reduce(code) >= table.size:
+            raise PeerError("malformed_frame", f"a code is above {table.size - 1}")
+        np.take(table, code, out=out[at], mode="clip")
+    return out
