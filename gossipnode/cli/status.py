@@ -117,8 +117,9 @@ def _facts(status: Status) -> dict[str, str]:
         f"{pushes['merged']} merged, {pushes['failed']} failed, "
         f"{refused[0]} refused here, {refused[1]} refused by peers"
         + (f", {missing} models missing" if missing else ""),
-        "bytes": f"{quantity(sizes['sent'], 'B')} sent, {quantity(sizes['received'], 'B')} "
-        f"received; {quantity(sizes['resident'], 'B')} resident",
+        "bytes": f"{quantity(sizes['sent'], 'B')} sent{_compressed(sizes)}, "
+        f"{quantity(sizes['received'], 'B')} received; "
+        f"{quantity(sizes['resident'], 'B')} resident{_kept(sizes)}",
     }
     if status.get("swarm_loss") is not None:  # older nodes do not tell
         facts["swarm"] = (
@@ -131,6 +132,25 @@ def _facts(status: Status) -> dict[str, str]:
     if status["checkpoint_error"]:
         facts["checkpoint"] = status["checkpoint_error"]
     return facts
+
+
+def _compressed(sizes: dict[str, Any]) -> str:
+    """Return what codecs made of the bytes sent; older nodes do not tell.
+
+    >>> _compressed({"sent": 1_000_000, "saved": 23_700_000}), _compressed({"sent": 5, "saved": 0})
+    (' (24.7 MB raw: 24.7 times)', '')
+    """
+    saved = sizes.get("saved", 0)
+    if not saved:
+        return ""
+    raw = sizes["sent"] + saved
+    return f" ({quantity(raw, 'B')} raw: {raw / sizes['sent']:.3g} times)"
+
+
+def _kept(sizes: dict[str, Any]) -> str:
+    """Return what of the memory is the algorithm's own; older nodes do not tell."""
+    state = sizes.get("state", 0)
+    return f", {quantity(state, 'B')} of it state of the algorithm" if state else ""
 
 
 def _transfer(one: dict[str, Any]) -> str:

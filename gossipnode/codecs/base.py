@@ -83,6 +83,11 @@ class Coded:
         """Return how many bytes there are."""
         return self.data.size
 
+    @property
+    def saved(self) -> int:
+        """Return how many bytes more the vector has raw."""
+        return self.size * np.dtype(self.dtype).itemsize - self.nbytes
+
 
 class Codec(ABC):
     """One way to make a vector smaller; an instance holds its options.

@@ -101,4 +101,5 @@ def _numbers(node: Node, status: Status) -> Iterator[tuple[str, str, float | Non
     yield "samples", "Training samples of this node.", status.samples
     yield "lanes", "Lanes that are open.", status.network.lanes
     yield "arriving_bytes", "Memory held for bodies that are arriving.", status.bytes.arriving
+    yield "state_bytes", "Memory of what the algorithm keeps besides params.", status.bytes.state
     yield "resident_bytes", "Resident memory of the process.", status.bytes.resident

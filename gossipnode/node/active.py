@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from gossipnode.algorithms.base import ALL, Algorithm, Purpose, Row, Sent, Vector, Weight
-from gossipnode.codecs.base import Codec, Tensor
+from gossipnode.codecs.base import Codec, Coded, Tensor
 from gossipnode.config import Config
 from gossipnode.errors import PeerError, TrainingError
 from gossipnode.learning.learner import GradientLearner, Learner, TrainResult
@@ -317,7 +317,8 @@ class ActiveSide:
             version=version,
             base_version=base_version,
         )
-        parcel = Parcel(frame, purpose, self.params, self.age)
+        saved = sum([part.saved for part in parts.values() if isinstance(part, Coded)])
+        parcel = Parcel(frame, purpose, self.params, self.age, saved)
         for peer in peers:
             self.courier.put(peer, parcel, self.tasks)
 

@@ -213,6 +213,8 @@ class Courier:
     def _sent(self, peer: Peer, parcel: Parcel) -> None:
         self.counters.add("pushes_sent")
         self.counters.add("bytes_sent", parcel.frame.nbytes)
+        if parcel.saved:
+            self.counters.add("bytes_saved", parcel.saved)
         peer.pushes_sent += 1
         peer.received_before = peer.pushes_received
 

@@ -19,12 +19,16 @@ from gossipnode.wire.frame import Frame
 
 @dataclass(slots=True)
 class Parcel:
-    """One frame on its way, and what an exchange needs when the answer comes."""
+    """One frame on its way, and what an exchange needs when the answer comes.
+
+    ``saved`` are the bytes by which it is shorter than with the same parts raw.
+    """
 
     frame: Frame
     purpose: Purpose
     own: Vector
     own_age: int
+    saved: int = 0
 
 
 @dataclass(slots=True)

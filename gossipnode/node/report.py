@@ -60,8 +60,10 @@ def build_status(node: Node) -> Status:
         pushes=_push_status(node),
         bytes=BytesStatus(
             sent=node.counters.get("bytes_sent"),
+            saved=node.counters.get("bytes_saved"),
             received=node.counters.get("bytes_received"),
             arriving=node.inbox.inflight_bytes if started else 0,
+            state=sum(array.nbytes for array in node.algorithm.state()[0].values()),
             resident=resident_bytes(),
         ),
         checkpoint_error=node.checkpoint_error,

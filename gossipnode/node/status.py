@@ -57,11 +57,17 @@ class PushStatus:
 
 @dataclass(slots=True)
 class BytesStatus:
-    """Bytes of frames since the node started; ``arriving`` is memory held for bodies now."""
+    """Bytes of frames since the node started; ``arriving`` is memory held for bodies now.
+
+    Without codecs ``sent`` would be more by ``saved``. ``state`` is the memory of what the
+    algorithm keeps besides the params: trackers, residuals, copies of neighbours.
+    """
 
     sent: int = 0
+    saved: int = 0
     received: int = 0
     arriving: int = 0
+    state: int = 0
     resident: int | None = None
 
 
