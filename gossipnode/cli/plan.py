@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import click
 from gossipnode.cli.app import OK, USAGE, notes
 from gossipnode.cli.bandwidth import bandwidth
 from gossipnode.cli.columns import columns, count, mean_count, quantity
+from gossipnode.cli.compressed import codec_flags, coded_message
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.graphs import graph_options, sequence_for, serving
 from gossipnode.errors import ConfigError
@@ -33,6 +34,7 @@ TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
             "gossipnode plan -n 64 --params 4950544 --topology torus --topology base --peers 3",
             "gossipnode plan --params 85098 --up 100Mbit --down 1Gbit --within 60",
             "gossipnode plan -n 200 --params 4950544 --rounds 1000 --price 0.03",
+            "gossipnode plan -n 16 --params 7850 --codec topk --codec-fraction 0.01",
             "gossipnode plan -n 128 --topology random_regular --degree 8 --rounds 50 --final naive",
         ],
     )
@@ -85,6 +87,7 @@ TOPOLOGIES = ("ring", "torus", "exponential", "one_peer_exponential")
     "--within", type=FiniteFloat(0, min_open=True),
     help="Also tell how many nodes a parameter server on this line serves in so many seconds.",
 )  # fmt: skip
+@codec_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @graph_options
 def command(as_json: bool, **given: Any) -> None:
@@ -105,12 +108,20 @@ def command(as_json: bool, **given: Any) -> None:
     for name, reason in without.items():
         click.echo(f"without {name}: {reason}", err=True)
     rows = [_row(load, sequence, size, link, given) for load, sequence in _loads(given, sequences)]
+    message = coded_message(given)
+    if message is not None:
+        rows += [
+            _row(load, sequence, message.nbytes, link, given)
+            for load, sequence in _compressed(message.codec, sequences)
+        ]
     found: dict[str, Any] = {
         "nodes": given["nodes"],
         "model_bytes": size,
         "rounds": given["rounds"],
         "schemes": [{**asdict(cost), "rounds_to_1e-3": mixing} for cost, mixing in rows],
     }
+    if message is not None:
+        found["codec"] = asdict(message)
     if given["within"] and link is not None:
         found["server"] = _server(size, link, given["within"])
     if as_json:
@@ -120,6 +131,12 @@ def command(as_json: bool, **given: Any) -> None:
         f"{count(given['nodes'], 'node')}, a model of {_size(size)}, {given['rounds']} "
         f"round{'s'[: given['rounds'] > 1]}"
     )
+    if message is not None:
+        click.echo(
+            f"a message of {message.codec}: {_size(message.body)} and a header of "
+            f"{_size(message.header)}, {size / message.nbytes:.3g} times less than the model; "
+            f"its values alone {message.values:.3g} times"
+        )
     click.echo("\n".join(_table(rows, timed=link is not None, priced=given["price"] is not None)))
     if "server" in found:
         click.echo(
@@ -165,6 +182,18 @@ def _loads(
     stay = [sequence for sequence in sequences if sequence.name not in CHANGING]
     loads += [(costs.gossip(n, sequence), None) for sequence in stay]
     return loads
+
+
+def _compressed(
+    codec: str, sequences: list[GraphSequence]
+) -> list[tuple[Load, GraphSequence | None]]:
+    """Return the loads of CHOCO-SGD, which takes graphs that stay and whose edges go both ways."""
+    from gossipnode.config import CHANGING, DIRECTED
+    from gossipnode.topology import costs
+
+    fit = [one for one in sequences if one.name not in CHANGING | DIRECTED]
+    # How fast it mixes depends on what the codec loses of the model at hand: no rounds told.
+    return [(replace(costs.dpsgd(one), scheme=f"CHOCO {codec}, {one.name}"), None) for one in fit]
 
 
 def _row(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
-from gossipnode.config import CodecOptions
+
+if TYPE_CHECKING:
+    from gossipnode.config import CodecOptions
 
 __all__ = [
     "CODECS",
