@@ -218,6 +218,10 @@ class NodeInterface(Protocol):
         """Local steps a second in the last rounds; 0 where none took any time."""
 
     @property
+    def bytes_per_s(self) -> float:
+        """Bytes a second of the last pushes, from leaving to the answer; 0 where not known."""
+
+    @property
     def lead_max(self) -> int:
         """Rounds by which a sender can be ahead in lockstep: 1 where edges go both ways.
 

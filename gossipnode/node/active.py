@@ -169,6 +169,11 @@ class ActiveSide:
         return self.layout.tensors
 
     @property
+    def bytes_per_s(self) -> float:
+        """Bytes a second of the last pushes, from leaving to the answer."""
+        return self.courier.bytes_per_s
+
+    @property
     def steps_per_s(self) -> float:
         """Local steps a second in the last rounds."""
         seconds, last = sum(self.round_times), self.last_training

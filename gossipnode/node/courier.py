@@ -40,6 +40,8 @@ LASTING = frozenset(
 )
 
 PROBE_TIMEOUT_S = 5.0
+# How much less a push counts than the one after it, in the mean speed: the last ten make most of it.
+FORGET = 0.9
 
 
 class Courier:
@@ -74,6 +76,8 @@ class Courier:
             self._deliver, lambda _: counters.add("pushes_replaced"), self._post, self._is_over
         )
         self._room, self._room_least = room or {}, room_least
+        # Bytes acknowledged, and the seconds they took, the older the less: for ``bytes_per_s``.
+        self._timed_bytes = self._timed_s = 0.0
         self._closing = False
         self._pauses: dict[str, asyncio.Event] = {}
         self._probed: set[str] = set()
@@ -217,6 +221,7 @@ class Courier:
             self.counters.add("bytes_saved", parcel.saved)
         peer.pushes_sent += 1
         peer.received_before = peer.pushes_received
+        peer.sent = asyncio.get_running_loop().time(), parcel.frame.nbytes
 
     async def _attempt(self, peer: Peer, parcel: Parcel, posted: Posted | None) -> float | None:
         """Send once, unless it was ``posted``: None when done with the parcel.
@@ -242,6 +247,17 @@ class Courier:
         assert receipt.reply is not None
         return self._replied(peer, receipt.reply, now)
 
+    def _time(self, peer: Peer, now: float) -> None:
+        """Take a push that was acknowledged into account for ``bytes_per_s``."""
+        sent_at, nbytes = peer.sent
+        self._timed_bytes = FORGET * self._timed_bytes + nbytes
+        self._timed_s = FORGET * self._timed_s + now - sent_at
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Return how fast the last pushes went, to the answer; 0 where none took any time."""
+        return self._timed_bytes / self._timed_s if self._timed_s > 0 else 0.0
+
     def _failed(self, peer: Peer, reason: str) -> float | None:
         self.counters.add("pushes_failed")
         now = asyncio.get_running_loop().time()
@@ -261,6 +277,7 @@ class Courier:
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
             peer.age, peer.refusal = reply.age, ""
+            self._time(peer, now)
             self._heard(peer, now, reply.round)
             return None
         assert reply.code is not None

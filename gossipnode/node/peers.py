@@ -38,7 +38,7 @@ class Peer:
 
     ``listed`` peers are in the peer list: no message changes where they are dialled. ``sending``
     is set while something is on its way to it; ``received_before`` are the pushes that had been
-    received from it when that was sent.
+    received from it when that was sent, and ``sent`` is when that was, and its bytes.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Peer:
     sending: bool = False
     leap: int = -1
     received_before: int = 0
+    sent: tuple[float, int] = (0.0, 0)
 
     def tell_round(self, round_: int) -> None:
         """Take the peer's word for its round, but for a leap only when it says so twice.

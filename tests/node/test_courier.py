@@ -29,6 +29,7 @@ class Post:
     def __init__(self, *script: Receipt | Exception, insist: bool = False) -> None:
         self.script = list(script)
         self.instants: list[float] = []
+        self.seconds = 0.0  # that an answer takes
         self.sent: list[bytes] = []
         self.changed: list[str] = []
         self.refusals: list[tuple[str, str]] = []
@@ -56,6 +57,7 @@ class Post:
         assert (address, timeout_s) == ("memory://p", 30.0)
         self.instants.append(asyncio.get_running_loop().time())
         self.sent.append(frame.head)
+        await asyncio.sleep(self.seconds)
         answer = self.script.pop(0) if self.script else merged()
         if isinstance(answer, Exception):
             raise answer
@@ -277,5 +279,21 @@ def test_flush_repeats_nothing() -> None:
             assert await post.courier.flush(20.0)
         assert len(post.instants) == tried
         assert asyncio.get_running_loop().time() == 10.0
+
+    run(main)
+
+
+def test_the_speed_of_pushes_is_told() -> None:
+    async def main() -> None:
+        post = Post()
+        assert post.courier.bytes_per_s == 0.0
+        for seconds in (0.5, 0.5, 2.0):
+            post.seconds = seconds
+            async with asyncio.TaskGroup() as tasks:
+                post.put(tasks)
+        weights = [0.81, 0.9, 1.0]
+        spent = 0.5 * weights[0] + 0.5 * weights[1] + 2.0 * weights[2]
+        nbytes = len(post.sent[-1])
+        assert post.courier.bytes_per_s == pytest.approx(sum(weights) * nbytes / spent, rel=1e-9)
 
     run(main)
