@@ -100,7 +100,7 @@ def _options(name: str, asked: Mapping[str, Any]) -> CodecOptions:
     from gossipnode.config import CodecOptions
 
     try:
-        return CodecOptions(name=name, **asked)
+        return CodecOptions.model_validate({"name": name, **asked})
     except ValidationError as error:
         told = error.errors(include_url=False)[0]
         where = "".join(f"--codec-{key}: " for key in told["loc"])

@@ -40,7 +40,7 @@ LASTING = frozenset(
 )
 
 PROBE_TIMEOUT_S = 5.0
-# How much less a push counts than the one after it, in the mean speed: the last ten make most of it.
+# How much less a push counts than the one after it: the last ten make most of the speed told.
 FORGET = 0.9
 
 
