@@ -123,10 +123,10 @@ class Float16(_Half):
 
 
 class BFloat16(_Half):
-    """The upper half of a float32: |C(x)_i − x_i| ≤ 2⁻⁹|x_i| where |x_i| ≥ 2⁻¹²⁶·scale.
+    """The upper half of a float32: |C(x)_i − x_i| ≤ 2⁻⁸|x_i| where |x_i| ≥ 2⁻¹²⁶·scale.
 
-    Sent as it is where max |x_i| is 2⁻⁶⁰ to (2 − 2⁻⁷)2¹²⁷. Float32 above that become that: they
-    lie up to 2⁻⁸ higher.
+    Sent as it is where max |x_i| is 2⁻⁶⁰ to (2 − 2⁻⁷)2¹²⁷. Float32 above that become that, and
+    not infinite.
     """
 
     name: ClassVar[str] = "bfloat16"

@@ -49,11 +49,11 @@ class QSGD(Codec):
         s = self.levels
         bits = (2 * s).bit_length()
         power = power_for(x)
-        norm = euclidean(x, power)
+        # Of float64 alone can a norm be beyond range; the largest number is still above each |x_i|.
+        norm = min(euclidean(x, power), float_info.max * power)
         factor = s * ones(bits) / norm if norm else 0.0
         data = rounded(x, bits, seed, factor=factor, power=power, zero=s)
-        # Of float64 alone can a norm be beyond range; the largest number is still above each |x_i|.
-        sent = min(norm / power, float_info.max)
+        sent = norm / power
         if self.contractive:
             sent /= 1 + self.omega(x.size)
         return Coded(self.name, x.dtype.name, x.size, data, bits=bits, norm=sent, zero=float(s))
