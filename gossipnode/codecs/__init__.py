@@ -44,10 +44,11 @@ def codec_class(name: str) -> type[Codec]:
     return cast("type[Codec]", getattr(import_module(module), attribute))
 
 
-def build_codec(options: CodecOptions) -> Codec | None:
+def build_codec(options: CodecOptions, tensors: Sequence[Tensor] = ()) -> Codec | None:
     """Return the codec that ``[codec]`` asks for, a contraction where there is a choice.
 
-    Without error feedback an unbiased one is wanted.
+    Without error feedback an unbiased one is wanted. ``tensors`` are the layout's; lowrank looks
+    at their shapes.
     """
     if options.name == "none":
         return None
@@ -60,10 +61,14 @@ def build_codec(options: CodecOptions) -> Codec | None:
             made = cls(options.fraction, unbiased=not contracts)
         case "qsgd":
             made = cls(options.levels, contractive=contracts)
+        case "uniform" if options.adaptive:
+            from gossipnode.codecs.adaptive import AdaptiveUniform
+
+            made = AdaptiveUniform(contractive=contracts)
         case "uniform":
             made = cls(options.bits or 8, contractive=contracts)
         case "lowrank":
-            made = cls(options.rank)
+            made = cls(options.rank, tensors)
         case _:
             made = cls()
     assert isinstance(made, Codec)
