@@ -75,7 +75,6 @@ class Node(ActiveSide):
         self.place: Place = find_place(config, self.directory, node_id)
         self.id = self.place.id
         self.algorithm = build_algorithm(config)
-        self.codec = build_codec(config.codec)
         self.counters = Counters()
         self.senders_max = SENDERS_MAX if self.algorithm.needs_graph else senders_max
         self.peers = PeerTable(
@@ -136,6 +135,7 @@ class Node(ActiveSide):
         )
         _check_learner(self.learner, self.config)
         self.layout = self.learner.layout
+        self.codec = build_codec(self.config.codec, self.layout.tensors)
         seed = [self.config.swarm.seed, self.place.index]
         self._rng = np.random.default_rng([*seed, STREAM_ALGORITHM])
         self.sampler_rng = np.random.default_rng([*seed, STREAM_SAMPLER])
