@@ -145,6 +145,16 @@ def test_delta_of_one_bit_is_met() -> None:
             assert codec.delta(d) == pytest.approx(min(1 / k, k / d), rel=1e-6)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_delta_of_levels_is_met(bits: int) -> None:
+    # All but the largest and a zero lie just below the middle between the two lowest levels.
+    top = 2.0 * (2 ** (bits - 1) - 1)
+    x = np.array([top, *[1 - 1e-9] * 30_000, 0.0])
+    codec = TopK(1.0, bits)
+    left = 1 - squared(x - decoded(codec.encode(x))) / squared(x)
+    assert codec.delta(x.size) <= left == pytest.approx(codec.delta(x.size), rel=1e-4)
+
+
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_narrow_values_cost_next_to_nothing_of_delta_at_one_percent(bits: int) -> None:
     assert TopK(0.01, bits).delta(10_000) == pytest.approx(0.01, rel=2e-4)
