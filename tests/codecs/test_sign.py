@@ -115,6 +115,12 @@ def test_golden():
     assert (y < 0).tolist() == [False, True, False, False, False, True, False, True, False, True]
 
 
+def test_the_example_of_the_specification():
+    coded, y = there_and_back(Sign(), np.array([1, -2, 0, 3], np.float32))
+    assert (coded.scale, bytes(coded.data).hex()) == (1.5, "02")
+    assert y.tolist() == [1.5, -1.5, 1.5, 1.5]
+
+
 @settings(max_examples=300)
 @given(mutations(Sign().encode(GOLDEN)), st.integers(0, 2**32))
 def test_a_stranger_is_refused_or_decoded(claim, seed):

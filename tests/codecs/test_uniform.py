@@ -208,6 +208,15 @@ def test_golden():
     assert y.tolist() == uniform_decoded(coded)
 
 
+def test_the_example_of_the_specification():
+    coded, y = there_and_back(Uniform(3), np.array([-1, 0, 0.5, 1, 2, 3], np.float32), seed=42)
+    assert (coded.bits, coded.zero, coded.scale) == (3, -1.0, 3.0)
+    assert bytes(coded.data).hex(" ") == "90 e6 03"
+    assert [str(value) for value in y] == [
+        "-1.0", "0.14285715", "0.14285715", "0.71428573", "2.4285715", "3.0",
+    ]  # fmt: skip
+
+
 @settings(max_examples=300)
 @given(mutations(Uniform(3).encode(GOLDEN)), st.integers(0, 2**32))
 def test_a_stranger_is_refused_or_decoded(claim, seed):
