@@ -26,6 +26,7 @@ HELP = {
     "restarts": "Times that trackers and the like began anew, after a model was missed somewhere.",
     "metrics_resyncs": "Times that the swarm's means began anew, after a model was missed.",
     "resyncs": "Times that a neighbour was sent everything, since differences had been lost.",
+    "taken_back": "Exchanges undone, since the neighbour had missed its half of them.",
     "missing_models": "Neighbours' models that a round closed without.",
     "fallbacks": "All-reduces that ended with everybody sending to everybody.",
     "rounds_without_mass": "Rounds without training, since this node had next to no mass.",
