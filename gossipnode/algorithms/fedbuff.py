@@ -14,6 +14,9 @@ it does: nobody trains twice from one model, which is why K ≤ n. With K = n an
 FedAvg with equal weights. The hub fills a place of its own buffer in each round that it begins; if
 for a deadline nothing comes, it steps with what there is.
 
+With a codec C a client sends C(Δ_i + e_i), by error feedback (``feedback``), and the hub's model
+comes as it is.
+
 Letters: x params, τ local steps, s staleness function, δ = k − v rounds behind, K buffer size, η_g
 step size of the hub. Rounds are the hub's steps.
 
@@ -37,6 +40,7 @@ from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.algorithms.vectors import narrowed, widened
+from gossipnode.codecs import CODECS
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, Needs, option
 
@@ -45,6 +49,7 @@ class FedBuffOptions(HubOptions, MergeOptions):
     """FedBuff: asynchronous federated learning with a hub."""
 
     default_graph = "star"
+    codecs = frozenset(CODECS)
     facts = (
         Facts(
             "",
@@ -80,7 +85,8 @@ class FedBuff(HubAlgorithm):
 
     Options = FedBuffOptions
     name = "fedbuff"
-    up = ("delta",)
+    up = coded_up = ("delta",)
+    coded = frozenset(up)
 
     def __init__(self, options: FedBuffOptions, local_steps: int) -> None:
         super().__init__(options, local_steps)
@@ -93,10 +99,12 @@ class FedBuff(HubAlgorithm):
 
     async def local(self, node: NodeInterface, k: int) -> Work | None:
         """Return Δ_i."""
-        del k
         x = node.params
         after = await node.trained(x, self.tau)
-        return Work({"delta": await node.compute(np.subtract, x, after)}, node.samples)
+        delta = await node.compute(np.subtract, x, after)
+        if node.codec is None:
+            return Work({"delta": delta}, node.samples)
+        return await self.compressed(node, k, delta)
 
     async def serve(self, node: NodeInterface) -> None:
         """Fill the buffer, step, and send the model to those that wait for it."""
@@ -124,6 +132,7 @@ class FedBuff(HubAlgorithm):
         work = await self.local(node, k)
         if work is not None:
             self.buffer.append((k, work))
+            self.note_counted(node, k, {node.id: work})
 
     async def wait_for_more(self, node: NodeInterface) -> None:
         """Return when the buffer is full, nobody is left, or nothing came for a deadline."""
@@ -177,22 +186,27 @@ class FedBuff(HubAlgorithm):
             self.owe(j)
         if v <= self.latest.get(j, -1):
             return Answer(Outcome.DUPLICATE)
-        self.latest[j] = v
-        self.buffer.append((v, work_of(arrival)))
+        work, self.latest[j] = work_of(arrival), v
+        self.buffer.append((v, work))
+        self.note_counted(node, v, {j: work})
         self.filled.set()
         return Answer(Outcome.BUFFERED)
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
-        """Return which answers have been used: they may be said again, the others must be."""
+        """Return which answers have been used: they may be said again, the others must be.
+
+        And e.
+        """
         used = dict(self.latest)
         for v, work in self.buffer:
             if work.sender:
                 used[work.sender] = min(used[work.sender], v - 1)
-        return {}, {"used": used}
+        arrays, facts = self.feedback.state()
+        return arrays, {"used": used, **facts}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
-        """Know what an earlier life has used."""
-        del arrays
+        """Know what an earlier life has used, and go on with its e."""
+        self.feedback.restore(arrays, facts)
         self.latest = dict(facts.get("used", {}))
 
     def owe(self, peer: str) -> None:

@@ -8,12 +8,19 @@ Round k, S_k the clients that are asked, n_i the samples of client i::
 
     x^{k+1} = Σ_{i ∈ S} n_i x_i / Σ_{i ∈ S} n_i
 
-S are those of S_k whose answer came. fedadam, fedadagrad and fedyogi train like fedavg and make of
-this mean a step of the hub's (``federated_servers``). S_k are ⌊C·n + ½⌋ of the n nodes, at least
-one, drawn by a generator that anybody can repeat: it is seeded with ``selection_seed`` and k.
+With a codec the client answers with a difference, and sends what that leaves out with the next,
+by error feedback; the hub, too, is such a client of itself::
+
+    p_i = x_i − x^k + e_i         answers Q(p_i)         e_i ← p_i − Q(p_i)
+    x^{k+1} = x^k + Σ_{i ∈ S} n_i Q(p_i) / Σ_{i ∈ S} n_i
+
+S are those of S_k whose answer came; the e_i of the others stays as it was. fedadam, fedadagrad and
+fedyogi train like fedavg and make of this mean a step of the hub's (``federated_servers``). S_k are
+⌊C·n + ½⌋ of the n nodes, at least one, drawn by a generator that anybody can repeat: it is seeded
+with ``selection_seed`` and k.
 
 Letters: x params, g gradient on the node's next batch, η step size, τ local steps, μ pull towards
-the hub's model, C share of the nodes that are asked.
+the hub's model, C share of the nodes that are asked, Q codec, e_i what it left out.
 
 *Source*: McMahan et al., AISTATS 2017; Li et al., MLSys 2020 (FedProx).
 *Differs from the source*: the hub has samples, too, and may ask itself; the model goes to all
@@ -33,6 +40,7 @@ from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.vectors import descend, narrowed
+from gossipnode.codecs import CODECS
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, Needs, option
 
@@ -62,6 +70,8 @@ class FederatedOptions(ClientOptions):
         Facts("fedadagrad", "the same, steps that shrink", VECTORS, LOSS, steady="little"),
         Facts("fedyogi", "the same, slower to forget", VECTORS, LOSS, steady="little"),
     )
+
+    codecs = frozenset(CODECS)
 
     name: Literal["federated"] = "federated"
     form: Literal["fedsgd", "fedavg", "fedprox", "fedadam", "fedadagrad", "fedyogi"] = option(
@@ -94,6 +104,8 @@ class Federated(HubAlgorithm):
 
     Options = FederatedOptions
     name = "federated"
+    coded_up = ("delta",)
+    coded = frozenset(coded_up)
 
     def __init__(self, options: FederatedOptions, local_steps: int) -> None:
         super().__init__(options, 1 if options.form == "fedsgd" else local_steps)
@@ -125,22 +137,32 @@ class Federated(HubAlgorithm):
                 found = await node.compute(descend_near, found, g, eta, x, self.mu)
         else:
             found = await node.trained(x, self.tau)
-        return Work({"half": found}, node.samples)
+        if node.codec is None:
+            return Work({"half": found}, node.samples)
+        return await self.compressed(node, k, await node.compute(np.subtract, found, x))
 
     async def aggregate(self, node: NodeInterface, k: int, answers: Mapping[str, Work]) -> Vector:
         """Return Σ n_i x_i / Σ n_i, or the adaptive step that leads there."""
         del k
-        mean = await weighted_mean(node, answers, "half")
+        if node.codec is None:
+            mean = await weighted_mean(node, answers, "half")
+        else:
+            mean = await node.compute(
+                np.add, node.params, await weighted_mean(node, answers, "delta")
+            )
         if self.server is not None:
             mean = await node.compute(self.server.step, node.params, mean)
         return mean
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
-        """Return the hub's m and v."""
-        return ({} if self.server is None else self.server.state()), {"form": self.form}
+        """Return the hub's m and v, and e."""
+        own = {} if self.server is None else self.server.state()
+        arrays, facts = self.feedback.state()
+        return {**own, **arrays}, {"form": self.form, **facts}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
-        """Go on with the m and v of an earlier life, if that was of the same form."""
+        """Go on with the e of an earlier life, and with m and v if that was of the same form."""
+        self.feedback.restore(arrays, facts)
         if self.server is not None and facts.get("form") == self.form:
             self.server.restore(arrays)
 

@@ -5,6 +5,9 @@ Round k, for a client that is asked, x^k the hub's model::
     wait for x^k, and take it in place of the params
     train from a copy, and answer with what came of it
 
+With a codec the answer is C(x_i − x^k + e), by error feedback (``feedback``), and the hub's model
+comes as it is.
+
 What a client does where the hub is silent, gone, or set back: see ``hub``.
 
 Invariant: the params are a model of the hub, of the round that this client is in.
@@ -19,7 +22,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gossipnode.algorithms.all_reduce import hub_of
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.algorithms.base import (
+    Algorithm,
+    Answer,
+    Arrival,
+    NodeInterface,
+    Outcome,
+    Sent,
+    Vector,
+)
+from gossipnode.algorithms.feedback import AnswerFeedback
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.errors import PeerError
 from gossipnode.logs import event
@@ -40,13 +52,16 @@ NO_SAMPLES = 0
 class Work:
     """What a client made of the hub's model: parts, how many samples it has, and more numbers.
 
-    ``sender`` is the client, where it is not the node itself.
+    ``sender`` is the client, where it is not the node itself, and ``life`` that of its lives in
+    which it answered. ``coded`` is how the parts are sent, if not as they are.
     """
 
     parts: Mapping[str, Vector]
     samples: int
     numbers: Mapping[str, float] = field(default_factory=dict)
     sender: str = ""
+    life: int = 0
+    coded: Mapping[str, Sent] | None = None
 
 
 class HubOptions(LockstepOptions):
@@ -75,20 +90,23 @@ class HubOptions(LockstepOptions):
 class Client(Algorithm):
     """The half of ``HubAlgorithm`` that all nodes have but one.
 
-    ``down`` and ``up`` are the roles of the hub's message and of the answer, ``tells`` the numbers
-    that an answer must have.
+    ``down`` and ``up`` are the roles of the hub's message and of the answer, ``coded_up`` those of
+    the answer where a codec makes it smaller, ``tells`` the numbers that an answer must have.
     """
 
     needs_graph = True
     talks_to_all = True
     down: frozenset[str] = frozenset({"x"})
     up: tuple[str, ...] = ("half",)
+    coded_up: tuple[str, ...] = ()
     tells: frozenset[str] = frozenset()
 
     def __init__(self, options: HubOptions, local_steps: int) -> None:
         self.tau, self.hub, self.deadline_s = local_steps, options.hub, options.deadline_s
-        self.roles = self.down | {*self.up}
-        self.bundles = (self.down, frozenset(self.up))
+        self.roles = self.down | {*self.up} | {*self.coded_up}
+        answers = (frozenset(up) for up in (self.up, self.coded_up) if up)
+        self.bundles = (self.down, *dict.fromkeys(answers))
+        self.feedback = AnswerFeedback()
         # The model that has come; the round of the one that was taken last, and the life of the
         # hub that it is of; the answer to it.
         self.offer: Arrival | None = None
@@ -103,6 +121,18 @@ class Client(Algorithm):
 
     def taken(self, node: NodeInterface, arrival: Arrival) -> None:
         """Notice what came with a model that this client is about to take."""
+        if node.codec is not None:
+            self.feedback.hear(arrival.scalars)
+
+    def up_of(self, node: NodeInterface) -> tuple[str, ...]:
+        """Return the roles of an answer here."""
+        return self.up if node.codec is None else self.coded_up or self.up
+
+    async def compressed(self, node: NodeInterface, k: int, delta: Vector) -> Work:
+        """Return the answer to round ``k`` that says ``delta``, made smaller by the codec."""
+        made = await self.feedback.answer(node, k, delta)
+        (role,) = self.coded_up
+        return Work({role: made.decoded}, node.samples, coded={role: made.coded})
 
     async def attend(self, node: NodeInterface) -> None:
         """Wait for the hub's model, work on it, answer; again and again."""
@@ -183,9 +213,9 @@ class Client(Algorithm):
 
     def say(self, node: NodeInterface) -> None:
         """Send the hub the answer or, without one, a greeting."""
-        work = self.work or Work(dict.fromkeys(self.up, node.params), NO_SAMPLES)
-        told = {"samples": work.samples, **work.numbers}
-        node.push([hub_of(node, self.hub)], work.parts, scalars=told, phase=ANSWER)
+        work = self.work or Work(dict.fromkeys(self.up_of(node), node.params), NO_SAMPLES)
+        told, parts = {"samples": work.samples, **work.numbers}, work.coded or work.parts
+        node.push([hub_of(node, self.hub)], parts, scalars=told, phase=ANSWER)
 
     def look(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Be a client's passive side."""
@@ -208,4 +238,6 @@ class Client(Algorithm):
     def check(self, arrival: Arrival, phase: int, roles: frozenset[str]) -> None:
         """Raise ``PeerError`` for what only the other half takes."""
         if arrival.phase != phase or arrival.parts.keys() != roles:
-            raise PeerError("unsupported_message", "hub and clients differ in who the hub is")
+            raise PeerError(
+                "unsupported_message", "hub and clients differ in who the hub is, or in [codec]"
+            )

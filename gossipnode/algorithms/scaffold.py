@@ -26,22 +26,19 @@ batch, η step size, η_g that of the hub, τ local steps. Two vectors each way.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from gossipnode.algorithms.base import Arrival, NodeInterface, Vector
 from gossipnode.algorithms.federated import LOSS, ClientOptions, selected
+from gossipnode.algorithms.feedback import NEVER, Mark, mark_of
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import Work
 from gossipnode.algorithms.vectors import narrowed, renew, widened
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, option
-
-# An answer: its round, and the life of the client that gave it.
-Mark = tuple[int, int]
-NEVER: Mark = (-1, 0)
 
 
 class ScaffoldOptions(ClientOptions):
@@ -148,14 +145,14 @@ class Scaffold(HubAlgorithm):
         """Return x and c."""
         return {"x": node.params, "c": np.zeros_like(node.params) if self.c is None else self.c}
 
-    def told(self, peer: str) -> Mapping[str, float] | None:
+    def told(self, node: NodeInterface, peer: str) -> Mapping[str, float] | None:
         """Return the last answer of ``peer`` that was counted, and the era."""
+        del node
         k, life = self.counted.get(peer, NEVER)
         return {"counted": k, "counted_life": life, "era": self.era}
 
     def taken(self, node: NodeInterface, arrival: Arrival) -> None:
         """Take c, and c_i⁺ if it was counted."""
-        del node
         told = arrival.scalars
         era = int(told.get("era", -1))
         if era != self.era:
@@ -177,16 +174,10 @@ class Scaffold(HubAlgorithm):
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Go on with the c of an earlier life."""
         self.c, self.own = arrays.get("c"), arrays.get("own")
-        self.renewed, self.era = _mark(facts["renewed"]), facts["era"]
-        self.counted = {j: _mark(found) for j, found in facts["counted"].items()}
+        self.renewed, self.era = mark_of(facts["renewed"]), facts["era"]
+        self.counted = {j: mark_of(found) for j, found in facts["counted"].items()}
         if "pending" in arrays:
-            self.pending = _mark(facts["pending"]), arrays["pending"]
-
-
-def _mark(found: Sequence[int]) -> Mark:
-    """Return a mark that JSON gave back as a list."""
-    k, life = found
-    return k, life
+            self.pending = mark_of(facts["pending"]), arrays["pending"]
 
 
 def _corrected(y: Vector, g: Vector, eta: float, own: Vector, c: Vector) -> Vector:
