@@ -82,6 +82,9 @@ def _pack_block(codes: Vector, bits: int, out: Bytes) -> None:
     if bits == 1:
         out[:] = np.packbits(codes, bitorder="little")
         return
+    if bits in (2, 4):
+        _pack_pairs(codes, bits, out)
+        return
     groups = -(-codes.size // _GROUP)
     lanes = np.zeros(groups * _GROUP, codes.dtype.newbyteorder("<"))
     lanes[: codes.size] = codes
@@ -109,6 +112,9 @@ def _unpack_block(data: Bytes, bits: int, out: Vector) -> None:
         return
     if bits == 1:
         out[:] = np.unpackbits(data, count=out.size, bitorder="little")
+        return
+    if bits in (2, 4):
+        _unpack_pairs(data, bits, out)
         return
     groups = -(-out.size // _GROUP)
     words = np.zeros(groups * out.itemsize, _WORD)
@@ -147,6 +153,28 @@ def _spread(words: Words, bits: int, lane: int) -> None:
         words ^= moved
         moved <<= np.uint64(apart - run)
         words |= moved
+
+
+def _pack_pairs(codes: Vector, bits: int, out: Bytes) -> None:
+    """Pack 2 or 4 bits, two numbers into one of twice the bits until bytes are full."""
+    while bits < 8:
+        pairs = np.zeros((codes.size + 1) // 2, "<u2")
+        pairs.view(np.uint8)[: codes.size] = codes
+        pairs |= pairs >> np.uint16(8 - bits)
+        codes, bits = pairs.astype(np.uint8), 2 * bits  # the lower byte
+    out[:] = codes
+
+
+def _unpack_pairs(data: Bytes, bits: int, out: Vector) -> None:
+    """Undo ``_pack_pairs``."""
+    width = 8
+    while width > bits:
+        width //= 2
+        pairs = data.astype("<u2")
+        pairs |= pairs << np.uint16(8 - width)
+        pairs &= np.uint16(257 * (2**width - 1))
+        data = pairs.view(np.uint8)
+    out[:] = data[: out.size]
 
 
 @cache

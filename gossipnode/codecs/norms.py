@@ -1,14 +1,14 @@
 """Norms of a vector, the same bits on every machine.
 
-Invariant: sums are of float64, block by block in numpy's own order of adding (pairs of runs of
-128), which no processor or library changes; BLAS, whose order is its own, may not enter. No
-temporary is longer than a block.
+Invariant: sums are of float64 and in an order of their own, by adding of halves. The order of
+numpy's reductions differs between its versions (1.26 and 2.4), that of BLAS between processors:
+neither may enter. No temporary is longer than a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import frexp, ldexp, sqrt
+from math import frexp, fsum, ldexp, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -70,7 +70,8 @@ def euclidean(x: Vector, power: float) -> float:
 
 def _sum(x: Vector, power: float, change: Callable[[Block], Any]) -> float:
     """Return the sum over i of what ``change`` makes of x_i·power."""
-    scratch = np.empty(min(x.size, BLOCK))
+    # A power of two, which can be halved to the end; what x does not fill is zero.
+    scratch = np.zeros(1 << (min(x.size, BLOCK) - 1).bit_length())
     sums = []
     for at in blocks(x.size):
         block = scratch[: at.stop - at.start]
@@ -78,5 +79,14 @@ def _sum(x: Vector, power: float, change: Callable[[Block], Any]) -> float:
         if power != 1.0:
             block *= power
         change(block)
-        sums.append(np.add.reduce(block))
-    return float(np.add.reduce(np.array(sums)))
+        scratch[block.size :] = 0
+        sums.append(_folded(scratch))
+    return fsum(sums)
+
+
+def _folded(block: Block) -> float:
+    """Return the sum, adding the second half to the first until one is left; ``block`` is lost."""
+    while block.size > 1:
+        half = block.size // 2
+        block = np.add(block[:half], block[half:], out=block[:half])
+    return float(block[0])

@@ -14,21 +14,15 @@ from gossipnode.codecs.norms import euclidean, extremes, largest, mean_magnitude
 
 
 def added(values):
-    """The order of adding that every machine is to have: pairs of runs of 128, eight abreast."""
-    n = len(values)
-    if n < 8:
-        return sum(values, 0.0)
-    if n <= 128:
-        lanes = values[:8]
-        for i in range(8, n - n % 8):
-            lanes[i % 8] += values[i]
-        a, b, c, d, e, f, g, h = lanes
-        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-        for value in values[n - n % 8 :]:
-            total += value
-        return total
-    half = n // 2 - n // 2 % 8
-    return added(values[:half]) + added(values[half:])
+    """The order of adding that every machine is to have: value i of a half to i of the other."""
+    half = 1
+    while half < len(values):
+        half *= 2
+    values = values + [0.0] * (half - len(values))
+    while half > 1:
+        half //= 2
+        values = [values[i] + values[i + half] for i in range(half)]
+    return values[0]
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 127, 129, 1000, BLOCK, BLOCK + 1, 3 * BLOCK + 77])
@@ -36,9 +30,9 @@ def added(values):
 def test_sums_are_added_in_one_order(size, dtype):
     x = normal(size, dtype) ** 3
     runs = [x[at : at + BLOCK].astype(np.float64) for at in range(0, size, BLOCK)]
-    total = added([added(np.abs(run).tolist()) for run in runs])
+    total = math.fsum(added(np.abs(run).tolist()) for run in runs)
     assert mean_magnitude(x) == total / size
-    assert euclidean(x, 1.0) == math.sqrt(added([added((run * run).tolist()) for run in runs]))
+    assert euclidean(x, 1.0) == math.sqrt(math.fsum(added((run * run).tolist()) for run in runs))
 
 
 @given(vectors())
