@@ -18,6 +18,7 @@ from gossipnode.topology import build_sequence
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # benchmarks/ is in no package
 
+codecs = importlib.import_module("benchmarks.codecs")
 compare = importlib.import_module("benchmarks.compare")
 figures = importlib.import_module("benchmarks.figures")
 gradients = importlib.import_module("benchmarks.gradients")
@@ -194,6 +195,14 @@ def test_gloo_mixes_as_the_nodes_do():
     W = build_sequence("ring", ring.NODES).at(0).dense()
     eye = np.eye(ring.NODES)
     np.testing.assert_allclose(W, (eye + np.roll(eye, 1, 0) + np.roll(eye, -1, 0)) / 3, atol=1e-15)
+
+
+def test_every_codec_is_measured_both_ways_beside_a_copy():
+    found = list(codecs.measured(2000, 1))
+    assert len({figure.key for figure in found}) == len(found) == 1 + 2 * len(codecs.CASES)
+    assert found[0].what == "2,000 float32: copy"
+    assert all(figure.value > 0 and figure.bar is None for figure in found)
+    assert {name for name, _ in codecs.CASES.values()} == set(codecs.CODECS)
 
 
 def test_every_contender_takes_the_same_step():
