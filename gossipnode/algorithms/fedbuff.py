@@ -28,7 +28,7 @@ for a deadline is used as it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -125,6 +125,16 @@ class FedBuff(HubAlgorithm):
             # Rounds with nobody would follow one another without giving way.
             if not owed and not was_full:
                 await node.sleep(PROBE_EVERY_S if node.time() - began < CLOCK_S else 0.0)
+
+    def send_model(self, node: NodeInterface, peers: Collection[str]) -> None:
+        """Send the model, which tells with a codec what of its receiver was not counted.
+
+        So that will not be counted later, either: its part of e stays with who sent it.
+        """
+        super().send_model(node, peers)
+        if node.codec is not None:
+            for j in peers:
+                self.latest[j] = max(self.latest.get(j, -1), node.round - 1)
 
     async def contribute(self, node: NodeInterface) -> None:
         """Be a client of oneself."""
