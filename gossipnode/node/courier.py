@@ -289,6 +289,8 @@ class Courier:
         if reply.code == "busy":
             self._heard(peer, now)  # it is there: no reason to give up on it
             return min(reply.retry_after_s or 0.1, self.timeout_s)
+        if reply.code == "missing_base":
+            self._heard(peer, now)  # nor here: it says what it can take
         self.on_refusal(peer.id, reply.code)
         if reply.code in LASTING or reply.code == "draining":
             self.peers.failed(peer, now, self._rng().random())

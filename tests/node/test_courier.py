@@ -235,6 +235,23 @@ def test_a_passing_refusal_is_neither_repeated_nor_held_against_the_peer(code: s
     run(main)
 
 
+def test_who_lacks_a_base_is_there_and_the_algorithm_is_told() -> None:
+    async def main() -> None:
+        post = Post(gone(), refused("missing_base"))
+        told: list[tuple[str, str, str]] = []
+        post.courier.on_refusal = lambda peer, code: told.append((peer, code, post.peer.state))
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(0.1)
+            assert post.peer.state == "suspect"
+            post.put(tasks)
+        assert told == [(post.peer.id, "missing_base", "alive")]
+        assert len(post.instants) == 2
+        assert post.get("peers_suspected") == 1
+
+    run(main)
+
+
 def test_a_suspect_is_left_alone_until_it_is_due() -> None:
     async def main() -> None:
         post = Post(gone())
