@@ -103,7 +103,7 @@ class Answer:
     """What the passive side says: the outcome, and for an exchange what goes back."""
 
     outcome: Outcome
-    reply: Mapping[str, Vector] | None = None
+    reply: Mapping[str, Sent] | None = None
     reply_age: int = 0
 
 
@@ -197,6 +197,9 @@ class NodeInterface(Protocol):
     @property
     def ids(self) -> tuple[str, ...]:
         """All nodes in the order of the peer list; empty where peers are random."""
+
+    def shared_seed(self, k: int) -> int:
+        """Return what all nodes of the swarm draw by in round ``k`` >= 0: a number in [0, 2⁶⁴)."""
 
     @property
     def samples(self) -> int:

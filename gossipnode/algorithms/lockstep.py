@@ -36,7 +36,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.algorithms.base import (
+    Algorithm,
+    Answer,
+    Arrival,
+    NodeInterface,
+    Outcome,
+    Sent,
+    Vector,
+)
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
 from gossipnode.algorithms.vectors import add_weighted, add_weighted_and_check
@@ -129,7 +137,7 @@ class Lockstep(Algorithm):
                 await node.sleep(PROBE_EVERY_S if node.time() - began < CLOCK_S else 0.0)
 
     def send(
-        self, node: NodeInterface, k: int, parts: Mapping[str, Vector], phase: int = 0
+        self, node: NodeInterface, k: int, parts: Mapping[str, Sent], phase: int = 0
     ) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
         neighbours = node.out_neighbours_at(k)

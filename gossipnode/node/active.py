@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
+import xxhash
 
 from gossipnode.algorithms.base import ALL, Algorithm, Purpose, Row, Sent, Vector, Weight
 from gossipnode.codecs.base import Codec, Coded, Tensor
@@ -157,6 +158,11 @@ class ActiveSide:
     def ids(self) -> tuple[str, ...]:
         """All nodes in the order of the peer list."""
         return self.directory.ids
+
+    def shared_seed(self, k: int) -> int:
+        """Return what all nodes of the swarm draw by in round ``k``."""
+        swarm = self.config.swarm
+        return xxhash.xxh3_64_intdigest(f"{swarm.name} {swarm.seed} {k}".encode())
 
     @property
     def samples(self) -> int:
