@@ -336,7 +336,7 @@ class CodecOptions(Section):
         16, "qsgd: levels of a magnitude (s).", unit="levels", flag="--codec-levels", ge=1, le=127
     )
     rank: int = option(
-        2, "lowrank, powersgd and power_gossip: columns of the thin matrices.",
+        2, "lowrank and powersgd: columns of the thin matrices.",
         unit="columns", flag="--codec-rank", ge=1, le=1024,
     )  # fmt: skip
     feedback: bool = option(
