@@ -86,7 +86,9 @@ class LowRank(Codec):
 
     @classmethod
     def check(cls, coding: Coding, tensors: Sequence[Tensor]) -> None:
-        """Look at zero, which is the rank, and at nbytes; see ``Codec.check``."""
+        """Look at size, at zero, which is the rank, and at nbytes; see ``Codec.check``."""
+        if coding.size != sum([tensor.size for tensor in tensors]):
+            refuse("size", "is not that of all tensors")
         parted = _split_of(coding, tensors)
         numbers = sum(sizes(parted.matrices)) + parted.plain_size
         check_nbytes(coding, numbers * dtype_of(coding).itemsize)

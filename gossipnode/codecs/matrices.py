@@ -1,9 +1,9 @@
 """Tensors as matrices of low rank: which are worth it, and bases for their columns and rows.
 
-Invariant: an orthonormal basis is the same bits on every machine. It is computed in float64 from
-products of single numbers and numpy's own order of adding; BLAS, whose order is its own, may not
-enter, for both ends of an edge compute the same basis and must agree on it. Vectors of a basis are
-rows here, each next to itself in memory.
+Invariant: an orthonormal basis is the same bits on every machine, for both ends of an edge compute
+the same one and must agree on it. It is computed in float64, number by number, and sums are made by
+adding halves: the order of numpy's reductions differs between its versions, that of BLAS between
+processors, and neither may enter. Vectors of a basis are rows here, each in one piece.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def _new_in(row: Rows, basis: NDArray[np.float64]) -> NDArray[np.float64] | None
     before = _length(left)
     for _ in range(2):
         if len(basis):
-            inside = np.add.reduce(basis * left, axis=1)
-            left -= np.add.reduce(inside[:, None] * basis, axis=0)
+            inside = _sums(basis * left)
+            left -= _sums((inside[:, None] * basis).T)
     length = _length(left)
     if length <= _LEAST * before:
         return None
@@ -141,7 +141,21 @@ def _new_in(row: Rows, basis: NDArray[np.float64]) -> NDArray[np.float64] | None
 
 
 def _length(x: NDArray[np.float64]) -> float:
-    return sqrt(float(np.add.reduce(x * x)))
+    return sqrt(float(_sums(x * x)))
+
+
+def _sums(terms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sums along the last axis, of at least one number; ``terms`` are lost.
+
+    What lies beyond the first half, the larger one, is added to it, until one number is left.
+    """
+    width = terms.shape[-1]
+    while width > 1:
+        half = (width + 1) // 2
+        terms[..., : width - half] += terms[..., half:width]
+        width = half
+    found: NDArray[np.float64] = terms[..., 0]
+    return found
 
 
 def sizes(matrices: Sequence[Matrix]) -> tuple[int, int]:
