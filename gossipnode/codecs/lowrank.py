@@ -1,8 +1,9 @@
 """Low rank: of each matrix, the part that a few directions hold; of all else, everything.
 
 Invariant: M̂ = P·Pᵀ·M with P of orthonormal columns (or zeros), so that ‖M − M̂‖² = ‖M‖² − ‖PᵀM‖²,
-whatever directions P has: it never adds to what is left out. Decoding multiplies what was sent, and
-knows nothing of how P was found.
+whatever directions P has: it never adds to what is left out. Decoding multiplies what was sent,
+number by number and without BLAS, whose rounding is each machine's own; how P was found, for which
+BLAS serves, only the sender knows.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Final
 import numpy as np
 
 from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
+from gossipnode.codecs.bits import BLOCK
 from gossipnode.codecs.claims import check_nbytes, claimed, dtype_of, refuse
 from gossipnode.codecs.matrices import Matrix, Rows, Split, drawn, orthonormalised, sizes, split
 
-RANK_MAX: Final = 65_535
+# Decoding takes rank·size steps, 20 s at most for 25 M params: no stranger may ask for more.
+RANK_MAX: Final = 1024
 # What rounding to float32 may add to the error, as a share of ‖x‖²: of P 2⁻²⁴, and of the product.
 _ROUNDING: Final = 2.0**-20
 # Largest values that products may have without that their terms overflow or vanish, as exponents;
@@ -97,20 +100,37 @@ class LowRank(Codec):
     def decode(cls, coding: Coding, data: Bytes, tensors: Sequence[Tensor]) -> Vector:
         """Return the products of the factors, and all else as it came; see ``Codec.decode``."""
         parted, dtype = _split_of(coding, tensors), dtype_of(coding)
-        values = data.view(dtype.newbyteorder("<")).astype(dtype)
+        values: Vector = data.view(dtype.newbyteorder("<")).astype(dtype)
         out: Vector = np.empty(coding.size, dtype)
         start = 0
         with np.errstate(all="ignore"):
             for matrix in parted.matrices:
-                factors = []
-                for extent in (matrix.rows, matrix.columns):
-                    end = start + matrix.rank * extent
-                    factors.append(values[start:end].reshape(matrix.rank, extent))
-                    start = end
-                left, right = factors
-                np.matmul(left.T, right, out=matrix.of(out))
+                middle = start + matrix.rank * matrix.rows
+                end = middle + matrix.rank * matrix.columns
+                left = values[start:middle].reshape(matrix.rank, matrix.rows)
+                right = values[middle:end].reshape(matrix.rank, matrix.columns)
+                _multiply(left, right, matrix.of(out))
+                start = end
         parted.scattered(values[start:], out)
         return out
+
+
+def _multiply(left: Rows, right: Rows, out: Rows) -> None:
+    """Set ``out``, shape (m, n), to Σ_q left_qᵀ·right_q, added in order: the same bits everywhere.
+
+    BLAS would be twice as fast, but every machine's sums would be rounded in its own way.
+    """
+    step = max(1, BLOCK // right.shape[1])
+    scratch = np.empty((min(step, len(out)), right.shape[1]), out.dtype)
+    for start in range(0, len(out), step):
+        block = out[start : start + step]
+        products = scratch[: len(block)]
+        for q in range(len(left)):
+            np.multiply(left[q, start : start + step, None], right[q], out=products)
+            if q:
+                block += products
+            else:
+                block[:] = products
 
 
 def _split_of(coding: Coding, tensors: Sequence[Tensor]) -> Split:
