@@ -31,6 +31,7 @@ ALGORITHMS = {
     "momentum": "gossipnode.algorithms.momentum:Momentum",
     "push_sum": "gossipnode.algorithms.push_sum:PushSum",
     "push_sum_gossip": "gossipnode.algorithms.push_sum_gossip:PushSumGossip",
+    "power_gossip": "gossipnode.algorithms.power_gossip:PowerGossip",
     "relay_sum": "gossipnode.algorithms.relay_sum:RelaySum",
     "ssp": "gossipnode.algorithms.ssp:SSP",
     "momentum_tracking": "gossipnode.algorithms.momentum_tracking:MomentumTracking",
