@@ -30,6 +30,11 @@ def blocks(size: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK, size))
 
 
+def scratch_for(size: int) -> Block:
+    """Return what holds a block of ``size`` elements: a power of two, to be halved to the end."""
+    return np.empty(1 << (min(size, BLOCK) - 1).bit_length())
+
+
 def extremes(x: Vector) -> tuple[float, float]:
     """Return (min, max) of ``x``, exactly."""
     found = [(np.minimum.reduce(x[at]), np.maximum.reduce(x[at])) for at in blocks(x.size)]
@@ -70,8 +75,7 @@ def euclidean(x: Vector, power: float) -> float:
 
 def _sum(x: Vector, power: float, change: Callable[[Block], Any]) -> float:
     """Return the sum over i of what ``change`` makes of x_i·power."""
-    # A power of two, which can be halved to the end; what x does not fill is zero.
-    scratch = np.zeros(1 << (min(x.size, BLOCK) - 1).bit_length())
+    scratch = scratch_for(x.size)
     sums = []
     for at in blocks(x.size):
         block = scratch[: at.stop - at.start]
@@ -79,13 +83,17 @@ def _sum(x: Vector, power: float, change: Callable[[Block], Any]) -> float:
         if power != 1.0:
             block *= power
         change(block)
-        scratch[block.size :] = 0
-        sums.append(_folded(scratch))
+        sums.append(folded(scratch, block.size))
     return fsum(sums)
 
 
-def _folded(block: Block) -> float:
-    """Return the sum, adding the second half to the first until one is left; ``block`` is lost."""
+def folded(scratch: Block, n: int) -> float:
+    """Return the sum of the first ``n``, by adding the second half to the first until one is left.
+
+    ``scratch`` has a power of two of elements, and is lost.
+    """
+    scratch[n:] = 0
+    block = scratch
     while block.size > 1:
         half = block.size // 2
         block = np.add(block[:half], block[half:], out=block[:half])

@@ -16,7 +16,7 @@ from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
 from gossipnode.codecs.bits import BITS_MAX, packed_bytes
 from gossipnode.codecs.claims import check_nbytes, claimed, refuse
 from gossipnode.codecs.norms import euclidean, power_for
-from gossipnode.codecs.rounding import looked_up, ones, rounded, table_of
+from gossipnode.codecs.rounding import Fit, looked_up, ones, rounded, table_of
 
 LEVELS_MAX: Final = 2 ** (BITS_MAX - 1) - 1
 
@@ -25,10 +25,13 @@ class QSGD(Codec):
     """Q(x)_i = ‖x‖₂·sign(x_i)·ξ_i/s; E Q(x) = x and E‖Q(x) − x‖² ≤ ω‖x‖².
 
     ω = min(d/s², √d/s) with s = ``levels``, 1 to 32767; a value takes ⌈log₂(2s+1)⌉ bits.
-    ``contractive`` sends Q(x)/(1 + ω) instead, of which E‖x − C(x)‖² ≤ (1 − 1/(1+ω))‖x‖².
+    ``contractive`` sends C(x) = a·Q(x) instead, a = max(0, ⟨x, Q(x)⟩/‖Q(x)‖²) as it came out:
+    ‖x − C(x)‖² = ‖x‖² − ⟨x, Q(x)⟩²/‖Q(x)‖², or ‖x‖² where a = 0. No other a ≥ 0 comes closer, nor
+    does 1/(1 + ω), with which the mean is at most (1 − 1/(1+ω))‖x‖²: so C's is as well.
     Decoded values are rounded to the dtype, and those beyond its range become its largest.
 
-    Source: Alistarh et al., NeurIPS 2017, lemma 3.1; the division: Koloskova et al., ICML 2019.
+    Source: Alistarh et al., NeurIPS 2017, lemma 3.1; 1/(1 + ω): Koloskova et al., ICML 2019.
+    Differs from the source: the factor is the best for what was drawn, not for the worst of x.
     """
 
     name: ClassVar[str] = "qsgd"
@@ -52,11 +55,14 @@ class QSGD(Codec):
         # Of float64 alone can a norm be beyond range; the largest number is still above each |x_i|.
         norm = min(euclidean(x, power), float_info.max * power)
         factor = s * ones(bits) / norm if norm else 0.0
-        data = rounded(x, bits, seed, factor=factor, power=power, zero=s)
-        sent = norm / power
-        if self.contractive:
-            sent /= 1 + self.omega(x.size)
-        return Coded(self.name, x.dtype.name, x.size, data, bits=bits, norm=sent, zero=float(s))
+        # To whole numbers c − s: what fits best is a·‖x‖₂/s, the size of a level.
+        fit = Fit(shift=-s, power=power) if self.contractive and norm else None
+        data = rounded(x, bits, seed, factor=factor, power=power, zero=s, fit=fit)
+        if fit is not None:
+            norm = min(fit.best() * s, float_info.max * power)
+        return Coded(
+            self.name, x.dtype.name, x.size, data, bits=bits, norm=norm / power, zero=float(s)
+        )
 
     def delta(self, d: int) -> float:
         """Return 1/(1 + ω) if contractive, else 1 − ω or 0."""

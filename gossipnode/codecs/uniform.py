@@ -14,7 +14,7 @@ from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
 from gossipnode.codecs.bits import packed_bytes
 from gossipnode.codecs.claims import check_nbytes, claimed, largest_of, refuse
 from gossipnode.codecs.norms import extremes, power_for
-from gossipnode.codecs.rounding import looked_up, ones, rounded, table_of
+from gossipnode.codecs.rounding import Fit, looked_up, ones, rounded, table_of
 
 BITS_MAX: Final = 8
 
@@ -25,7 +25,10 @@ class Uniform(Codec):
     lo = min x, hi = max x, Δ = (hi − lo)/(2^b − 1) with b = ``bits``, 1 to 8. A value between two
     levels has E(Q(x)_i − x_i)² ≤ Δ²/4, lo and hi none. As (hi − lo)² ≤ 2(lo² + hi²) ≤ 2‖x‖²,
     E‖Q(x) − x‖² ≤ ω‖x‖² with ω = max(0, d − 2)/(2(2^b − 1)²).
-    ``contractive`` sends Q(x)/(1 + ω) instead, of which E‖x − C(x)‖² ≤ (1 − 1/(1+ω))‖x‖².
+    ``contractive`` sends C(x) = a·Q(x) instead, a = max(0, ⟨x, Q(x)⟩/‖Q(x)‖²) as it came out:
+    ‖x − C(x)‖² = ‖x‖² − ⟨x, Q(x)⟩²/‖Q(x)‖², or ‖x‖² where a = 0. No other a ≥ 0 comes closer, nor
+    does 1/(1 + ω), with which the mean is at most (1 − 1/(1+ω))‖x‖²: so C's is as well. An a that
+    takes an end out of the dtype's range is lessened until it fits, to no less than 1.
     """
 
     name: ClassVar[str] = "uniform"
@@ -48,13 +51,15 @@ class Uniform(Codec):
         power = power_for(x, max(-low, high))
         # float64 holds the spread of any float32; the power sees to that of float64.
         spread = high * power - low * power
-        factor = (2**self.bits - 1) * ones(self.bits) / spread if spread else 0.0
-        data = rounded(x, self.bits, seed, factor=factor, power=power, low=low * power)
-        shrink = 1 + self.omega(x.size) if self.contractive else 1.0
-        return Coded(
-            self.name, x.dtype.name, x.size, data,
-            bits=self.bits, zero=low / shrink, scale=high / shrink,
-        )  # fmt: skip
+        n = 2**self.bits - 1
+        factor = n * ones(self.bits) / spread if spread else 0.0
+        # Where all are equal, and of two, Q(x) is x.
+        fits = self.contractive and spread > 0 and x.size > 2
+        fit = Fit(shift=low * power * n / spread, step=spread / n, power=power) if fits else None
+        data = rounded(x, self.bits, seed, factor=factor, power=power, low=low * power, fit=fit)
+        if fit is not None:
+            low, high = _scaled(fit.best(), low, high, float(np.finfo(x.dtype).max))
+        return Coded(self.name, x.dtype.name, x.size, data, bits=self.bits, zero=low, scale=high)
 
     def delta(self, d: int) -> float:
         """Return 1/(1 + ω) if contractive, else 1 − ω or 0."""
@@ -81,3 +86,9 @@ class Uniform(Codec):
         c = np.arange(2**coding.bits)
         levels = coding.zero * (c[::-1] / c[-1]) + coding.scale * (c / c[-1])
         return looked_up(coding, data, coding.bits, table_of(levels, coding))
+
+
+def _scaled(a: float, low: float, high: float, most: float) -> tuple[float, float]:
+    """Return a·low and a·high, with a lessened where one of them is beyond ±``most``."""
+    a = min(a, most / max(-low, high))
+    return max(-most, a * low), min(most, a * high)

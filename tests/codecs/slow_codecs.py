@@ -65,6 +65,18 @@ def narrowed(values, dtype):
     return [to_float32(value) if dtype == "float32" else value for value in values]
 
 
+def added(values):
+    """The order of adding that every machine is to have: value i of a half to i of the other."""
+    half = 1
+    while half < len(values):
+        half *= 2
+    values = values + [0.0] * (half - len(values))
+    while half > 1:
+        half //= 2
+        values = [values[i] + values[i + half] for i in range(half)]
+    return values[0]
+
+
 def sign_encoded(x):
     return packed([value < 0 for value in x], 1)
 

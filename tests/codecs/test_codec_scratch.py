@@ -19,7 +19,17 @@ SCRATCH_BYTES = 2_000_000  # the vector has 16 MB
 
 @pytest.mark.parametrize(
     "codec",
-    [Sign(), QSGD(16), QSGD(1000), Uniform(8), Uniform(3), Float16(), BFloat16()],
+    [
+        Sign(),
+        QSGD(16),
+        QSGD(1000),
+        QSGD(16, contractive=True),
+        Uniform(8),
+        Uniform(3),
+        Uniform(4, contractive=True),
+        Float16(),
+        BFloat16(),
+    ],
     ids=lambda codec: codec.name,
 )
 def test_no_memory_but_the_result_and_some_blocks(codec):

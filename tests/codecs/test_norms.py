@@ -7,22 +7,10 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given
-from slow_codecs import normal, vectors
+from slow_codecs import added, normal, vectors
 
 from gossipnode.codecs.bits import BLOCK
 from gossipnode.codecs.norms import euclidean, extremes, largest, mean_magnitude, power_for
-
-
-def added(values):
-    """The order of adding that every machine is to have: value i of a half to i of the other."""
-    half = 1
-    while half < len(values):
-        half *= 2
-    values = values + [0.0] * (half - len(values))
-    while half > 1:
-        half //= 2
-        values = [values[i] + values[i + half] for i in range(half)]
-    return values[0]
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 127, 129, 1000, BLOCK, BLOCK + 1, 3 * BLOCK + 77])
