@@ -49,6 +49,7 @@ class Benchmark:
 BENCHMARKS = (
     Benchmark("push", "a push beside a raw blocking socket", (150, 1200), PUSH_BARS),
     Benchmark("merge", "a merge beside the memory's bandwidth", (60, 600)),
+    Benchmark("codecs", "a codec beside a copy", (120, 400)),
     Benchmark("ring", "a round of eight nodes beside gloo and the floor", (120, 900), {}, True),
     Benchmark("processes", "start-up, memory, lag, swarms of 64 and 128", (180, 600)),
     Benchmark("slow_peer", "what a slow peer costs the others", (90, 300)),
