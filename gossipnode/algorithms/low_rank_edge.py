@@ -104,7 +104,7 @@ def projected(x: Vector, split: Split, edges: Sequence[Edge]) -> list[Vector]:
     return found
 
 
-def exchanged(edge: Edge, split: Split, lo: Vector, hi: Vector) -> Edge | None:
+def exchanged(lo: Vector, hi: Vector, edge: Edge, split: Split) -> Edge | None:
     """Return the edge after an exchange of what both ends sent; None where that is out of range.
 
     p = (X_hi − X_lo)·V; the next basis is p, orthonormalised. Where p has less than r directions,
@@ -170,7 +170,7 @@ def packed(edges: Mapping[str, Edge]) -> tuple[dict[str, Vector], dict[str, Any]
 def unpacked(
     arrays: Mapping[str, Vector], facts: Mapping[str, Any], split: Split, dtype: np.dtype[Any]
 ) -> dict[str, Edge]:
-    """Return the edges of ``packed``, but for those that are of another rank or layout."""
+    """Return the edges of ``packed``, but for those of another dtype or layout."""
     found: dict[str, Edge] = {}
     left, right = sizes(split.matrices)
     for j, (t, before) in facts.get("edges", {}).items():

@@ -106,9 +106,9 @@ class PowerGossip(Algorithm):
     async def run(self, node: NodeInterface) -> None:
         """Run rounds until the budget is used up."""
         parted, neighbours = self.split(node.tensors), tuple(node.row.weights)
-        if self._kept is not None:
+        if self._kept is not None and self._kept[1].get("rank") == self.rank:
             self.edges = unpacked(*self._kept, parted, basis_dtype(node.params.dtype))
-            self._kept = None
+        self._kept = None
         self.mailbox.skip(node, (node.round, 0))
         while self.catch_up(node):
             began = node.time()
@@ -137,21 +137,21 @@ class PowerGossip(Algorithm):
         for j, arrival in came.items():
             # What j takes away if i < j, i takes away if j < i.
             w = node.row.weights[j] * (1.0 if node.id < j else -1.0)
-            E[j], found = self.meet(node, E[j], sent[j], arrival, parted)
+            E[j], found = await self.meet(node, E[j], sent[j], arrival, parted)
             terms += [(w * share, term) for share, term in found]
         if terms:
             after = await node.compute(applied, half, parted, terms)
             await node.commit(after=after, before=half)
         self.edges = E
 
-    def meet(
+    async def meet(
         self, node: NodeInterface, edge: Edge, sent: Vector, arrival: Arrival, parted: Split
     ) -> tuple[Edge, list[tuple[float, Term]]]:
         """Return the edge after a neighbour's message, and what is to be added of which term."""
         theirs, digest = arrival.parts["p"], arrival.scalars[DIGEST]
         if digest == edge.digest and theirs.size == sent.size:
             lo, hi = (sent, theirs) if node.id < arrival.sender else (theirs, sent)
-            after = exchanged(edge, parted, lo, hi)
+            after = await node.compute(exchanged, lo, hi, edge, parted)
             if after is None or after.last is None:  # out of range, for both ends alike
                 return edge, []
             return after, [(1.0, after.last)]
@@ -204,7 +204,8 @@ class PowerGossip(Algorithm):
         """Return what both ends of each edge know."""
         if self._kept is not None:
             return dict(self._kept[0]), dict(self._kept[1])
-        return packed(self.edges)
+        arrays, facts = packed(self.edges)
+        return arrays, {"rank": self.rank, **facts}
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Take up the edges of an earlier life, when the layout is known."""

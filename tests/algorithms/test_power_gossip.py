@@ -191,7 +191,7 @@ def test_what_was_added_is_taken_back_to_the_bit_of_rounding() -> None:
     edge = one_edge()
     for _ in range(3):
         lo, hi = (projected(v, PARTED, [edge])[0] for v in (x, y))
-        after = exchanged(edge, PARTED, lo, hi)
+        after = exchanged(lo, hi, edge, PARTED)
         assert after is not None
         assert after.last is not None
         back = after.taken_back()
@@ -211,8 +211,8 @@ def test_a_difference_out_of_range_is_no_exchange(dtype: str) -> None:
     edge = begun(PARTED, "a", "b", 0, np.dtype(dtype))
     lo = np.full(91, -largest, dtype)
     with np.errstate(over="ignore"):
-        assert exchanged(edge, PARTED, lo, -lo) is None
-    assert exchanged(edge, PARTED, lo, lo) is not None
+        assert exchanged(lo, -lo, edge, PARTED) is None
+    assert exchanged(lo, lo, edge, PARTED) is not None
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_edges_of_another_rank_are_forgotten() -> None:
         assert {edge.t for edge in edges_of(swarm).values()} == {3}
         assert drift(swarm) < 1e-13
         assert_alike(swarm)
-    assert other.state() == ({}, {"edges": {}})
+    assert other.state() == ({}, {"rank": 2, "edges": {}})
 
 
 def test_a_dead_node_blocks_nobody() -> None:
