@@ -16,8 +16,17 @@ combine-then-adapt (``cta``) sends before it trains, so that the two overlap::
 It rests where ``atc`` does, since there all half-steps stay as they are. A model that comes after
 its round is merged with weight w_ij·s(δ), δ rounds behind, or dropped.
 
-*Epidemic learning* is ``atc`` on a graph that is drawn anew each round: EL-Oracle with
-``topology.graph`` ``el_oracle``, EL-Local with ``el_local``; ``topology.sends`` is its s.
+With a codec C, the same in a round for all nodes, each form mixes what C leaves of the models, and
+what it leaves out stays where it is; here x is what the node adds it to::
+
+    x_i ← x_i + Σ_j w_ij (C(x_j) − C(x_i))
+
+Where W is doubly stochastic that leaves Σ_i x_i as it is, whatever C is. ``randomk`` takes the
+coordinates that swarm and round draw, so this is D-PSGD on those and nothing on the others: models
+that stand still come to agree entirely, but in 1/fraction times as many rounds, and those that
+learn are further apart. ``float16`` and ``bfloat16`` round: the last digits, past 11 or 8 bits,
+never mix, and models that stand still come to differ by as much. Any other codec is none for
+models: they would never agree.
 
 Letters: x params, W mixing matrix (doubly stochastic), τ local steps, s staleness function.
 Memory: ``stale`` keeps its half-step from round to round, one vector.
@@ -36,7 +45,16 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Sent, Vector
+from gossipnode.algorithms.coded_models import (
+    ROUNDING,
+    SAMPLE,
+    check_sample,
+    coded_model,
+    is_sample,
+    merged_sample,
+    put_back,
+)
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.options import Facts, Needs, option
@@ -69,6 +87,8 @@ class DpsgdOptions(SharingOptions, MergeOptions):
             steady="like dpsgd",
         ),
     )
+
+    codecs = ROUNDING | {SAMPLE}
 
     name: Literal["dpsgd"] = "dpsgd"
     form: Literal["atc", "cta", "stale"] = option(
@@ -104,6 +124,7 @@ class DPSGD(Lockstep):
 
     Options = DpsgdOptions
     name = "dpsgd"
+    coded = frozenset({"x"})
 
     def __init__(self, options: DpsgdOptions, local_steps: int) -> None:
         super().__init__(options)
@@ -126,35 +147,60 @@ class DPSGD(Lockstep):
         """Train, send the half-step, mix."""
         await node.train(self.tau)
         half = node.params
-        self.send(node, k, {"x": half})
-        await self.mix(node, k, half)
+        said, own = await self.coded_at(node, k, half)
+        self.send(node, k, {"x": said})
+        await self.mix(node, k, half, own)
 
     async def combine_then_adapt(self, node: NodeInterface, k: int) -> None:
         """Send, then train and mix at the same time: both changes start from the same x."""
         x = node.params
-        self.send(node, k, {"x": x})
+        said, own = await self.coded_at(node, k, x)
+        self.send(node, k, {"x": said})
         async with asyncio.TaskGroup() as both:
             both.create_task(node.train(self.tau))
-            both.create_task(self.mix(node, k, x))
+            both.create_task(self.mix(node, k, x, own))
 
     async def combine_with_the_last(self, node: NodeInterface, k: int) -> None:
         """Send the last half-step, train, mix: what the neighbours send travels meanwhile."""
-        self.send(node, k, {"x": node.params if self.half is None else self.half})
+        said, _ = await self.coded_at(node, k, node.params if self.half is None else self.half)
+        self.send(node, k, {"x": said})
         await node.train(self.tau)
         self.half = node.params
-        await self.mix(node, k, self.half)
+        _, own = await self.coded_at(node, k, self.half)
+        await self.mix(node, k, self.half, own)
 
-    async def mix(self, node: NodeInterface, k: int, x: Vector) -> None:
-        """Apply the change from x to Σ_j w_ij x_j."""
-        mixed = await self.combine(node, k, {"x": x})
-        if mixed["x"] is not x:
-            await node.commit(after=mixed["x"], before=x)
+    async def coded_at(self, node: NodeInterface, k: int, x: Vector) -> tuple[Sent, Vector]:
+        """Return x as it is sent in round k, and C(x), which is what all make of that."""
+        if node.codec is None:
+            return x, x
+        return await coded_model(node, x, node.shared_seed(k))
+
+    async def mix(self, node: NodeInterface, k: int, x: Vector, own: Vector) -> None:
+        """Apply the change from x to x + Σ_j w_ij C(x_j) − C(x), ``own`` being C(x)."""
+        mixed = (await self.combine(node, k, {"x": own}))["x"]
+        if mixed is own:
+            return
+        if own is not x:
+            await node.compute(put_back, mixed, own, x)
+        await node.commit(after=mixed, before=x)
+
+    async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
+        """Take a model, or those of its coordinates that are this round's."""
+        if arrival.codings or node.codec is not None:
+            check_sample(node, arrival)
+        return await super().receive(node, arrival)
 
     async def late(self, node: NodeInterface, arrival: Arrival, w: float, delta: int) -> Answer:
         """Merge with w_ij·s(δ), or drop."""
         if not self.merge_late:
             return await super().late(node, arrival, w, delta)
-        await node.merge(arrival.parts["x"], w * self.s(delta), arrival.age)
+        theirs, weight, coding = arrival.parts["x"], w * self.s(delta), arrival.codings.get("x")
+        if coding is None or not is_sample(coding):
+            await node.merge(theirs, weight, arrival.age)
+        else:
+            before = node.params
+            after = await node.compute(merged_sample, before, theirs, coding, weight)
+            await node.commit(after, before, age=arrival.age)
         node.count("late_merged")
         return Answer(Outcome.LATE)
 
