@@ -204,7 +204,7 @@ def main(mnist: Path | None, only: Sequence[str], page: Path | None) -> None:
             print(text, flush=True)
             lines.append(text)
         if page is not None:
-            put(page, f"compression {number + 1}", "\n".join(lines))
+            put(page, f"compression_{number + 1}", "\n".join(lines))
 
 
 if __name__ == "__main__":
