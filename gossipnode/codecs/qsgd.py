@@ -11,12 +11,13 @@ from sys import float_info
 from typing import ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
 from gossipnode.codecs.bits import BITS_MAX, packed_bytes
 from gossipnode.codecs.claims import check_nbytes, claimed, refuse
 from gossipnode.codecs.norms import euclidean, power_for
-from gossipnode.codecs.rounding import Fit, looked_up, ones, rounded, table_of
+from gossipnode.codecs.rounding import Fit, looked_up, ones, rounded
 
 LEVELS_MAX: Final = 2 ** (BITS_MAX - 1) - 1
 
@@ -87,6 +88,12 @@ class QSGD(Codec):
         assert coding.norm is not None, "checked before"
         assert coding.zero is not None, "checked before"
         assert coding.bits is not None, "checked before"
-        s = int(coding.zero)
-        levels = coding.norm * (np.arange(-s, s + 1) / s)
-        return looked_up(coding, data, coding.bits, table_of(levels, coding))
+        s, norm = int(coding.zero), coding.norm
+
+        def levels(c: NDArray[np.float64]) -> NDArray[np.float64]:
+            c -= s
+            c /= s
+            c *= norm
+            return c
+
+        return looked_up(coding, data, coding.bits, 2 * s + 1, levels)

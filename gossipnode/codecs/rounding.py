@@ -1,4 +1,4 @@
-"""Stochastic rounding of a vector to packed codes, and a table's way back.
+"""Stochastic rounding of a vector to packed codes, and the way back.
 
 Invariant: the code of an element is a function of the element, the numbers told and the seed, bit
 for bit, on every machine: only float64 operations that IEEE 754 rounds, and words of Philox.
@@ -15,6 +15,7 @@ Rounding t moves the mean by at most 2^-(F+1), 2^-25 of a level with 8 bits: tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import fsum
 from typing import Any, Final
 
@@ -29,6 +30,10 @@ from gossipnode.errors import PeerError
 
 WORD_BITS: Final = 32
 _HALF: Final = 2**31
+_FEW: Final = 2048  # codes without a table at once: 16 KB
+
+# From codes to what they stand for.
+Levels = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def ones(bits: int) -> float:
@@ -125,25 +130,34 @@ def fractions(source: np.random.Philox, n: int, bits: int) -> NDArray[np.uint32]
     return found
 
 
-def table_of(levels: NDArray[np.float64], coding: Coding) -> NDArray[Any]:
-    """Return what the codes decode to, in the dtype asked for; beyond its range the largest."""
-    dtype = dtype_of(coding)
-    most = np.finfo(dtype).max
-    return np.clip(levels, -float(most), float(most)).astype(dtype)
+def looked_up(coding: Coding, data: Bytes, bits: int, count: int, levels: Levels) -> Vector:
+    """Return the vector whose packed codes, below ``count``, are ``data``: ``levels`` of each.
 
-
-def looked_up(coding: Coding, data: Bytes, bits: int, table: NDArray[Any]) -> Vector:
-    """Return the vector whose packed codes are ``data``: table[code] for each.
-
-    Raises ``PeerError`` (malformed_frame) for a code beyond the table, or bits beyond the last.
+    ``levels`` takes codes as float64, which it may spoil. What is beyond the range of the dtype
+    asked for becomes its largest. Raises ``PeerError`` (malformed_frame) for a code that is not
+    below ``count``, or bits beyond the last.
     """
-    out = np.empty(coding.size, table.dtype)
+    out = np.empty(coding.size, dtype_of(coding))
     codes = np.empty(min(coding.size, BLOCK), code_dtype(bits))
+    # A table longer than the vector would let a few bytes claim much more memory than they fill.
+    is_short = count > coding.size
+    table = None if is_short else _narrowed(levels(np.arange(count, dtype=np.float64)), out.dtype)
     for at in blocks(coding.size):
         code = codes[: at.stop - at.start]
         first = at.start * bits // 8
         unpack(data[first : first + packed_bytes(code.size, bits)], bits, code)
-        if np.maximum.reduce(code) >= table.size:
-            raise PeerError("malformed_frame", f"a code is above {table.size - 1}")
-        np.take(table, code, out=out[at], mode="clip")
+        if np.maximum.reduce(code) >= count:
+            raise PeerError("malformed_frame", f"a code is above {count - 1}")
+        if table is None:
+            for start in range(0, code.size, _FEW):
+                few = code[start : start + _FEW].astype(np.float64)
+                out[at][start : start + _FEW] = _narrowed(levels(few), out.dtype)
+        else:
+            np.take(table, code, out=out[at], mode="clip")
     return out
+
+
+def _narrowed(levels: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return ``levels``, which are lost, in the dtype; beyond its range the largest."""
+    most = float(np.finfo(dtype).max)
+    return np.clip(levels, -most, most, out=levels).astype(dtype, copy=False)

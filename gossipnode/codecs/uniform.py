@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gossipnode.codecs.base import Bytes, Codec, Coded, Coding, Tensor, Vector
 from gossipnode.codecs.bits import packed_bytes
 from gossipnode.codecs.claims import check_nbytes, claimed, largest_of, refuse
 from gossipnode.codecs.norms import extremes, power_for
-from gossipnode.codecs.rounding import Fit, looked_up, ones, rounded, table_of
+from gossipnode.codecs.rounding import Fit, looked_up, ones, rounded
 
 BITS_MAX: Final = 8
 
@@ -83,9 +84,13 @@ class Uniform(Codec):
         assert coding.bits is not None, "checked before"
         assert coding.zero is not None, "checked before"
         assert coding.scale is not None, "checked before"
-        c = np.arange(2**coding.bits)
-        levels = coding.zero * (c[::-1] / c[-1]) + coding.scale * (c / c[-1])
-        return looked_up(coding, data, coding.bits, table_of(levels, coding))
+        n, low, high = 2**coding.bits - 1, coding.zero, coding.scale
+
+        def levels(c: NDArray[np.float64]) -> NDArray[np.float64]:
+            found: NDArray[np.float64] = low * ((n - c) / n) + high * (c / n)
+            return found
+
+        return looked_up(coding, data, coding.bits, n + 1, levels)
 
 
 def _scaled(a: float, low: float, high: float, most: float) -> tuple[float, float]:

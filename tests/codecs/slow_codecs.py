@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 from hypothesis import strategies as st
@@ -137,6 +138,26 @@ def there_and_back(codec, x, seed=0):
 
 def normal(d, dtype=np.float64, seed=0):
     return np.random.default_rng(seed).standard_normal(d).astype(dtype)
+
+
+# -- exact errors ----------------------------------------------------------------------------------
+
+
+def inner(x, y):
+    return sum(map(lambda a, b: a * b, x, y))
+
+
+def squared(x, y):
+    return inner(left := [a - b for a, b in zip(x, y, strict=True)], left)
+
+
+def fractions(x):
+    return [Fraction(v) for v in x.tolist()]
+
+
+def slack(x, least=2.0**-1074):
+    """How much ``least``, by which each value may be off, makes of ‖x − y‖² with ‖y‖ ≤ 2‖x‖."""
+    return 6 * Fraction(least) * sum(map(abs, x)) + len(x) * Fraction(least) ** 2
 
 
 # -- strangers ------------------------------------------------------------------------------------

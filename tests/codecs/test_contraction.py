@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from slow_codecs import added, normal, there_and_back, unpacked, vectors
+from slow_codecs import (
+    added,
+    fractions,
+    inner,
+    normal,
+    slack,
+    squared,
+    there_and_back,
+    unpacked,
+    vectors,
+)
 
 from gossipnode.codecs.bits import BLOCK, code_dtype, unpack
 from gossipnode.codecs.qsgd import LEVELS_MAX, QSGD
@@ -48,23 +58,6 @@ def limit(coded):
         return Fraction(float(np.finfo(np.float64).max)) / Fraction(coded.norm)
     largest = max(abs(coded.zero), abs(coded.scale))
     return Fraction(float(np.finfo(coded.dtype).max)) / Fraction(largest)
-
-
-def inner(x, y):
-    return sum(map(lambda a, b: a * b, x, y))
-
-
-def squared(x, y):
-    return inner(left := [a - b for a, b in zip(x, y, strict=True)], left)
-
-
-def fractions(x):
-    return [Fraction(v) for v in x.tolist()]
-
-
-def slack(x, least=2.0**-1074):
-    """How much ``least``, by which each value may be off, makes of ‖x − y‖² with ‖y‖ ≤ 2‖x‖."""
-    return 6 * Fraction(least) * sum(map(abs, x)) + len(x) * Fraction(least) ** 2
 
 
 @given(vectors(max_size=30), BOTH, SEEDS)
