@@ -19,6 +19,9 @@ had finished nothing comes: who is left then takes the mean of those that are le
 own x. There is no vote: a loss at the very end can leave the nodes with different means, until the
 next all-reduce. Nobody waits longer than three deadlines.
 
+A round may have several all-reduces, one after the other: each has a run of phases of its own, and
+they share one mailbox, so that who is in a later one is known to be past the earlier.
+
 Letters: x half-step, S_c sum of chunk c. Round the ring sums of float16 or bfloat16 are rounded at
 every node; elsewhere once. Memory: ring one model more; naive n (the
 order of adding up is the list's, not that of arrival), server n at the hub.
@@ -64,12 +67,32 @@ class Mean:
 
 
 class AllReduce:
-    """One node's part in the all-reduces of one algorithm, which hands it what has role ``sum``."""
+    """One node's part in the all-reduces of one algorithm, which hands it what has role ``sum``.
 
-    def __init__(self, options: LockstepOptions, form: Form, hub: str = "") -> None:
+    Its phases are ``first`` to ``everybody``, the one in which everybody sends to everybody; what
+    is reduced has ``size`` elements, or is a model.
+    """
+
+    def __init__(
+        self,
+        options: LockstepOptions,
+        form: Form,
+        hub: str = "",
+        *,
+        first: int = 0,
+        everybody: int = EVERYBODY,
+        mailbox: Mailbox | None = None,
+    ) -> None:
         self.deadline_s = options.deadline_s
         self.form, self.hub = form, hub
-        self.mailbox = Mailbox(options, room=3)
+        self.first, self.last = first, everybody
+        self.mailbox = Mailbox(options, room=3) if mailbox is None else mailbox
+        self.size: int | None = None
+
+    @property
+    def ring_max(self) -> int:
+        """Return how many nodes a ring may have: all its steps are phases before the last."""
+        return (self.last - self.first) // 2 + 1
 
     async def mean(
         self, node: NodeInterface, k: int, x: Vector, numbers: Mapping[str, float] | None = None
@@ -78,9 +101,9 @@ class AllReduce:
 
         Raises ``ConfigError`` where the peer list is too long for a ring, or has no such hub.
         """
-        self.mailbox.skip(node, (k, 0))
+        self.mailbox.skip(node, (k, self.first))
         others = [j for j in node.ids if j != node.id]
-        whole = self.is_whole(node) and not self.mailbox.has((k, EVERYBODY))
+        whole = self.is_whole(node) and not self.mailbox.has((k, self.last))
         found = None
         if others and whole and self.form == "ring":
             found = await self.around(node, k, x, numbers or {})
@@ -94,12 +117,12 @@ class AllReduce:
 
     def is_whole(self, node: NodeInterface) -> bool:
         """Whether all are there that the form needs: everybody on the ring, else the hub."""
-        if self.form == "ring" and node.nodes > RING_MAX:
+        if self.form == "ring" and node.nodes > self.ring_max:
             raise ConfigError(
                 f"{node.nodes} nodes are too many for a ring: its steps are counted up to "
-                f"{2 * RING_MAX - 3}",
+                f"{2 * self.ring_max - 3}",
                 key="algorithm",
-                allowed=f"form server or naive, or at most {RING_MAX} nodes",
+                allowed=f"form server or naive, or at most {self.ring_max} nodes",
             )
         needed = node.ids if self.form == "ring" else (self.hub_of(node),)
         return all(j == node.id or node.is_expected(j) for j in needed)
@@ -123,13 +146,14 @@ class AllReduce:
                 # The last chunk is never empty, so the numbers go with it.
                 also = sums if out == n - 1 else None
                 index = {"kind": "range", "start": edges[out], "stop": edges[out + 1]}
-                node.push([after], {"sum": S[out]}, scalars=also, phase=s, index=index)
+                node.push([after], {"sum": S[out]}, scalars=also, phase=self.first + s, index=index)
             if not S[c].size:
                 continue
             # In step 0 who is late is to blame; later it may wait for somebody itself.
             first = until == 0.0
             within = None if first else until - node.time()
-            came = await self.mailbox.take(node, (k, s), [before], within=within, blame=first)
+            beat = (k, self.first + s)
+            came = await self.mailbox.take(node, beat, [before], within=within, blame=first)
             until = until or node.time() + self.deadline_s
             got = came.get(before)
             if got is None:
@@ -140,7 +164,7 @@ class AllReduce:
                 sums = {name: got.scalars.get(name, 0.0) + adds * sums[name] for name in sums}
         mean = await node.compute(_joined, x, S, n)
         # Narrow sums may overflow that everybody's, in float32, do not.
-        if self.mailbox.has((k, EVERYBODY)) or not await node.compute(all_finite, mean):
+        if self.mailbox.has((k, self.last)) or not await node.compute(all_finite, mean):
             return None
         return Mean(mean, n, {name: value / n for name, value in sums.items()})
 
@@ -155,17 +179,19 @@ class AllReduce:
         """Send x to the hub and return its answer, or be the hub; None without an answer."""
         hub = self.hub_of(node)
         if node.id == hub:
-            came = await self.mailbox.take(node, (k, TO_HUB), others, lead=ANY_LEAD)
-            if self.mailbox.has((k, EVERYBODY)):
+            beat = (k, self.first + TO_HUB)
+            came = await self.mailbox.take(node, beat, others, lead=ANY_LEAD)
+            if self.mailbox.has((k, self.last)):
                 return None
             mean = await self.added_up(node, x, numbers, came)
             told = {**mean.numbers, "count": mean.count}
-            node.push(others, {"sum": mean.vector}, scalars=told, phase=FROM_HUB)
+            node.push(others, {"sum": mean.vector}, scalars=told, phase=self.first + FROM_HUB)
             return Mean(mean.vector.copy(), mean.count, mean.numbers)
-        node.push([hub], {"sum": x}, scalars=numbers, phase=TO_HUB)
+        node.push([hub], {"sum": x}, scalars=numbers, phase=self.first + TO_HUB)
         # The hub may wait a deadline for others before it answers.
         within = None if node.is_unknown(hub) else 2 * self.deadline_s
-        answer = (await self.mailbox.take(node, (k, FROM_HUB), [hub], within=within)).get(hub)
+        beat = (k, self.first + FROM_HUB)
+        answer = (await self.mailbox.take(node, beat, [hub], within=within)).get(hub)
         if answer is None:
             return None
         told = {name: answer.scalars.get(name, 0.0) for name in numbers}
@@ -180,9 +206,9 @@ class AllReduce:
         others: list[str],
     ) -> Mean:
         """Send x to all, and take the mean of those that came."""
-        node.push(others, {"sum": x}, scalars=numbers, phase=EVERYBODY)
+        node.push(others, {"sum": x}, scalars=numbers, phase=self.last)
         # Who is in the next round already has finished this one without us.
-        came = await self.mailbox.take(node, (k, EVERYBODY), others, lead=0)
+        came = await self.mailbox.take(node, (k, self.last), others, lead=0)
         return await self.added_up(node, x, numbers, came)
 
     async def added_up(
@@ -222,37 +248,40 @@ class AllReduce:
         self.check(node, arrival)
         k, phase = arrival.round, arrival.phase
         # The one before on the ring may be n − 1 steps ahead, and then have sent to everybody.
-        room = node.nodes + 1 if self.form == "ring" else None
+        room = node.nodes + self.mailbox.room - 2 if self.form == "ring" else None
         answer = self.mailbox.put(node, arrival, room)
         waiting = self.mailbox.waiting
-        if phase == EVERYBODY and waiting is not None and (k, 0) <= waiting.beat < (k, EVERYBODY):
+        ours = waiting is not None and (k, self.first) <= waiting.beat < (k, self.last)
+        if phase == self.last and ours:
             self.mailbox.interrupt()
         return answer
 
     def check(self, node: NodeInterface, arrival: Arrival) -> None:
         """Raise ``PeerError`` unless a step of this node asks for just that, from its sender."""
-        phase, index, sender = arrival.phase, arrival.index, arrival.sender
-        if phase == EVERYBODY:
-            is_asked_for = index["kind"] == "all"
+        s, index, sender = arrival.phase - self.first, arrival.index, arrival.sender
+        is_all = index["kind"] == "all" and arrival.parts["sum"].size == self.size_of(node)
+        if arrival.phase == self.last:
+            is_asked_for = is_all
         elif self.form == "ring":
-            is_asked_for = index["kind"] == "range" and self.is_step(node, sender, phase, index)
+            is_asked_for = index["kind"] == "range" and self.is_step(node, sender, s, index)
         else:
-            at, of = (TO_HUB, node.id) if phase == TO_HUB else (FROM_HUB, sender)
-            is_asked_for = (
-                self.form == "server" and index["kind"] == "all"
-                and phase == at and of == self.hub_of(node)
-            )  # fmt: skip
+            at, of = (TO_HUB, node.id) if s == TO_HUB else (FROM_HUB, sender)
+            is_asked_for = self.form == "server" and is_all and s == at and of == self.hub_of(node)
         if not is_asked_for:
             raise PeerError(
                 "unsupported_message", f"the all-reduce here is {self.form}, and asks for no such"
             )
 
+    def size_of(self, node: NodeInterface) -> int:
+        """Return how many elements are reduced."""
+        return node.params.size if self.size is None else self.size
+
     def is_step(self, node: NodeInterface, sender: str, s: int, index: Mapping[str, Any]) -> bool:
         """Whether step ``s`` on the ring has this chunk come from there."""
         n, i = node.nodes, node.ids.index(node.id)
-        c, edges = (i - s - 1) % n, edges_of(node.params.size, n)
+        c, edges = (i - s - 1) % n, edges_of(self.size_of(node), n)
         is_chunk = (index["start"], index["stop"]) == (edges[c], edges[c + 1])
-        return is_chunk and s < 2 * (n - 1) and sender == node.ids[i - 1]
+        return is_chunk and 0 <= s < 2 * (n - 1) and sender == node.ids[i - 1]
 
 
 def edges_of(d: int, n: int) -> list[int]:
