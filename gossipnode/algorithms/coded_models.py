@@ -29,7 +29,7 @@ ROUNDING = frozenset({"float16", "bfloat16"})
 SAMPLE = "randomk"
 
 
-async def coded_model(node: NodeInterface, x: Vector, seed: int) -> tuple[Coded, Vector]:
+async def coded_model(node: NodeInterface, x: Vector, seed: int = 0) -> tuple[Coded, Vector]:
     """Return x, shape (d,), as it is sent, and C(x), which is what all make of that."""
     codec = node.codec
     assert codec is not None
