@@ -64,6 +64,14 @@ class AllReduceOptions(LockstepOptions):
         """Return that a peer list is needed, and no W."""
         return Needs(ignores_graph=True)
 
+    def unsound(self, codec: str) -> str:
+        """Tell that sums of what was left out are no mean."""
+        del codec
+        return (
+            "its nodes add up chunks of whole models, which each hop would change once more; "
+            "choose powersgd, whose factors can be added up, or federated for any codec"
+        )
+
     def round_s_max(self, training_s: float) -> float:
         """Return training and three waits: the first, the rest, and everybody's."""
         return super().round_s_max(training_s) + 2 * self.deadline_s

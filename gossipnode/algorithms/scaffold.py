@@ -57,6 +57,15 @@ class ScaffoldOptions(ClientOptions):
     name: Literal["scaffold"] = "scaffold"
     server_rate: float = option(1.0, "η_g: how far the hub goes.", gt=0.0, le=1e3)
 
+    def unsound(self, codec: str) -> str:
+        """Tell that c has to be told as it is."""
+        del codec
+        return (
+            "its clients and the hub keep c = Σ c_i/n exactly, and the change of c_i that a codec "
+            "leaves out would be in the one and not in the other; choose federated or fedbuff, "
+            "which send differences alone"
+        )
+
 
 class Scaffold(HubAlgorithm):
     """SCAFFOLD, option II."""
@@ -153,6 +162,7 @@ class Scaffold(HubAlgorithm):
 
     def taken(self, node: NodeInterface, arrival: Arrival) -> None:
         """Take c, and c_i⁺ if it was counted."""
+        del node
         told = arrival.scalars
         era = int(told.get("era", -1))
         if era != self.era:

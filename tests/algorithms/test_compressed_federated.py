@@ -33,7 +33,7 @@ from gossipnode.algorithms.federated import Federated, selected
 from gossipnode.algorithms.federated_servers import AdaptiveServer
 from gossipnode.algorithms.hub_clients import ANSWER, Work
 from gossipnode.codecs.topk import TopK
-from gossipnode.errors import PeerError
+from gossipnode.errors import ConfigError, PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
 
 ETA, K = 0.1, 3
@@ -307,3 +307,11 @@ def test_answers_are_small_and_models_are_not() -> None:
         # 50 values of 8 bytes and some 8 bits each to tell where, five times.
         assert 5 * 400 < client.counters.get("bytes_sent") < 5 * 900
         assert hub.counters.get("bytes_sent") > 3 * 6 * 40_000
+
+
+@pytest.mark.parametrize(
+    ("name", "serves"), [("scaffold", "federated or fedbuff"), ("allreduce", "powersgd")]
+)
+def test_where_a_codec_would_be_wrong_it_is_said_what_would_serve(name: str, serves: str) -> None:
+    with pytest.raises(ConfigError, match=serves):
+        plain_config(algorithm__name=name, **TOPK)
