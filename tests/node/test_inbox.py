@@ -15,7 +15,7 @@ from plain_learner import PlainLearner, plain_config
 from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import Layout
-from gossipnode.node.inbox import SENDERS_MAX, WINDOW, Inbox
+from gossipnode.node.inbox import CODED_EXTRA_BYTES, SENDERS_MAX, WINDOW, Inbox
 from gossipnode.node.node import Node
 from gossipnode.simulation import loop as virtual_time
 from gossipnode.wire.frame import decode, encode
@@ -70,7 +70,7 @@ def part(**changes: Any) -> tuple[Part, ...]:
         ("unsupported_message", {"kind": Kind.EXCHANGE_REQUEST}),
         ("unsupported_message", {"kind": Kind.DELTA}),
         ("wrong_graph", {"graph": OTHER_GRAPH}),
-        ("too_large", {"parts": part(nbytes=33)}),
+        ("too_large", {"parts": part(nbytes=32 + CODED_EXTRA_BYTES + 1)}),
         ("wrong_schema", {"schema": "0" * 32}),
         ("wrong_schema", {"parts": part(size=3, nbytes=24)}),
         ("wrong_schema", {"parts": part(dtype="float32", nbytes=16)}),
