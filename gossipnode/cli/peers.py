@@ -9,7 +9,7 @@ import click
 
 from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import NETWORK, OK, USAGE, notes
-from gossipnode.cli.status import DEFAULT_URL, fetch, peer_lines
+from gossipnode.cli.status import DEFAULT_URL, fetch_peers, peer_lines
 
 
 @click.command(
@@ -21,6 +21,6 @@ from gossipnode.cli.status import DEFAULT_URL, fetch, peer_lines
 @click.argument("url", type=NODE_URL, default=DEFAULT_URL)
 @click.option("--json", "as_json", is_flag=True, help="Print the table as one JSON array.")
 def command(url: str, as_json: bool) -> None:
-    """Show the peers of the node at URL (this machine's): state, last contact, staleness."""
-    peers = asyncio.run(fetch(url))["peers"]
+    """Show all peers of the node at URL (this machine's): state, last contact, staleness."""
+    peers = asyncio.run(fetch_peers(url))
     click.echo(json.dumps(peers) if as_json else "\n".join(peer_lines(peers)))

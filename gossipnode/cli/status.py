@@ -12,8 +12,10 @@ import json
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 
@@ -31,6 +33,8 @@ DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TIMEOUT_S = 10.0
 # A reason for a refusal has up to 512 characters, and its code before it.
 TEXT_CHARS_MAX = 600
+# What a node tells of its peers at a time, at most.
+PEERS_PAGE = 256
 
 Status = dict[str, Any]
 
@@ -71,19 +75,39 @@ async def fetch(url: str) -> Status:
         return await ask(client, url)
 
 
+async def fetch_peers(url: str) -> list[dict[str, Any]]:
+    """Return all peers of the node at ``url``; raises ``NetworkError``."""
+    found: list[dict[str, Any]] = []
+    after: str | None = ""
+    async with HttpClient() as client:
+        while after is not None:
+            query = urlencode({"after": after, "limit": PEERS_PAGE})
+            page = await _answer(client, url, f"/v1/peers?{query}", {"peers"})
+            with _understood():
+                found += page["peers"]
+                # Older nodes tell all at once; an empty page must not make this go on for ever.
+                after = page.get("next") if page["peers"] else None
+    return found
+
+
 async def ask(client: HttpClient, url: str) -> Status:
     """Return the status of the node at ``url``; raises ``NetworkError`` that says what to do."""
+    return await _answer(client, url, "/v1/status", {"node_id", "peers", "pushes"})
+
+
+async def _answer(client: HttpClient, url: str, path: str, keys: set[str]) -> dict[str, Any]:
+    """Return the map with ``keys`` at ``path``; raises ``NetworkError`` that says what to do."""
     try:
-        status = await client.get_json(f"{url}/v1/status", TIMEOUT_S)
+        answer = await client.get_json(url + path, TIMEOUT_S)
     except NoNodeError:
         raise
     except (NetworkError, PeerError) as error:
         raise NetworkError(
             f"{error}; is a node running there? `gossipnode start` prints its address"
         ) from None
-    if not isinstance(status, dict) or not {"node_id", "peers", "pushes"} <= status.keys():
+    if not isinstance(answer, dict) or not keys <= answer.keys():
         raise NoNodeError(url)
-    return status
+    return answer
 
 
 def lines_of(status: Status) -> list[str]:
@@ -91,7 +115,29 @@ def lines_of(status: Status) -> list[str]:
     with _understood():
         facts = _facts(escaped(status)).items()
         lines = [line for name, text in facts for line in _wrapped(f"{name:<11}", text)]
-        return [*lines, "", *peer_lines(status["peers"])]
+        return [*lines, "", *peer_lines(status["peers"]), *_not_shown(status)]
+
+
+def _counts(status: Status) -> tuple[int, dict[str, int]]:
+    """Return how many peers there are, and how many of them in each state."""
+    peers = status["peers"]
+    if "peers_total" not in status:  # older nodes tell of all
+        return len(peers), dict(Counter(peer["state"] for peer in peers))
+    return int(status["peers_total"]), {k: int(n) for k, n in status["peers_by_state"].items()}
+
+
+def _not_shown(status: Status) -> list[str]:
+    """Return a line that tells of the peers that the status leaves out, if it does.
+
+    >>> _not_shown({"peers": [{}] * 64, "peers_total": 100, "peers_by_state": {"alive": 100}})
+    ['64 of 100 peers (100 alive); `gossipnode peers` shows all']
+    """
+    total, by_state = _counts(status)
+    shown = len(status["peers"])
+    if total <= shown:
+        return []
+    states = ", ".join(f"{n} {state}" for state, n in escaped(by_state).items() if n)
+    return [f"{shown} of {total} peers ({states}); `gossipnode peers` shows all"]
 
 
 def _facts(status: Status) -> dict[str, str]:
@@ -279,12 +325,12 @@ async def _now(client: HttpClient, url: str, *, as_json: bool, as_table: bool) -
         return "\n".join(lines_of(status))
     with _understood():
         status = escaped(status)
-        alive = sum(peer["state"] == "alive" for peer in status["peers"])
+        total, by_state = _counts(status)
         return (
             f"{status['node_id']} {status['state']} "
             f"round {status['round']} loss {decimal(status['loss'])} "
             f"accuracy {decimal(status['accuracy'])} age {status['age']} "
-            f"peers {alive}/{len(status['peers'])} alive"
+            f"peers {by_state.get('alive', 0)}/{total} alive"
             + (f": {status['reason']}" if status["reason"] else "")
             + "".join(
                 f", {_transfer(one)}" for one in status.get("network", {}).get("transfers", [])

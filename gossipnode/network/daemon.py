@@ -185,7 +185,8 @@ class HttpNode(Node):
         found = self.lanes.transfers() if self.lanes is not None else []
         found += self._server.transfers.status()
         posted = self._daemon.transfers()
-        ids = {peer.address: peer.id for peer in self.peers} if posted else {}
+        busy = self.courier.outbox.busy if posted else ()
+        ids = {self.peers[peer_id].address: peer_id for peer_id in busy}
         for one in posted:  # pushes are addressed; people know peers by their ids
             one.peer = ids.get(one.peer, one.peer)
         return found + posted

@@ -6,7 +6,6 @@ prometheus_client is imported when first asked for: a node that nobody scrapes d
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,7 @@ def _gauges(node: Node) -> Iterator[Metric]:
         if value is not None:
             yield GaugeMetricFamily(PREFIX + name, text, value=float(value))
     peers = GaugeMetricFamily(PREFIX + "peers", "Peers by state.", labels=["state"])
-    for state, count in Counter(peer.state for peer in status.peers).items():
+    for state, count in status.peers_by_state.items():
         peers.add_metric([state], count)
     yield peers
     facts = ("node_id", "swarm", "algorithm", "task", "schema", "state")

@@ -11,12 +11,25 @@ from functools import partial
 from typing import Any
 
 from gossipnode.errors import REFUSALS
-from gossipnode.network.pages import Route
-from gossipnode.node.status import Status
+from gossipnode.network.pages import PEERS_PAGE_MAX, Route
+from gossipnode.node.status import PEERS_SHOWN, PeerPage, Status
 from gossipnode.wire.frame import CONTENT_TYPE
 from gossipnode.wire.reply import Reply
 
 SCHEMA = "#/components/schemas/"
+ANSWERS: dict[str, type] = {"/v1/status": Status, "/v1/peers": PeerPage}
+QUERIES: dict[str, dict[str, dict[str, Any]]] = {
+    "/v1/history": {"since": {"type": "integer", "minimum": 0, "default": 0}},
+    "/v1/peers": {
+        "after": {"type": "string", "default": ""},
+        "limit": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": PEERS_PAGE_MAX,
+            "default": PEERS_SHOWN,
+        },
+    },
+}
 
 
 def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
@@ -26,9 +39,11 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
         operation: dict[str, Any] = {"summary": route.summary, "responses": _responses(route.path)}
         if route.path == "/v1/push":
             operation["requestBody"] = {"required": True, "content": {CONTENT_TYPE: {}}}
-        if route.path == "/v1/history":
-            schema = {"type": "integer", "minimum": 0, "default": 0}
-            operation["parameters"] = [{"name": "since", "in": "query", "schema": schema}]
+        if route.path in QUERIES:
+            operation["parameters"] = [
+                {"name": name, "in": "query", "schema": schema}
+                for name, schema in QUERIES[route.path].items()
+            ]
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -40,8 +55,9 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
 
 def _responses(path: str) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "OK"}
-    if path == "/v1/status":
-        success["content"] = {"application/json": {"schema": {"$ref": SCHEMA + "Status"}}}
+    if path in ANSWERS:
+        schema = {"$ref": SCHEMA + ANSWERS[path].__name__}
+        success["content"] = {"application/json": {"schema": schema}}
     if path == "/v1/lane":
         return {"101": {"description": "The connection is a lane now"}}
     if path != "/v1/push":
@@ -61,7 +77,7 @@ def _schemas() -> dict[str, Any]:
     from pydantic import TypeAdapter
 
     found: dict[str, Any] = {}
-    for type_ in (Status, Reply):
+    for type_ in (*ANSWERS.values(), Reply):
         schema_of = partial(TypeAdapter(type_).json_schema, ref_template=SCHEMA + "{model}")
         schema = schema_of(mode="serialization")
         found.update(schema.pop("$defs", {}))

@@ -19,6 +19,10 @@ from gossipnode.network.answers import answer, fault
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lag import LoopLag
 from gossipnode.node.node import Node
+from gossipnode.node.status import PEERS_SHOWN
+
+# A page of 256 peers takes 5 ms and 80 kB: the loop must not be away for longer than 20 ms.
+PEERS_PAGE_MAX = 256
 
 Handler = Callable[[Node, BaseRequest], Awaitable[StreamResponse]]
 
@@ -62,8 +66,19 @@ async def status(node: Node, request: BaseRequest) -> Response:
 
 
 async def peers(node: Node, request: BaseRequest) -> Response:
-    """The peer table."""
-    return answer(request, {"peers": node.peer_table()})
+    """A page of the peer table: at most ``limit`` peers behind ``after``."""
+    after, limit = request.query.get("after", ""), request.query.get("limit", str(PEERS_SHOWN))
+    numeric = limit.isdecimal() and limit.isascii() and len(limit) <= 9
+    if not numeric or not 0 < int(limit) <= PEERS_PAGE_MAX:
+        reason = f"limit is a number of peers, 1 to {PEERS_PAGE_MAX}"
+        return fault(request, 400, "bad_query", reason)
+    try:
+        page = node.peer_page(after, int(limit))
+    except KeyError:
+        return fault(
+            request, 400, "bad_query", f"after is the id of a peer; {after[:128]!a} is none"
+        )
+    return answer(request, asdict(page))
 
 
 async def history(node: Node, request: BaseRequest) -> Response:

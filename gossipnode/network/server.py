@@ -50,7 +50,7 @@ ROUTES = (
     Route("GET", "/readyz", "Whether pushes are taken, else why not.", pages.readyz),
     Route("GET", "/metrics", "Counters, gauges and a histogram for Prometheus."),
     Route("GET", "/v1/status", "The whole status.", pages.status),
-    Route("GET", "/v1/peers", "The peer table.", pages.peers),
+    Route("GET", "/v1/peers", "The peer table, in pages.", pages.peers),
     Route("GET", "/v1/history", "What was measured since a round.", pages.history),
     Route("GET", "/v1/events", "Events as they happen (server-sent)."),
     Route("GET", "/v1/model", "The current model as a safetensors file.", pages.model),

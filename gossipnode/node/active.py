@@ -144,6 +144,12 @@ class ActiveSide:
         return self.place.shares if rounds is None else rounds.shares(k)
 
     @cached_property
+    def neighbours(self) -> Mapping[str, None]:
+        """The ids of whom this node sends to or hears from in the fixed graph, in this order."""
+        row = self.place.row
+        return dict.fromkeys((*self.out_neighbours, *(() if row is None else row.weights)))
+
+    @cached_property
     def tree_neighbours(self) -> tuple[str, ...]:
         """Whom this node is joined to in the graph's spanning tree."""
         row = self.directory.tree(self.config).out_neighbours[self.place.index]
@@ -351,7 +357,7 @@ class ActiveSide:
 
     def vouch_for(self, peer: str) -> None:
         """Take a peer for alive that others have heard of, though this node has not."""
-        self.peers.known[peer].state = "alive"
+        self.peers.mark(self.peers.known[peer], "alive")
 
     def is_expected(self, peer: str) -> bool:
         """Whether it is worth waiting for a peer."""

@@ -123,7 +123,8 @@ class Courier:
         if peer.state != "suspect":
             self.counters.add("peers_suspected")
             event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
-        peer.state, peer.reason = "suspect", reason
+        peer.reason = reason
+        self.peers.mark(peer, "suspect")
         self.outbox.drop(peer.id)
         if self._trial == peer.id:
             self._trial = None
@@ -267,6 +268,7 @@ class Courier:
             if reason != peer.reason:
                 event(log, logging.WARNING, "peer.unreachable", peer=peer.id, reason=reason)
             peer.reason = reason
+            self.peers.note_trouble(peer)
             return pause
         if peer.state == "alive" and peer.failures == 1:
             return pause  # a connection may break once without meaning anything
@@ -286,6 +288,7 @@ class Courier:
         if refusal != peer.refusal and reply.code != "busy":  # once, not at every push
             event(log, logging.WARNING, "push.refused", peer=peer.id, refusal=refusal)
         peer.refusal = refusal
+        self.peers.note_trouble(peer)
         if reply.code == "busy":
             self._heard(peer, now)  # it is there: no reason to give up on it
             return min(reply.retry_after_s or 0.1, self.timeout_s)

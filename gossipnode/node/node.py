@@ -14,7 +14,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,13 @@ from gossipnode.node.passive import Delivery, PassiveSide
 from gossipnode.node.peers import PEERS_KEPT, PeerTable
 from gossipnode.node.place import Place, find_place, share_of
 from gossipnode.node.replica import Replica
-from gossipnode.node.report import build_shared_config, build_status, model_facts
-from gossipnode.node.status import Status
+from gossipnode.node.report import (
+    build_peer_page,
+    build_shared_config,
+    build_status,
+    model_facts,
+)
+from gossipnode.node.status import PeerPage, Status
 from gossipnode.node.world import World
 from gossipnode.wire.message import Message
 from gossipnode.wire.reply import Reply
@@ -311,9 +315,12 @@ class Node(ActiveSide):
         """Return the status of this moment."""
         return build_status(self)
 
-    def peer_table(self) -> list[dict[str, Any]]:
-        """Return the peers as the status shows them."""
-        return [asdict(peer) for peer in self.status().peers]
+    def peer_page(self, after: str, limit: int) -> PeerPage:
+        """Return at most ``limit`` >= 1 peers of the list behind ``after``, "" for the first.
+
+        Raises ``KeyError`` where ``after`` is no peer.
+        """
+        return build_peer_page(self, after, limit)
 
     def model(self) -> bytes:
         """Return the current params as a safetensors file; blocks for the time of a copy."""

@@ -97,6 +97,11 @@ class Outbox:
         else:
             self._end(peer, slot)
 
+    @property
+    def busy(self) -> tuple[str, ...]:
+        """The peers that something is on its way to."""
+        return tuple(self._slots)
+
     def is_full(self, peer: str, room: int = 1) -> bool:
         """Whether ``room`` parcels wait behind the one in flight: no use in repeating that one."""
         slot = self._slots.get(peer)

@@ -152,6 +152,7 @@ class PassiveSide:
         peer = self.node.peers.get(sender)
         if peer is not None:
             peer.refused_here = str(error)
+            self.node.peers.note_trouble(peer)
         if self._refused.get(sender) == error.code:
             return False
         self._refused[sender] = error.code

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -90,7 +91,9 @@ class PeerTable:
     Those of ``directory`` are there from the beginning, and cost memory only once something is
     known about them; ``limit`` bounds those that are learnt besides. Of more than ``kept`` listed
     ones, if that is given, the one met first is forgotten unless it is suspect: it is then
-    unknown again, and just as likely to be chosen. ``known`` are the records by id.
+    unknown again, and just as likely to be chosen. ``known`` are the records by id; ``alive`` and
+    ``suspects`` say how many of them are. ``troubled`` are the ids of those that are suspect,
+    cannot be reached, refuse pushes or had one refused, the oldest trouble first.
     """
 
     def __init__(
@@ -103,6 +106,8 @@ class PeerTable:
         self.limit, self.own_id, self.kept = limit, own_id, kept
         self.directory = directory or Directory()
         self.known = Records(self._meet)
+        self.alive = self.suspects = 0
+        self.troubled: dict[str, None] = {}
         self._learnt: list[str] = []
 
     def __getitem__(self, peer_id: str) -> Peer:
@@ -115,10 +120,7 @@ class PeerTable:
 
     def __iter__(self) -> Iterator[Peer]:
         # Who looks must change nothing: of whom nothing is known a record is made, and not kept.
-        for entry in self.directory:
-            if entry.id != self.own_id:
-                yield self.known.get(entry.id) or _listed(entry)
-        yield from self.learnt
+        return map(self._look_at, self._ids())
 
     def __len__(self) -> int:
         return len(self.directory) - (self.own_id in self.directory.number) + len(self._learnt)
@@ -146,6 +148,8 @@ class PeerTable:
                     first = peer
                     break
         if first is not None:
+            self.mark(first, "unknown")
+            self.troubled.pop(first.id, None)
             del self.known[first.id]
 
     def add(self, peer_id: str, address: str) -> Peer | None:
@@ -166,15 +170,78 @@ class PeerTable:
         return [self.known[peer_id] for peer_id in self._learnt]
 
     @property
-    def alive(self) -> int:
-        """How many peers were heard of and are not suspected."""
-        return sum(peer.state == "alive" for peer in self.known.values())
+    def states(self) -> dict[PeerState, int]:
+        """How many peers are in each state."""
+        unknown = len(self) - self.alive - self.suspects
+        return {"alive": self.alive, "suspect": self.suspects, "unknown": unknown}
 
-    def _ids(self) -> Iterator[str]:
-        for peer_id in self.directory.ids:
+    def first(self, neighbours: Iterable[str], limit: int) -> list[Peer]:
+        """Return at most ``limit`` peers, those that people look for first, in the list's order.
+
+        The neighbours and those in trouble, none of which can crowd out the other, then those of
+        whom most is known. It looks at some ``limit`` peers, however many there are.
+        """
+        if len(self) <= limit:
+            return list(self)
+        sources = islice(self.troubled, limit // 2), neighbours, self.troubled, self.known
+        chosen: dict[str, None] = {}
+        for peer_id in chain(*sources, self._ids()):
+            chosen[peer_id] = None
+            if len(chosen) == limit:
+                break
+        last = len(self.directory)
+        return [
+            self._look_at(peer_id)
+            for peer_id in sorted(chosen, key=lambda name: self.directory.number.get(name, last))
+        ]
+
+    def page(self, after: str, limit: int) -> list[Peer]:
+        """Return the next ``limit`` peers of the list behind ``after``, "" for the first ones.
+
+        Raises ``KeyError`` where ``after`` is none.
+        """
+        return list(map(self._look_at, islice(self._ids(self._position_behind(after)), limit)))
+
+    def _position_behind(self, peer_id: str) -> int:
+        if not peer_id:
+            return 0
+        if peer_id not in self:
+            raise KeyError(peer_id)
+        number = self.directory.number.get(peer_id)
+        here = len(self.directory) + self._learnt.index(peer_id) if number is None else number
+        return here + 1
+
+    def _ids(self, start: int = 0) -> Iterator[str]:
+        """Yield the ids from the ``start``-th place on: the listed ones, then those learnt."""
+        listed = len(self.directory)
+        for number in range(start, listed):
+            peer_id = self.directory.ids[number]
             if peer_id != self.own_id:
                 yield peer_id
-        yield from self._learnt
+        for number in range(max(start - listed, 0), len(self._learnt)):
+            yield self._learnt[number]
+
+    def _look_at(self, peer_id: str) -> Peer:
+        """Return the peer; of whom nothing is known a record is made, and not kept.
+
+        Who looks must change nothing.
+        """
+        known = self.known.get(peer_id)
+        return known or _listed(self.directory.entries[self.directory.number[peer_id]])
+
+    def mark(self, peer: Peer, state: PeerState) -> None:
+        """Change the state of a peer of this table."""
+        self.alive += (state == "alive") - (peer.state == "alive")
+        self.suspects += (state == "suspect") - (peer.state == "suspect")
+        peer.state = state
+        self.note_trouble(peer)
+
+    def note_trouble(self, peer: Peer) -> None:
+        """Keep account of whether a peer is troubled; call when its texts have changed."""
+        if peer.state == "suspect" or peer.reason or peer.refusal or peer.refused_here:
+            self.troubled.setdefault(peer.id)
+        elif self.troubled:
+            self.troubled.pop(peer.id, None)
 
     def heard(self, peer: Peer, now: float, *, epoch: int = 0) -> None:
         """A message or an answer came from ``peer``."""
@@ -183,7 +250,9 @@ class PeerTable:
         peer.heard_at, peer.failures, peer.retry_at = now, 0, 0.0
         if epoch > peer.epoch:
             peer.epoch = epoch
-        peer.state, peer.reason = "alive", ""
+        peer.reason = ""
+        if peer.state != "alive" or self.troubled:
+            self.mark(peer, "alive")
 
     def failed(self, peer: Peer, now: float, spread: float) -> float:
         """A push failed: return the seconds to wait before the next try.

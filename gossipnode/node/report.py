@@ -12,7 +12,14 @@ from gossipnode import __version__
 from gossipnode.algorithms.base import Outcome
 from gossipnode.node.measuring import median
 from gossipnode.node.peers import Peer
-from gossipnode.node.status import BytesStatus, PeerStatus, PushStatus, Status
+from gossipnode.node.status import (
+    PEERS_SHOWN,
+    BytesStatus,
+    PeerPage,
+    PeerStatus,
+    PushStatus,
+    Status,
+)
 from gossipnode.wire.frame import VERSION
 
 if TYPE_CHECKING:
@@ -56,7 +63,9 @@ def build_status(node: Node) -> Status:
         samples=node.learner.samples if started else 0,
         round_s=median(node.round_times),
         rounds_skipped=node.counters.get("rounds_skipped"),
-        peers=[_peer_status(node, peer) for peer in node.peers],
+        peers_total=len(node.peers),
+        peers_by_state=node.peers.states,
+        peers=[_peer_status(node, p) for p in node.peers.first(node.neighbours, PEERS_SHOWN)],
         pushes=_push_status(node),
         bytes=BytesStatus(
             sent=node.counters.get("bytes_sent"),
@@ -71,6 +80,13 @@ def build_status(node: Node) -> Status:
         swarm_steps_per_s=None if steps_per_s is None else steps_per_s * node.nodes,
         swarm_samples=None if samples is None else round(samples * node.nodes),
     )
+
+
+def build_peer_page(node: Node, after: str, limit: int) -> PeerPage:
+    """Return at most ``limit`` peers behind ``after``; raises ``KeyError`` where that is none."""
+    found = node.peers.page(after, limit + 1)
+    rows = [_peer_status(node, peer) for peer in found[:limit]]
+    return PeerPage(rows, len(node.peers), rows[-1].id if len(found) > limit else None)
 
 
 def model_facts(node: Node) -> dict[str, str]:
@@ -128,8 +144,7 @@ def _peer_status(node: Node, peer: Peer) -> PeerStatus:
         address=peer.address,
         state=peer.state,
         reason=peer.reason,
-        neighbour=peer.id in node.out_neighbours
-        or (node.place.row is not None and peer.id in node.place.row.weights),
+        neighbour=peer.id in node.neighbours,
         last_contact=None if silent_s is None else iso(node.world.wall_time() - silent_s),
         last_contact_s=None if silent_s is None else round(silent_s, 3),
         round=peer.round if known else None,

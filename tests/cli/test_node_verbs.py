@@ -339,6 +339,37 @@ def test_a_node_that_waits_says_for_what_and_how_many_models_did_not_come():
     assert not any("missing" in line for line in lines_of(status))
 
 
+def test_of_a_crowd_some_are_shown_none_is_claimed_to_be_all_and_pages_have_the_rest(
+    tmp_path, capsys
+):
+    entries = "".join(
+        f'[[peer]]\nid = "n{i}"\naddress = "http://127.0.0.1:{i + 1}"\n' for i in range(600)
+    )
+    (tmp_path / "peers.toml").write_text(entries)
+    line = [*GOSSIP, "--peers", "peers.toml", "--period-s", "1000", "--data-dir", "data"]
+    with Command(tmp_path, *line, "--id", "a", "--port", "0") as command:
+        url = url_of(command)
+        assert app.run(["status", url]) == app.OK
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == "64 of 600 peers (600 unknown); `gossipnode peers` shows all"
+        assert app.run(["peers", url, "--json"]) == app.OK
+        rows = json.loads(capsys.readouterr().out)
+        assert [row["id"] for row in rows] == [f"n{i}" for i in range(600)]
+        with Command(tmp_path, "status", url, "--watch") as watch:
+            wait_for(lambda: "peers 0/600 alive" in watch.out.read_text(), "the count of all")
+            watch.signal(signal.SIGINT)
+            assert watch.end() == app.INTERRUPTED
+
+
+def test_a_status_of_an_older_node_is_shown_without_counts():
+    config = plain_config(algorithm__name="dpsgd")
+    with SimulatedSwarm(config, 2, learners=[PlainLearner([0.0]) for _ in range(2)]) as swarm:
+        status = asdict(swarm.up[0].status())
+    whole = lines_of(status)
+    del status["peers_total"], status["peers_by_state"]
+    assert lines_of(status) == whole
+
+
 @pytest.mark.parametrize("answer", [{}, {"node_id": 1, "peers": 3, "pushes": [], "bytes": None}])
 def test_an_answer_that_is_no_status_is_a_network_error(answer):
     with pytest.raises(NetworkError, match="another version"):

@@ -8,8 +8,16 @@ from pathlib import Path
 
 from gossipnode.network import ROUTES
 from gossipnode.network.events import HEARTBEAT_S, STREAMS_MAX
+from gossipnode.network.pages import PEERS_PAGE_MAX
 from gossipnode.network.server import KEEPALIVE_S, MODELS_MAX
-from gossipnode.node.status import BytesStatus, PeerStatus, PushStatus, Status
+from gossipnode.node.status import (
+    PEERS_SHOWN,
+    BytesStatus,
+    PeerPage,
+    PeerStatus,
+    PushStatus,
+    Status,
+)
 
 DOC = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
@@ -52,5 +60,9 @@ def test_the_numbers_are_the_real_ones() -> None:
     assert f"every {HEARTBEAT_S:g} s" in events
     assert f"{STREAMS_MAX} may listen" in events
     assert f"closed after {KEEPALIVE_S:g} s" in section("POST /v1/push")
+    peers = section("GET /v1/peers")
+    assert f"`limit` ({PEERS_SHOWN} if not given, {PEERS_PAGE_MAX} at most)" in peers
+    assert f"at most {PEERS_SHOWN} of them" in section("GET /v1/status")
+    assert all(f'"{field.name}": ' in peers for field in fields(PeerPage))
     assert MODELS_MAX == 4
     assert "Four clients" in section("GET /v1/model")

@@ -19,7 +19,7 @@ from loopback import Connection, StartNode, config_of, frame_for, get, head, pus
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.numpy import load
 
-from gossipnode.config import NetworkOptions
+from gossipnode.config import NetworkOptions, PeerEntry
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.network import ROUTES, HttpNode
 from gossipnode.network import events as events_module
@@ -67,6 +67,52 @@ async def test_the_status_is_the_dataclass_in_json_and_in_msgpack(node: HttpNode
     as_msgpack = answer.msgpack()
     assert as_json.keys() == as_msgpack.keys() == names
     assert as_json["schema"] == as_msgpack["schema"] == node.layout.schema
+
+
+async def test_of_many_peers_the_status_shows_some_and_the_pages_all(start_node: StartNode) -> None:
+    entries = [PeerEntry(id=f"n{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(1000)]
+    node = await start_node(peers=(*entries, PeerEntry(id="a", address="http://127.0.0.1:2000")))
+    node.peers.mark(node.peers["n900"], "suspect")
+    node.peers.heard(node.peers["n800"], node.time())
+    status = (await get(node.url, "/v1/status")).json()
+    assert len(status["peers"]) == 64
+    assert {"n800", "n900"} < {row["id"] for row in status["peers"]}
+    assert status["peers_total"] == 1000
+    assert status["peers_by_state"] == {"alive": 1, "suspect": 1, "unknown": 998}
+    metrics = (await get(node.url, "/metrics")).body.decode()
+    for state, count in status["peers_by_state"].items():
+        assert f'gossipnode_peers{{state="{state}"}} {float(count)}' in metrics
+    rows, after, sizes = [], "", []
+    while after is not None:
+        page = (await get(node.url, f"/v1/peers?limit=256&after={after}")).json()
+        rows += page["peers"]
+        sizes.append(len(page["peers"]))
+        assert page["peers_total"] == 1000
+        after = page["next"]
+    assert sizes == [256, 256, 256, 232]
+    assert [row["id"] for row in rows] == [entry.id for entry in entries]
+    first = (await get(node.url, "/v1/peers")).json()
+    assert (len(first["peers"]), first["next"]) == (64, "n63")
+    alone = (await get(node.url, "/v1/peers?after=n998")).json()
+    assert ([row["id"] for row in alone["peers"]], alone["next"]) == (["n999"], None)
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=257", "limit=x", "limit=-1", "limit=00000000064", "after=nobody"]
+)
+async def test_a_page_of_peers_that_cannot_be_is_refused(node: HttpNode, query: str) -> None:
+    answer = await get(node.url, f"/v1/peers?{query}")
+    assert (answer.status, answer.json()["code"]) == (400, "bad_query")
+
+
+async def test_the_openapi_document_tells_of_the_pages(node: HttpNode) -> None:
+    told = (await get(node.url, "/v1/openapi.json")).json()
+    page = told["paths"]["/v1/peers"]["get"]
+    assert [one["name"] for one in page["parameters"]] == ["after", "limit"]
+    schema = page["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+    (found,) = [told["components"]["schemas"][schema.rpartition("/")[2]]]
+    assert found["properties"].keys() == {"peers", "peers_total", "next"}
+    assert found["properties"]["peers"]["items"]["$ref"].endswith("/PeerStatus")
 
 
 async def test_history_starts_at_since_and_says_what_since_is(node: HttpNode) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gossipnode.config import PeerEntry
 from gossipnode.node.directory import Directory
-from gossipnode.node.peers import Peer, PeerTable
+from gossipnode.node.peers import Peer, PeerState, PeerTable
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,8 @@ def test_hearing_of_a_peer_forgives_everything() -> None:
     peer = table.add("a", "x")
     assert peer is not None
     table.failed(peer, 1.0, 0.0)
-    peer.state, peer.reason = "suspect", "silent"
+    table.mark(peer, "suspect")
+    peer.reason = "silent"
     table.heard(peer, 2.0, epoch=5)
     assert (peer.state, peer.reason, peer.failures, peer.retry_at) == ("alive", "", 0, 0.0)
     assert (peer.heard_at, peer.epoch) == (2.0, 5)
@@ -73,7 +77,7 @@ def test_of_many_listed_peers_the_one_met_first_is_forgotten() -> None:
     learnt = table.add("z", "http://z:1")
     for name in "abc":
         table.heard(table[name], 1.0)
-    table["a"].state = "suspect"
+    table.mark(table["a"], "suspect")
     table["b"].sending = True
     c = table["c"]
     assert table["d"].state == "unknown"  # takes the place of c
@@ -99,19 +103,21 @@ def test_looking_at_all_peers_forgets_none() -> None:
 def test_where_all_are_suspect_or_busy_the_bound_holds_as_far_as_it_can() -> None:
     table = PeerTable(10, listing("abcd"), kept=2)
     for name in "ab":
-        table[name].state = "suspect"
+        table.mark(table[name], "suspect")
     table["b"].sending = True
     assert table["c"].state == "unknown"
     assert table["a"].state == "unknown"
     assert table["b"].state == "suspect"
+    assert table.states == {"alive": 0, "suspect": 1, "unknown": 3}
 
 
 def test_candidates_are_those_not_suspect_or_due() -> None:
     table = PeerTable(10)
     for name in "abcd":
         table.add(name, name)
-    table["b"].state, table["b"].retry_at = "suspect", 10.0
-    table["c"].state = "alive"
+    table.mark(table["b"], "suspect")
+    table["b"].retry_at = 10.0
+    table.mark(table["c"], "alive")
     assert table.candidates(None, 9.99) == ["a", "c", "d"]
     assert table.candidates(None, 10.0) == ["a", "b", "c", "d"]
     assert table.candidates(("d", "b"), 9.99) == ["d"]
@@ -127,3 +133,93 @@ def test_the_table_is_bounded_but_updates_addresses() -> None:
     assert updated is not None
     assert updated.address == "4"
     assert len(table) == 2
+
+
+CROWD = Directory([PeerEntry(id=f"n{i}", address=f"http://n{i}:1") for i in range(10_000)])
+STATES: tuple[PeerState, ...] = ("unknown", "alive", "suspect")
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefz"), st.sampled_from(STATES)), max_size=40))
+def test_the_counts_are_those_of_all_peers_one_by_one(marks: list[tuple[str, PeerState]]) -> None:
+    table = PeerTable(10, listing("abcdefg"), "g", kept=4)
+    table.add("z", "http://z:1")
+    for name, state in marks:
+        table.mark(table[name], state)
+        counted = Counter(peer.state for peer in table)
+        assert table.states == {key: counted[key] for key in STATES}
+        suspects = {peer.id for peer in table if peer.state == "suspect"}
+        assert table.troubled.keys() == suspects
+
+
+def test_trouble_is_a_suspicion_or_a_refusal_and_ends_when_the_peer_is_heard_of() -> None:
+    table = PeerTable(10, listing("abcd"))
+    a, b, c, d = (table[name] for name in "abcd")
+    a.refusal, b.refused_here, c.reason = "wrong_swarm: x", "too_large: y", "connection refused"
+    for peer in (b, a, c, d):
+        table.note_trouble(peer)
+    assert list(table.troubled) == ["b", "a", "c"]
+    a.refusal = b.refused_here = ""
+    for peer in (a, b, c):
+        table.heard(peer, 1.0)
+    assert not table.troubled
+
+
+def test_of_a_crowd_neighbours_and_those_in_trouble_are_shown_and_neither_hides_the_other() -> None:
+    table = PeerTable(10, CROWD, "n0")
+    for i in range(500, 600):
+        table.mark(table[f"n{i}"], "suspect")
+    for i in range(9000, 9100):
+        table.mark(table[f"n{i}"], "alive")
+    shown = [peer.id for peer in table.first(("n9999", "n501", "n3"), 64)]
+    assert len(set(shown)) == 64
+    assert {"n3", "n501", "n9999"} < set(shown)
+    assert sum(table[name].state == "suspect" for name in shown) == 62
+    numbers = [int(name[1:]) for name in shown]
+    assert numbers == sorted(numbers)
+    many = [f"n{i}" for i in range(1000, 2000)]
+    shown = [peer.id for peer in table.first(many, 64)]
+    assert sum(name in many for name in shown) == 32
+    assert sum(table[name].state == "suspect" for name in shown) == 32
+
+
+def test_without_neighbours_or_trouble_those_who_are_known_are_shown_first() -> None:
+    table = PeerTable(10, CROWD, "n0")
+    for i in range(9000, 9010):
+        table.heard(table[f"n{i}"], 1.0)
+    table.add("z", "http://z:1")
+    shown = [peer.id for peer in table.first((), 20)]
+    unknown = [f"n{i}" for i in range(1, 10)]
+    assert shown == [*unknown, *(f"n{i}" for i in range(9000, 9010)), "z"]
+    assert len(table.known) == 11
+
+
+def test_showing_some_of_a_crowd_asks_for_no_more_neighbours_than_it_shows() -> None:
+    asked = []
+
+    def neighbours() -> Iterator[str]:
+        for peer_id in CROWD.ids:
+            asked.append(peer_id)
+            yield peer_id
+
+    table = PeerTable(10, CROWD, "else")
+    assert len(table.first(neighbours(), 64)) == len(asked) == 64
+
+
+@pytest.mark.parametrize("own", ["a", "c", "f", "else"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_pages_together_are_the_whole_table_in_its_order(own: str, limit: int) -> None:
+    table = PeerTable(10, listing("abcdef"), own)
+    table.heard(table["b"], 1.0)
+    for name in "yz":
+        table.add(name, f"http://{name}:1")
+    found: list[Peer] = []
+    while page := table.page(found[-1].id if found else "", limit):
+        assert len(page) <= limit
+        found += page
+    assert [peer.id for peer in found] == [name for name in "abcdefyz" if name != own]
+    assert found == list(table)
+    assert len(table.known) == 3
+    for stranger in ("nobody", own):
+        if stranger != "else":
+            with pytest.raises(KeyError):
+                table.page(stranger, limit)

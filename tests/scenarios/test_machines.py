@@ -84,7 +84,7 @@ def test_a_clock_set_back_makes_a_machine_without_a_disk_a_stranger_for_as_long(
         swarm.run(20)
         refused = node.counters.by_label("pushes_refused_by_peer")
         assert refused["stale_epoch"] > 0
-        told = {row["refusal"].partition(":")[0] for row in node.peer_table()}
+        told = {row.refusal.partition(":")[0] for row in node.status().peers}
         assert "stale_epoch" in told
         swarm.kill("n1")
         swarm.run(20)

@@ -136,7 +136,7 @@ def test_a_node_that_is_alone_and_takes_no_steps_lets_the_rest_of_its_process_ru
         learners = [PlainLearner([0.0]), PlainLearner([1.0])]
         async with swarm_of(config, ["a", "b"], learners) as swarm:
             node = swarm.nodes["a"]
-            node.peers["b"].state = "suspect"
+            node.peers.mark(node.peers["b"], "suspect")
             swarm.launch("a")
             before = node.round
             for _ in range(200):
