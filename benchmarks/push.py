@@ -40,6 +40,7 @@ from benchmarks.watching import Watch
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import all_finite, merge_into
 from gossipnode.network import HttpClient, HttpNode
+from gossipnode.node.world import Posted, result
 from gossipnode.wire.frame import Frame, FrameReader, encode, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
 from gossipnode.wire.reply import Reply
@@ -178,7 +179,11 @@ async def lane_sender(url: str, size: int, tls: Tls | None) -> AsyncIterator[Sen
         async with HttpNode(config, learner=Still(size), peers=(), tls=tls) as node:
 
             async def send(frame: Frame) -> None:
-                receipt = await node.world.push(url, frame, PATIENCE_S)
+                answered: asyncio.Future[Posted] = asyncio.get_running_loop().create_future()
+                if node.world.post(url, frame, PATIENCE_S, answered.set_result) is None:
+                    receipt = await node.world.push(url, frame, PATIENCE_S)
+                else:
+                    receipt = result(await answered)
                 check(receipt.reply)
 
             yield send

@@ -383,7 +383,10 @@ class Algorithm(ABC):
 
     @abstractmethod
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Be the passive side of one arrival; raises ``PeerError`` to refuse it."""
+        """Be the passive side of one arrival; raises ``PeerError`` to refuse it.
+
+        Up to its first wait it runs without a task, so that no ``asyncio.timeout`` may begin there.
+        """
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return what a checkpoint must hold besides the params: vectors, and facts as JSON."""

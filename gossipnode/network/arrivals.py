@@ -7,16 +7,21 @@ and in the pool, is given back on every path; each frame is answered once, unles
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from gossipnode.errors import PeerError
 from gossipnode.network.partials import Partials
 from gossipnode.network.pool import BufferPool
+from gossipnode.node.begun import go_on
 from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
 from gossipnode.node.passive import Delivery
 from gossipnode.wire.message import Message
+
+# A delivery that was begun without a task, and what it waits for.
+_Begun = tuple[Coroutine[Any, Any, Delivery], Any] | None
 
 
 @dataclass(slots=True)
@@ -49,6 +54,7 @@ class Arrivals:
         self._numbers: set[int] = set()
         self._body: _Body | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._may_begin = True
 
     def __len__(self) -> int:
         """Return how many were let in and are not answered yet."""
@@ -95,9 +101,31 @@ class Arrivals:
         arriving, self._body = self._body, None
         assert arriving is not None
         self._pool.arrived(len(body))
-        task = self._loop.create_task(self._deliver(arriving, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._delivered)
+        if not self._may_begin or self._tasks:
+            self._deliver_later(arriving, body)
+            return
+        self._may_begin = False
+        work = self._node.deliver(arriving.admission, body)
+        try:
+            # Next to always it is done at once, and needs no task.
+            waiting = work.send(None)
+        except StopIteration as end:
+            self._numbers.discard(arriving.number)
+            self._answer(arriving.number, end.value)
+        except PeerError as error:
+            self.refuse(arriving.number, error, arriving.admission.message.sender)
+        except Exception as error:  # noqa: BLE001 - a bug of ours
+            self._report(error)
+        else:
+            self._deliver_later(arriving, body, (work, waiting))
+
+    def begin_read(self) -> None:
+        """Say that more has come.
+
+        One push a read is delivered as it comes, and none before an earlier one: however many
+        small ones a peer sends at once, the loop is not away for long.
+        """
+        self._may_begin = True
 
     def refuse(self, number: int, error: PeerError, sender: str | None) -> None:
         """Answer that a push is not taken."""
@@ -135,10 +163,17 @@ class Arrivals:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _deliver(self, arrived: _Body, body: memoryview) -> None:
+    def _deliver_later(self, arrived: _Body, body: memoryview, begun: _Begun = None) -> None:
+        task = self._loop.create_task(self._deliver(arrived, body, begun))
+        self._tasks.add(task)
+        task.add_done_callback(self._delivered)
+
+    async def _deliver(self, arrived: _Body, body: memoryview, begun: _Begun) -> None:
         number, admission = arrived.number, arrived.admission
         try:
-            delivery = await self._node.deliver(admission, body)
+            delivery = await (
+                self._node.deliver(admission, body) if begun is None else go_on(*begun)
+            )
         except PeerError as error:
             self.refuse(number, error, admission.message.sender)
             return
@@ -148,7 +183,10 @@ class Arrivals:
     def _delivered(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler(
-                {"message": "a push could not be delivered", "exception": error, "task": task}
-            )
-            self._fault()
+            self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        self._loop.call_exception_handler(
+            {"message": "a push could not be delivered", "exception": error}
+        )
+        self._fault()

@@ -15,14 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import cast
 
-from gossipnode.errors import NetworkError, PeerError
+from gossipnode.errors import PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.network.arrivals import Arrivals
-from gossipnode.network.frames import receipt_of
 from gossipnode.network.partials import Partials
-from gossipnode.network.pending import UNANSWERED_MAX, Answer, Pending, in_time
+from gossipnode.network.pending import UNANSWERED_MAX, Answer, LaneBrokenError, Pending, Tell
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.pump import Pump
 from gossipnode.network.records import (
@@ -55,10 +55,6 @@ log = logging.getLogger("gossipnode.network.lane")
 CLOSE_S = 2.0
 
 
-class LaneBrokenError(NetworkError):
-    """The lane ended before the answer came: the frame may be sent again, another way."""
-
-
 class Lane(asyncio.BufferedProtocol):
     """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end.
 
@@ -83,7 +79,7 @@ class Lane(asyncio.BufferedProtocol):
         self._node, self._partials, self._pool = node, partials, pool
         self._on_closed, self._kept = on_closed, kept
         self._reader = RecordReader(self)
-        self._pending = Pending(pool)
+        self._pending = Pending(pool, self.give_up)
         self.is_closing = self._peer_closing = False  # it has ended or is about to; by the peer
         self._reason = ""
         self._cut: asyncio.TimerHandle | None = None
@@ -107,23 +103,40 @@ class Lane(asyncio.BufferedProtocol):
         the answer is none. Who stops waiting while the frame is half sent breaks the lane:
         nothing could follow it.
         """
+        return await self._pending.receipt(partial(self.post, frame, timeout_s, offset=offset))
+
+    def post(self, frame: Frame, timeout_s: float, tell: Tell, offset: int = 0) -> int:
+        """Begin what ``push`` does; ``tell`` gets the answer, or what ``push`` would raise.
+
+        Returns a number for ``give_up``.
+        """
         nbytes = frame.nbytes
-        number, answer = self._ask(nbytes - len(frame.head))
+        number = self._ask(nbytes - len(frame.head), timeout_s, tell)
         self.last_frame = self._loop.time()
         record = frame_record(number, nbytes, offset)
         self._pump.frame(number, record + frame.head, frame.body, offset)
-        got = await self._wait(number, answer, timeout_s)
-        if isinstance(got, Reply):
-            return Receipt(reply=got)
-        if isinstance(got, int):
-            raise PeerError("malformed_frame", "a push was answered with a number")
-        return await receipt_of(*got)
+        return number
+
+    def give_up(self, number: int) -> None:
+        """Wait no longer for an answer; a frame that is half sent cannot be taken back."""
+        if number not in self._pending:
+            return
+        if self._pump.withdraw(number):
+            self._pending.withdraw(number)
+            return
+        self._pending.forget(number)
+        if self._pump.is_leaving(number):
+            self.abort("a push was given up before all of it was sent")
 
     async def kept_of(self, frame: Frame, timeout_s: float) -> int:
         """Ask how many bytes of the frame's body the peer has kept; raises as ``push`` does."""
-        number, answer = self._ask(0)
-        self._pump.small(record_head(Type.ASK, number, len(frame.head)) + frame.head)
-        got = await self._wait(number, answer, timeout_s)
+
+        def ask(tell: Tell) -> int:
+            number = self._ask(0, timeout_s, tell)
+            self._pump.small(record_head(Type.ASK, number, len(frame.head)) + frame.head)
+            return number
+
+        got = await self._pending.wait(ask)
         if not isinstance(got, int) or got >= frame.nbytes - len(frame.head):
             raise PeerError("malformed_frame", "it is not told how much was kept")
         return got
@@ -202,6 +215,7 @@ class Lane(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take bytes."""
         self.last_heard = self._loop.time()
+        self._arrivals.begin_read()
         self._read(self._reader.buffer_updated, nbytes)
         self._breather.end(nbytes)
 
@@ -228,7 +242,7 @@ class Lane(asyncio.BufferedProtocol):
         self._reason = self._reason or (
             "the connection broke" if exc else "the peer closed the lane"
         )
-        self._watch.ended()
+        self._watch.stop()
         if self._cut is not None:
             self._cut.cancel()
         self._pump.drop()
@@ -309,30 +323,14 @@ class Lane(asyncio.BufferedProtocol):
             self._cut_later()
             self._settle()
 
-    def _ask(self, body_bytes: int) -> tuple[int, asyncio.Future[Answer]]:
+    def _ask(self, body_bytes: int, timeout_s: float, tell: Tell) -> int:
         if not self.is_usable:
             raise LaneBrokenError("the lane is closing or full")
-        return self._pending.add(body_bytes)
-
-    async def _wait(self, number: int, answer: asyncio.Future[Answer], timeout_s: float) -> Answer:
-        try:
-            return await in_time(answer, timeout_s)
-        finally:
-            if number in self._pending:
-                self._give_up(number)
+        return self._pending.add(body_bytes, timeout_s, tell)
 
     def _answered(self, number: int, answer: Answer | PeerError) -> None:
         self._pending.answered(number, answer)
         self._settle()
-
-    def _give_up(self, number: int) -> None:
-        """Wait no longer for an answer; a frame that is half sent cannot be taken back."""
-        if self._pump.withdraw(number):
-            self._pending.withdraw(number)
-            return
-        self._pending.forget(number)
-        if self._pump.is_leaving(number):
-            self.abort("a push was given up before all of it was sent")
 
     def _put_aside(self) -> None:
         """Let go of the body that was arriving: nobody brings it to its end here."""

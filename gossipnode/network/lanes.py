@@ -20,9 +20,11 @@ import numpy as np
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
-from gossipnode.network.lane import Lane, LaneBrokenError
+from gossipnode.network.lane import Lane
 from gossipnode.network.partials import RESUME_BYTES_MIN, Partials
+from gossipnode.network.pending import LaneBrokenError
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.posted import LanePost
 from gossipnode.network.records import Hello
 from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
 from gossipnode.node.node import Node
@@ -119,14 +121,34 @@ class Lanes:
             try:
                 return await self._push(lane, way, frame, deadline - loop.time())
             except LaneBrokenError as error:
-                self._counters.add("lanes_broken")
-                who = bounded(lane.peer.id)
-                event(log, logging.DEBUG, "lane.broken", peer=who, reason=str(error))
+                self._broke(lane, error)
             if not way.unfinished:
                 break
             stuck = 0 if way.reached > reached else stuck + 1
         self._counters.add("lane_fallbacks")
         return None
+
+    def post(self, address: str, frame: Frame, timeout_s: float, posted: LanePost) -> bool:
+        """Send by ``posted`` over the lane to ``address``; False where there is none open.
+
+        So also for a large frame: ``push`` sees to it that it goes on where a lane has broken.
+        """
+        lane = self.to(address)
+        if lane is None or frame.nbytes - len(frame.head) >= RESUME_BYTES_MIN:
+            return False
+        self._counters.add("lane_pushes")
+        posted.send(lane, frame, timeout_s)
+        return True
+
+    def fall_back(self, lane: Lane, error: LaneBrokenError) -> None:
+        """Take note that what was posted goes another way."""
+        self._broke(lane, error)
+        self._counters.add("lane_fallbacks")
+
+    def _broke(self, lane: Lane, error: LaneBrokenError) -> None:
+        self._counters.add("lanes_broken")
+        who = bounded(lane.peer.id)
+        event(log, logging.DEBUG, "lane.broken", peer=who, reason=str(error))
 
     def transfers(self) -> list[TransferStatus]:
         """Return how far the long bodies under way are."""

@@ -1,58 +1,68 @@
 """Pushes of one end of a lane that wait for their answer, by number.
 
 Invariant: a number is used again only after the peer has answered it, so an answer always finds
-the push that it is for, even one that nobody waits for any more.
+the push that it is for, even one that nobody waits for any more; whoever waits is told once.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gossipnode.errors import NetworkError, PeerError
+from gossipnode.network.frames import receipt_of
 from gossipnode.network.pool import BufferPool
+from gossipnode.node.world import Receipt
 from gossipnode.wire.message import Message
 from gossipnode.wire.reply import Reply
 
 # Frames of one side that wait for their answer. A node has one push under way a peer; the rest
 # is for those that were given up and whose answers are still to come.
 UNANSWERED_MAX = 32
+# uvloop's clock stands still within a turn, and its timers fire up to half of this too early.
+CLOCK_S = 0.001
 
 Answer = Reply | tuple[Message, memoryview] | int
+Tell = Callable[[Answer | Exception], None]
+
+
+class LaneBrokenError(NetworkError):
+    """The lane ended before the answer came: the frame may be sent again, another way."""
 
 
 @dataclass(slots=True)
 class _Push:
-    answer: asyncio.Future[Answer] | None  # None once nobody waits
+    tell: Tell | None  # None once nobody waits
     body_bytes: int
+    timeout_s: float
+    deadline: float
 
 
-async def in_time(answer: asyncio.Future[Answer], timeout_s: float) -> Answer:
-    """Wait for ``answer``; raises ``NetworkError`` after ``timeout_s``."""
-    # A third of the price of asyncio.timeout, which a small push would feel.
-    timer = asyncio.get_running_loop().call_later(timeout_s, _expire, answer, timeout_s)
-    try:
-        return await answer
-    finally:
-        timer.cancel()
-
-
-def _expire(answer: asyncio.Future[Answer], timeout_s: float) -> None:
-    if not answer.done():
-        answer.set_exception(NetworkError(f"timed out after {timeout_s:.3g} s"))
+async def receipt_from(answer: Answer) -> Receipt:
+    """Return what the answer to a push says; raises ``PeerError`` where it is none."""
+    if isinstance(answer, Reply):
+        return Receipt(reply=answer)
+    if isinstance(answer, int):
+        raise PeerError("malformed_frame", "a push was answered with a number")
+    return await receipt_of(*answer)
 
 
 class Pending:
     """The pushes under way, and questions. Numbers are 32 bits and go round.
 
-    Bodies of answers are lent by ``pool``; one arrives at a time.
+    Bodies of answers are lent by ``pool``; one arrives at a time. ``give_up(number)`` sees to the
+    end of a push whose answer nobody waits for any more. One timer serves all, and an answer leaves
+    it alone: setting and stopping one for each push costs more than it looking in vain.
     """
 
-    def __init__(self, pool: BufferPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: BufferPool, give_up: Callable[[int], None]) -> None:
+        self._pool, self._give_up = pool, give_up
         self._arriving_bytes = 0
         self._pushes: dict[int, _Push] = {}
         self._number = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when that fires
 
     def __len__(self) -> int:
         return len(self._pushes)
@@ -60,20 +70,45 @@ class Pending:
     def __contains__(self, number: int) -> bool:
         return number in self._pushes
 
-    def add(self, body_bytes: int) -> tuple[int, asyncio.Future[Answer]]:
-        """Return the number of a new push, and its answer to wait for."""
+    def add(self, body_bytes: int, timeout_s: float, tell: Tell) -> int:
+        """Return the number of a new push; ``tell`` gets its answer, or why there is none."""
         while True:
             self._number = (self._number + 1) % 2**32
             if self._number not in self._pushes:
                 break
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._pushes[self._number] = _Push(answer, body_bytes)
-        return self._number, answer
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        self._pushes[self._number] = _Push(tell, body_bytes, timeout_s, deadline)
+        if self._timer is None or deadline < self._due:
+            self._look_at(loop, deadline)
+        return self._number
+
+    async def wait(self, begin: Callable[[Tell], int]) -> Answer:
+        """Begin a push and wait for its answer; whatever ends the waiting gives the push up."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def tell(answer: Answer | Exception) -> None:
+            if future.done():
+                return
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+        number = begin(tell)
+        try:
+            return await future
+        finally:
+            self._give_up(number)
+
+    async def receipt(self, begin: Callable[[Tell], int]) -> Receipt:
+        """Begin a push, wait for its answer and return what that says."""
+        return await receipt_from(await self.wait(begin))
 
     def buffer(self, number: int, message: Message) -> memoryview:
         """Return where the body of an answer goes, or raise ``PeerError``; then ``arrived``."""
         push = self._pushes.get(number)
-        if push is None or push.answer is None:
+        if push is None or push.tell is None:
             raise PeerError("unsupported_message", "nobody waits for this answer")
         size = message.body_bytes
         if size > push.body_bytes:
@@ -91,16 +126,12 @@ class Pending:
     def answered(self, number: int, answer: Answer | PeerError) -> None:
         """Give the answer to whoever waits for it."""
         push = self._pushes.pop(number, None)
-        if push is None or push.answer is None or push.answer.done():
-            return
-        if isinstance(answer, PeerError):
-            push.answer.set_exception(answer)
-        else:
-            push.answer.set_result(answer)
+        if push is not None and push.tell is not None:
+            push.tell(answer)
 
     def forget(self, number: int) -> None:
         """Wait no longer; the number stays taken until the peer has answered."""
-        self._pushes[number].answer = None
+        self._pushes[number].tell = None
 
     def withdraw(self, number: int) -> None:
         """Take back a push that the peer has never heard of."""
@@ -109,6 +140,27 @@ class Pending:
     def fail(self, error: Exception) -> None:
         """End all waiting with ``error``."""
         pushes, self._pushes = self._pushes, {}
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for push in pushes.values():
-            if push.answer is not None and not push.answer.done():
-                push.answer.set_exception(error)
+            if push.tell is not None:
+                push.tell(error)
+
+    def _look_at(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = loop.call_at(due, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time() + CLOCK_S
+        for number, push in tuple(self._pushes.items()):
+            if push.tell is not None and push.deadline <= now:
+                tell, push.tell = push.tell, None
+                self._give_up(number)
+                tell(NetworkError(f"timed out after {push.timeout_s:.3g} s"))
+        waiting = [push.deadline for push in self._pushes.values() if push.tell is not None]
+        if waiting:
+            self._look_at(loop, min(waiting))

@@ -1,12 +1,16 @@
 """A look now and then at a record under way: does it come fast enough, and will it ever end?
 
-Invariant: between two records there is nothing to look at, and no timer.
+Invariant: between two records there is nothing to look at; a timer that is left over from the last
+one finds nothing, and is not set again. So a record that comes at once, as nearly all do, neither
+sets a timer nor stops one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+
+from gossipnode.network.pending import CLOCK_S
 
 # The least that a record under way brings in this time: 1.6 kB/s, a tenth of a good modem.
 STALL_S = 10.0
@@ -25,29 +29,44 @@ class StallWatch:
         self._limit_s, self._bytes_read, self._stalled = limit_s, bytes_read, stalled
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self._is_under_way = False
+        self._deadline = self._due = 0.0  # of the record, and when to look at it next
         self._before = 0
 
     def begun(self) -> None:
         """Say that a record is under way; harmless if that is known."""
-        if self._timer is None:
-            self._deadline = self._loop.time() + self._limit_s
-            self._wait(self._limit_s)
+        if not self._is_under_way:
+            self._is_under_way = True
+            now = self._loop.time()
+            self._deadline = now + self._limit_s
+            self._wait(now)
 
     def ended(self) -> None:
         """Say that it has come to its end."""
+        self._is_under_way = False
+
+    def stop(self) -> None:
+        """Look no more; harmless twice."""
+        self._is_under_way = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _wait(self, left_s: float) -> None:
+    def _wait(self, now: float) -> None:
         self._before = self._bytes_read()
-        self._timer = self._loop.call_later(min(left_s, STALL_S), self._look)
+        self._due = min(self._deadline, now + STALL_S)
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        left_s = self._deadline - self._loop.time()
-        if left_s > 0 and self._bytes_read() - self._before >= STALL_BYTES:
-            self._wait(left_s)
+        now = self._loop.time()
+        if not self._is_under_way:
+            return
+        if now + CLOCK_S < self._due:  # it was set for a record before this one
+            self._timer = self._loop.call_at(self._due, self._look)
+        elif now + CLOCK_S < self._deadline and self._bytes_read() - self._before >= STALL_BYTES:
+            self._wait(now)
         else:
+            self._is_under_way = False
             self._stalled()

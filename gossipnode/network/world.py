@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, TypeVar
@@ -17,11 +18,14 @@ from urllib.parse import urlsplit
 from gossipnode.config import Config
 from gossipnode.errors import NetworkError
 from gossipnode.network.client import HttpClient
+from gossipnode.network.lane import Lane
 from gossipnode.network.lanes import Lanes
+from gossipnode.network.pending import LaneBrokenError
+from gossipnode.network.posted import LanePost
 from gossipnode.network.threads import Hand
 from gossipnode.node.checkpoint import FileStore
 from gossipnode.node.status import TransferStatus
-from gossipnode.node.world import Receipt, Store
+from gossipnode.node.world import Posted, Receipt, Store
 from gossipnode.wire.frame import Frame
 
 T = TypeVar("T")
@@ -65,8 +69,24 @@ class DaemonWorld:
         if self._files is not None:
             self._files.close()
 
-    def post(self, *_: Any) -> None:
-        """Send nothing: sockets take a task, and ``push``."""
+    def post(
+        self, address: str, frame: Frame, timeout_s: float, answered: Callable[[Posted], None]
+    ) -> Posted | None:
+        """Send the frame over the lane to ``address`` if one is open; what else takes ``push``."""
+        if self.lanes is None:
+            return None
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        posted = LanePost(answered, partial(self._fall_back, address, frame, deadline))
+        return posted if self.lanes.post(address, frame, timeout_s, posted) else None
+
+    async def _fall_back(
+        self, address: str, frame: Frame, deadline: float, lane: Lane, error: LaneBrokenError
+    ) -> Receipt:
+        """POST what was posted over a lane that has broken."""
+        assert self.lanes is not None
+        self.lanes.fall_back(lane, error)
+        left_s = deadline - asyncio.get_running_loop().time()
+        return await self._client.push(address, frame, max(left_s, 0.0))
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Send the frame over the lane to ``address``, or POST it where there is none."""

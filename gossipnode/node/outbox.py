@@ -89,7 +89,13 @@ class Outbox:
     def _answered(self, peer: str, slot: Slot, parcel: Parcel, posted: Posted) -> None:
         """Go on with what waits or, where the answer is not the end of it, with the same."""
         slot.posted = None
-        if not self._is_over(peer, posted):
+        try:
+            is_over = self._is_over(peer, posted)
+        except Exception as error:  # noqa: BLE001 - a bug of ours: it ends the node, as in a task
+            slot.task = slot.tasks.create_task(_raise(error))
+            self._end(peer, slot)
+            return
+        if not is_over:
             slot.rest = parcel, posted
             slot.task = slot.tasks.create_task(self._run(peer, slot))
         elif slot.waiting:
@@ -159,3 +165,7 @@ class Outbox:
         self._sending -= 1
         if not self._sending and self._flushed is not None:
             self._flushed.set()
+
+
+async def _raise(error: Exception) -> None:
+    raise error

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from types import coroutine
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import xxhash
 
 from gossipnode.errors import NetworkError
+from gossipnode.node.begun import go_on
 from gossipnode.node.node import Node
 from gossipnode.node.world import Posted, Receipt
 from gossipnode.simulation.delivery import checksum_of, deliver, open_frame
@@ -244,22 +244,3 @@ class Carriage(Happening):
             answered(self)
         elif isinstance(result, Exception) and not isinstance(result, NetworkError):
             raise result
-
-
-async def go_on(work: Coroutine[Any, Any, T], waiting: Any) -> T:
-    """Be the rest of ``work``, which was begun without a task and waits for ``waiting``."""
-    return await _rest(work, waiting)
-
-
-@coroutine
-def _rest(work: Coroutine[Any, Any, T], waiting: Any) -> Generator[Any, None, T]:
-    try:
-        while True:
-            try:
-                yield waiting
-            except BaseException as error:  # noqa: BLE001 - a cancellation among them: for ``work``
-                waiting = work.throw(error)
-            else:
-                waiting = work.send(None)
-    except StopIteration as end:
-        return cast("T", end.value)

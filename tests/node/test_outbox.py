@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from gossipnode.node.outbox import Outbox
 from gossipnode.simulation import loop as virtual_time
 
@@ -211,5 +213,27 @@ def test_what_is_dropped_between_its_answer_and_the_task_is_given_up() -> None:
             await asyncio.sleep(2.0)
             assert await mail.outbox.flush(0.0)
         assert (mail.sent, mail.given_up) == ([], ["a"])
+
+    virtual_time.run(main())
+
+
+def test_a_bug_of_ours_in_taking_an_answer_ends_the_node_and_not_the_network() -> None:
+    async def main() -> None:
+        mail = Mail()
+
+        def broken(_: str, posted: Any) -> bool:
+            raise KeyError(posted.number)
+
+        mail.outbox = Outbox(mail.go_on, mail.replaced.append, mail.post, broken)
+
+        async def live() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                mail.put("a", 1, tasks)
+                await asyncio.sleep(2.0)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await live()
+        assert caught.group_contains(KeyError)
+        assert await mail.outbox.flush(0.0)
 
     virtual_time.run(main())
