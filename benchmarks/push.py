@@ -10,7 +10,7 @@ time / our time.
 verifies the checksum, looks for values that are not finite and merges, the raw one with the same
 functions. Invariant: nothing is timed but the exchange; frames are made, checksums included,
 before. With ``--tls`` all of them speak TLS 1.3, both ends verified. From 500 MB on, memory and the
-loop's lag are told too, and nothing is posted.
+loop's lag are told too, that of an idle loop beside it with them, and nothing is posted.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import certificates
+from benchmarks.control import Control
 from benchmarks.still import Sink, Still, config_of
 from benchmarks.watching import Watch
 from gossipnode.errors import PeerError
@@ -252,6 +253,7 @@ async def measure(size: int, repetitions: int, *, merging: bool, chain: Path | N
         }
         if not is_huge:
             ways["post"] = await stack.enter_async_context(post_sender(url, tls))
+        control = stack.enter_context(Control()) if is_huge else None
         current = ""
         watch = Watch(lambda: current == "lane")
         watch.start()
@@ -262,15 +264,19 @@ async def measure(size: int, repetitions: int, *, merging: bool, chain: Path | N
                 frame = next(made)
                 await asyncio.sleep(0)
                 current = way
-                began = time.perf_counter()
-                await send(frame)
+                with contextlib.nullcontext() if control is None else control.during(way):
+                    began = time.perf_counter()
+                    await send(frame)
+                    taken = time.perf_counter() - began
                 current = ""
                 if number >= WARM_UP:
-                    times[way].append(time.perf_counter() - began)
+                    times[way].append(taken)
         watch.stop()
         if is_huge:
             tell("sender", 4 * size, watch.summary())
             tell("receiver", 4 * size, finished(process))
+        if control is not None:
+            tell_control(control.summary())
     what = "merged" if merging else "carried"
     return [row(what, 4 * size, way, times[way], times["raw"]) for way in ways]
 
@@ -301,6 +307,16 @@ def tell(who: str, nbytes: int, watched: dict[str, float]) -> None:
         f"most, {watched['samples']} samples",
         flush=True,
     )
+
+
+def tell_control(found: dict[str, dict[str, float]]) -> None:
+    """Print how late an idle loop was in another process meanwhile."""
+    for way, one in found.items():
+        print(
+            f"  an idle loop beside {way}: lag {one['lag_ms']:.1f} ms at 99.9 %, "
+            f"{one['lag_ms_max']:.1f} ms at most, {one['samples']} samples",
+            flush=True,
+        )
 
 
 def repetitions_of(nbytes: int, *, quick: bool) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 TICK_S = 0.001
@@ -35,13 +35,10 @@ class Watch:
 
     def summary(self) -> dict[str, float]:
         """Return base and peak in bytes, and the lag's maximum and 99.9 % quantile in ms."""
-        lags = sorted(self.lags) or [0.0]
         return {
             "base": self.base_bytes,
             "peak": _resident("VmHWM"),
-            "lag_ms": 1e3 * lags[min(int(0.999 * len(lags)), len(lags) - 1)],
-            "lag_ms_max": 1e3 * lags[-1],
-            "samples": len(self.lags),
+            **quantiles(self.lags),
         }
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -52,6 +49,16 @@ class Watch:
         if was_busy and self.busy():
             self.lags.append(max(time.monotonic() - due, 0.0))
         self._arm(loop)
+
+
+def quantiles(lags: Collection[float]) -> dict[str, float]:
+    """Return of lags in seconds the maximum and the 99.9 % quantile in ms, and their number."""
+    ordered = sorted(lags) or [0.0]
+    return {
+        "lag_ms": 1e3 * ordered[min(int(0.999 * len(ordered)), len(ordered) - 1)],
+        "lag_ms_max": 1e3 * ordered[-1],
+        "samples": len(lags),
+    }
 
 
 def _resident(name: str) -> int:
