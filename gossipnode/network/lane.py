@@ -20,6 +20,7 @@ from typing import cast
 
 from gossipnode.errors import PeerError
 from gossipnode.logs import bounded, event
+from gossipnode.network.ahead import Ahead
 from gossipnode.network.arrivals import Arrivals
 from gossipnode.network.partials import Partials
 from gossipnode.network.pending import UNANSWERED_MAX, Answer, LaneBrokenError, Pending, Tell
@@ -58,8 +59,7 @@ CLOSE_S = 2.0
 class Lane(asyncio.BufferedProtocol):
     """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end.
 
-    ``kept(lane, message)`` tells how much of a body is here that another lane has not brought to
-    its end.
+    ``kept(lane, message)`` tells how much of a body is here that another lane did not bring whole.
     """
 
     def __init__(
@@ -100,8 +100,7 @@ class Lane(asyncio.BufferedProtocol):
         """Send one frame, its body from ``offset`` on, and return the answer, a refusal included.
 
         Raises ``LaneBrokenError``, ``NetworkError`` after ``timeout_s``, or ``PeerError`` where
-        the answer is none. Who stops waiting while the frame is half sent breaks the lane:
-        nothing could follow it.
+        the answer is none. Who stops waiting while the frame is half sent breaks the lane.
         """
         return await self._pending.receipt(partial(self.post, frame, timeout_s, offset=offset))
 
@@ -110,10 +109,9 @@ class Lane(asyncio.BufferedProtocol):
 
         Returns a number for ``give_up``.
         """
-        nbytes = frame.nbytes
-        number = self._ask(nbytes - len(frame.head), timeout_s, tell)
+        number = self._ask(frame.nbytes - len(frame.head), timeout_s, tell)
         self.last_frame = self._loop.time()
-        record = frame_record(number, nbytes, offset)
+        record = frame_record(number, frame.nbytes, offset)
         self._pump.frame(number, record + frame.head, frame.body, offset)
         return number
 
@@ -130,13 +128,7 @@ class Lane(asyncio.BufferedProtocol):
 
     async def kept_of(self, frame: Frame, timeout_s: float) -> int:
         """Ask how many bytes of the frame's body the peer has kept; raises as ``push`` does."""
-
-        def ask(tell: Tell) -> int:
-            number = self._ask(0, timeout_s, tell)
-            self._pump.small(record_head(Type.ASK, number, len(frame.head)) + frame.head)
-            return number
-
-        got = await self._pending.wait(ask)
+        got = await self._pending.wait(partial(self._ask_kept, frame, timeout_s))
         if not isinstance(got, int) or got >= frame.nbytes - len(frame.head):
             raise PeerError("malformed_frame", "it is not told how much was kept")
         return got
@@ -190,13 +182,10 @@ class Lane(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
         self._pump, self._breather = Pump(self._transport), Breather(self._transport, self._loop)
+        self._ahead = Ahead(self._breather, self._pool.hand)
+        fault = partial(self.abort, "this node has a fault")
         self._arrivals = Arrivals(
-            self._node,
-            self._pool,
-            self._partials,
-            self.peer.id,
-            self._answer,
-            lambda: self.abort("this node has a fault"),
+            self._node, self._pool, self._partials, self.peer.id, self._answer, fault
         )
         self._watch = StallWatch(
             self._node.config.network.body_timeout_s,
@@ -218,6 +207,7 @@ class Lane(asyncio.BufferedProtocol):
         self._arrivals.begin_read()
         self._read(self._reader.buffer_updated, nbytes)
         self._breather.end(nbytes)
+        self._ahead.follow(*self._reader.body_filled)
 
     def feed(self, data: bytes) -> None:
         """Take bytes that came right behind the handshake."""
@@ -239,9 +229,8 @@ class Lane(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everyone who waits."""
         self.is_closing = True
-        self._reason = self._reason or (
-            "the connection broke" if exc else "the peer closed the lane"
-        )
+        why = "the connection broke" if exc else "the peer closed the lane"
+        self._reason = self._reason or why
         self._watch.stop()
         if self._cut is not None:
             self._cut.cancel()
@@ -270,13 +259,17 @@ class Lane(asyncio.BufferedProtocol):
     def frame_head(self, record: Record, message: Message) -> memoryview | None:
         """Give a body its buffer, or refuse it."""
         self._body_began = (record.offset, self.last_heard)
-        if record.kind is not Type.ANSWER:
-            return self._arrivals.admit(record.number, message, record.offset)
         try:
-            return self._pending.buffer(record.number, message)
+            if record.kind is Type.ANSWER:
+                body: memoryview | None = self._pending.buffer(record.number, message)
+            else:
+                body = self._arrivals.admit(record.number, message, record.offset)
         except PeerError as error:
             self._answered(record.number, error)
             return None
+        if body is not None and self._pool.is_fresh:
+            self._ahead.begin(body, record.offset)
+        return body
 
     def frame_refused(self, record: Record, error: PeerError) -> None:
         """Answer a frame whose head is wrong; the framing is intact."""
@@ -328,6 +321,11 @@ class Lane(asyncio.BufferedProtocol):
             raise LaneBrokenError("the lane is closing or full")
         return self._pending.add(body_bytes, timeout_s, tell)
 
+    def _ask_kept(self, frame: Frame, timeout_s: float, tell: Tell) -> int:
+        number = self._ask(0, timeout_s, tell)
+        self._pump.small(record_head(Type.ASK, number, len(frame.head)) + frame.head)
+        return number
+
     def _answered(self, number: int, answer: Answer | PeerError) -> None:
         self._pending.answered(number, answer)
         self._settle()
@@ -336,6 +334,7 @@ class Lane(asyncio.BufferedProtocol):
         """Let go of the body that was arriving: nobody brings it to its end here."""
         self._arrivals.broke(self._reader.body_filled[0])
         self._reader.forget_all()
+        self._ahead.follow(*self._reader.body_filled)
 
     def _answer(self, number: int, delivery: Delivery) -> None:
         if self._ended.is_set():
@@ -376,6 +375,7 @@ class Lane(asyncio.BufferedProtocol):
         self._pending.arrived()
         self._arrivals.give_up()
         self._reader.forget_all()
+        self._ahead.follow(*self._reader.body_filled)
         if not self.is_closing:
             self._pump.small(close_record(str(error)))
         self.is_closing = True

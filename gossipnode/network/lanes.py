@@ -196,6 +196,7 @@ class Lanes:
             for lane in lanes:
                 lane.kill("this node is stopping")
             await ending
+        self.pool.hand.close()
         self.pool.trim()
 
     async def _push(self, lane: Lane, way: _Way, frame: Frame, timeout_s: float) -> Receipt:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossipnode.errors import PeerError
+from gossipnode.network.threads import Hand
 
 # One is enough for a body to take the place of the params while the old ones become idle.
 IDLE_BLOCKS_MAX = 1
@@ -41,6 +42,8 @@ class BufferPool:
         self.inflight_bytes_max = inflight_bytes_max
         self.inflight_bytes = 0
         self.recycled = 0
+        self.hand = Hand("pages")  # for whoever has the kernel find the pages of a fresh buffer
+        self.is_fresh = False  # whether the buffer lent last was never filled before
         # A body may die in any thread. Appending, popping and clearing are atomic, so no lock is
         # held when the garbage collector comes in between.
         self._idle: deque[NDArray[Any]] = deque(maxlen=IDLE_BLOCKS_MAX)
@@ -65,6 +68,7 @@ class BufferPool:
         """
         self.arrives_again(nbytes)
         self.make_room(0)
+        self.is_fresh = True
         if nbytes < RECYCLED_BYTES_MIN:
             return np.empty(nbytes, np.uint8).data
         return self._lend(self._idle_block(nbytes))
@@ -92,6 +96,7 @@ class BufferPool:
         if block.nbytes != nbytes:  # the layout has another size: that block is of no more use
             return np.empty(nbytes, np.uint8)
         self.recycled += 1
+        self.is_fresh = False
         return block
 
     def _lend(self, block: NDArray[Any]) -> memoryview:

@@ -23,7 +23,21 @@ class Breather:
     def __init__(self, transport: asyncio.ReadTransport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._began_at: float | None = None  # the first large read of this turn
-        self._paused = False
+        self._paused = self._held = False
+
+    def hold(self) -> None:
+        """Read no more until ``release``; harmless twice."""
+        if not self._held and not self._transport.is_closing():
+            self._held = True
+            if self._transport.is_reading():
+                self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on after ``hold``; harmless twice."""
+        if self._held:
+            self._held = False
+            if not self._paused and not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def begin(self, nbytes: int) -> None:
         """Say that a read of up to ``nbytes`` begins."""
@@ -44,5 +58,5 @@ class Breather:
         self._began_at = None
         if self._paused:
             self._paused = False
-            if not self._transport.is_closing():
+            if not self._held and not self._transport.is_closing():
                 self._transport.resume_reading()
