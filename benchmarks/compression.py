@@ -74,6 +74,7 @@ SCHEMES = (
     choco("QSGD, 7 levels", 8, name="qsgd", levels=7),
     choco("random 1 %", 100, name="randomk"),
     choco("rank 2", 1, name="lowrank", rank=2),
+    Scheme("PowerGossip, rank 2", {"algorithm.name": "power_gossip", "algorithm.rank": 2}, 1),
     Scheme("PowerGossip, rank 1", {"algorithm.name": "power_gossip", "algorithm.rank": 1}, 1),
 )
 
@@ -193,18 +194,21 @@ def table(problem: int, mnist: Path | None, only: Sequence[str]) -> Iterator[str
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of the MNIST test set; without it, digits alone.",
 )
+@click.option("--problem", "number", type=click.IntRange(1, 2), help="One table alone.")
 @click.option("--only", multiple=True, help="A part of a scheme's label; repeatable.")
 @click.option("--page", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def main(mnist: Path | None, only: Sequence[str], page: Path | None) -> None:
+def main(mnist: Path | None, number: int | None, only: Sequence[str], page: Path | None) -> None:
     """Measure what each codec sends until it is as accurate as D-PSGD."""
-    for number, problem in enumerate(problems(mnist)):
+    for place, problem in enumerate(problems(mnist)):
+        if number is not None and place != number - 1:
+            continue
         print(f"\n{problem.title}\n", flush=True)
         lines = []
-        for text in table(number, mnist, only):
+        for text in table(place, mnist, only):
             print(text, flush=True)
             lines.append(text)
         if page is not None:
-            put(page, f"compression_{number + 1}", "\n".join(lines))
+            put(page, f"compression_{place + 1}", "\n".join(lines))
 
 
 if __name__ == "__main__":
