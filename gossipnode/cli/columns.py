@@ -60,3 +60,14 @@ def count(number: int, thing: str) -> str:
     ('1 node', '3 nodes')
     """
     return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def raw(sent: float, saved: float) -> str:
+    """Return what bytes sent would have been without codecs, to stand behind them.
+
+    >>> raw(1e6, 23.7e6), raw(5, 0)
+    (' (24.7 MB raw: 24.7 times)', '')
+    """
+    if not saved or not sent:
+        return ""
+    return f" ({quantity(sent + saved, 'B')} raw: {(sent + saved) / sent:.3g} times)"

@@ -21,7 +21,7 @@ import click
 
 from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
-from gossipnode.cli.columns import columns, decimal, quantity
+from gossipnode.cli.columns import columns, decimal, quantity, raw
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
 from gossipnode.config import DEFAULT_PORT
@@ -163,7 +163,7 @@ def _facts(status: Status) -> dict[str, str]:
         f"{pushes['merged']} merged, {pushes['failed']} failed, "
         f"{refused[0]} refused here, {refused[1]} refused by peers"
         + (f", {missing} models missing" if missing else ""),
-        "bytes": f"{quantity(sizes['sent'], 'B')} sent{_compressed(sizes)}, "
+        "bytes": f"{quantity(sizes['sent'], 'B')} sent{raw(sizes['sent'], sizes.get('saved', 0))}, "
         f"{quantity(sizes['received'], 'B')} received; "
         f"{quantity(sizes['resident'], 'B')} resident{_kept(sizes)}",
     }
@@ -178,19 +178,6 @@ def _facts(status: Status) -> dict[str, str]:
     if status["checkpoint_error"]:
         facts["checkpoint"] = status["checkpoint_error"]
     return facts
-
-
-def _compressed(sizes: dict[str, Any]) -> str:
-    """Return what codecs made of the bytes sent; older nodes do not tell.
-
-    >>> _compressed({"sent": 1_000_000, "saved": 23_700_000}), _compressed({"sent": 5, "saved": 0})
-    (' (24.7 MB raw: 24.7 times)', '')
-    """
-    saved = sizes.get("saved", 0)
-    if not saved:
-        return ""
-    raw = sizes["sent"] + saved
-    return f" ({quantity(raw, 'B')} raw: {raw / sizes['sent']:.3g} times)"
 
 
 def _kept(sizes: dict[str, Any]) -> str:

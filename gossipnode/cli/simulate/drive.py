@@ -22,7 +22,7 @@ from gossipnode.node.report import model_facts
 from gossipnode.simulation import SimulatedSwarm
 
 # Counters of a node's life that the summary adds up over all its lives.
-SUMMED = ("bytes_sent", "pushes_sent")
+SUMMED = ("bytes_sent", "bytes_saved", "pushes_sent")
 
 
 class _Churning(SimulatedSwarm):
@@ -120,7 +120,7 @@ class EventsRun(Run):
         if spread.distance is not None:
             recorder.distances.append((recorder.round, spread.distance))
         self.distances = recorder.distances
-        sent, pushes = (self._total(swarm, key) for key in SUMMED)
+        sent, saved, pushes = (self._total(swarm, key) for key in SUMMED)
         round_times = [t for node in swarm.up for t in node.round_times]
         return {
             **plan.facts,
@@ -134,6 +134,7 @@ class EventsRun(Run):
             "target_accuracy": plan.target_accuracy,
             "round_s": round(statistics.median(round_times), 6) if round_times else None,
             "bytes_sent": sum(sent),
+            "bytes_saved": sum(saved),
             "bytes_per_node": least_to_greatest(sent),
             "messages": sum(pushes),
             "delivered": sum(swarm.frames.values()),

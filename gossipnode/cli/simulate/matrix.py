@@ -52,6 +52,12 @@ def check(plan: Plan) -> None:
             key="task.dtype",
             allowed=f"{' or '.join(DTYPES)}, {events}",
         )
+    if config.codec.name != "none":
+        raise ConfigError(
+            f"no message is made here that {config.codec.name} could make smaller",
+            key="codec.name",
+            allowed="none, " + events,
+        )
     flags = [word for word in plan.conditions.flags() if word.startswith("--")]
     flags += ["--seed"] * bool(plan.seed)
     flags += ["--target-accuracy"] * (plan.target_accuracy is not None)
@@ -150,6 +156,7 @@ class MatrixRun(Run):
             "consensus_distance": spread.distance,
             "rounds": swarm.round,
             "bytes_sent": sum(sent),
+            "bytes_saved": 0,  # this engine takes no codec
             "bytes_per_node": least_to_greatest(sent),
             "messages": swarm.traffic.messages,
             "out": str(plan.out),

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from gossipnode.cli.columns import count, decimal, quantity
+from gossipnode.cli.columns import count, decimal, quantity, raw
 from gossipnode.cli.results import Summary, fact, learnt
 from gossipnode.cli.simulate.plan import Plan
 
@@ -74,7 +74,9 @@ def _of_matrix(summary: Summary) -> list[str]:
 
 def _sent(summary: Summary) -> str:
     each = {key: quantity(value, "B") for key, value in summary["bytes_per_node"].items()}
-    return fact("a node sent", f"{each['mean']} ({each['min']} to {each['max']})")
+    nodes, sent = summary["nodes"], summary["bytes_sent"]
+    without = raw(sent / nodes, summary.get("bytes_saved", 0) / nodes)
+    return fact("a node sent", f"{each['mean']} ({each['min']} to {each['max']}){without}")
 
 
 def over_seeds(plan: Plan, runs: Sequence[Summary], failed: Sequence[dict[str, Any]]) -> Summary:

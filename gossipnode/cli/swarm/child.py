@@ -93,7 +93,8 @@ async def _tell_states(
 
 def _told_by(node: HttpNode) -> dict[str, Any]:
     """Return what the summary needs of a node: a report's size must not grow with the swarm."""
-    return {"bytes_sent": node.counters.get("bytes_sent"), "round_s": median(node.round_times)}
+    sent, saved = (node.counters.get(f"bytes_{what}") for what in ("sent", "saved"))
+    return {"bytes_sent": sent, "bytes_saved": saved, "round_s": median(node.round_times)}
 
 
 def _redirect(output: Path) -> None:

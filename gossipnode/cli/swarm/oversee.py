@@ -34,7 +34,7 @@ class View:
     """What the parent knows of one node: its process, its state and its newest row.
 
     ``bytes_sent`` and ``round_s``, the median duration of its last rounds, are those of its last
-    report, whether of a state or of a row.
+    report, whether of a state or of a row; ``bytes_saved`` that of its last state.
     """
 
     child: Child
@@ -42,6 +42,7 @@ class View:
     row: dict[str, Any] | None = None
     was_ready: bool = False
     bytes_sent: int = 0
+    bytes_saved: int = 0
     round_s: float | None = None
 
     def take(self, report: dict[str, Any]) -> None:
@@ -60,6 +61,7 @@ class View:
 
     def _note(self, facts: dict[str, Any]) -> None:
         self.bytes_sent, self.round_s = facts["bytes_sent"], facts["round_s"]
+        self.bytes_saved = facts.get("bytes_saved", self.bytes_saved)
 
     @property
     def over(self) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossipnode.cli import LAUNCHED
-from gossipnode.cli.columns import count, quantity
+from gossipnode.cli.columns import count, quantity, raw
 from gossipnode.cli.results import Summary, fact, learnt, least_to_greatest
 from gossipnode.cli.swarm.models import Models
 from gossipnode.cli.swarm.oversee import View
@@ -65,6 +65,7 @@ def summarize(
         "rounds": models.least_round,
         "interrupted": interrupted,
         "bytes_sent": sum(view.bytes_sent for view in answered),
+        "bytes_saved": sum(view.bytes_saved for view in answered),
         "wall_s": round(time.monotonic() - LAUNCHED, 3),
         "start_s": None if all_ready_at is None else round(all_ready_at - LAUNCHED, 3),
         "round_s": statistics.median(round_times) if round_times else None,
@@ -90,7 +91,8 @@ def text_of(summary: Summary) -> str:
     lines += learnt(summary)
     if summary["round_s"] is not None:
         lines.append(fact("a round", quantity(summary["round_s"], "s")))
-    lines.append(fact("sent", quantity(summary["bytes_sent"], "B")))
+    sent, saved = summary["bytes_sent"], summary["bytes_saved"]
+    lines.append(fact("sent", quantity(sent, "B") + raw(sent, saved)))
     if summary["rss_bytes_max"] is not None:
         rss, pss = (quantity(summary[key], "B") for key in ("rss_bytes_max", "pss_bytes_mean"))
         text = f"{rss} at most; {pss} where shared pages count once"
