@@ -25,8 +25,8 @@ from gossipnode.learning.modelfile import learner_for_model, load_model
 
 KEYS = {
     "nodes", "accuracy", "loss", "consensus_distance", "rounds", "bytes_sent", "bytes_saved",
-    "wall_s", "start_s", "round_s", "rss_bytes_max", "pss_bytes_mean", "failed_nodes", "seed", "topology", "algorithm",
-    "out", "interrupted",
+    "wall_s", "start_s", "round_s", "rss_bytes_max", "pss_bytes_mean", "failed_nodes", "seed",
+    "topology", "algorithm", "out", "interrupted",
 }  # fmt: skip
 ENDLESS = ["swarm", "-n", "4", "--rounds", "0", "--out", "run", "--no-plot", "--json"]
 
