@@ -131,6 +131,7 @@ class PowerGossip(Algorithm):
         for j, edge in E.items():
             before = {} if edge.before is None else {BEFORE: edge.before}
             node.push([j], {"p": sent[j]}, scalars={DIGEST: edge.digest, **before}, version=edge.t)
+            node.count("bytes_saved", half.nbytes - sent[j].nbytes)
         came = await self.mailbox.take(node, (k, 0), neighbours)
         self.alone = not came
         terms: list[tuple[float, Term]] = []

@@ -164,6 +164,7 @@ def test_messages_are_of_r_rows_or_r_columns(monkeypatch: pytest.MonkeyPatch) ->
         numbers = 8 * (5 * (84 + 7) + 5 * (90 + 7)) * 16 * 2
         assert pushes == 16 * 2 * 10
         assert 0 < counted(swarm, "bytes_sent") - numbers < 400 * pushes
+        assert counted(swarm, "bytes_saved") == 8 * LAYOUT.size * pushes - numbers
 
 
 # -- one edge ------------------------------------------------------------------------------------
