@@ -44,7 +44,8 @@ class VectorisedSwarm:
 
     ``models`` is X, shape (n, d): a round makes a new one. ``learners`` replace those that the
     config describes, one a node. ``losses`` (n,) are the mean losses of the last round's local
-    steps, None before the first. Raises ``ConfigError`` for any other algorithm.
+    steps, None before the first. Raises ``ConfigError`` for any other algorithm, and
+    for codecs.
     """
 
     def __init__(
@@ -72,6 +73,12 @@ class VectorisedSwarm:
                 f"one matrix of all nodes cannot be {config.task.dtype}",
                 key="task.dtype",
                 allowed="float32 and float64; the event-driven simulator takes all",
+            )
+        if config.codec.name != "none":
+            raise ConfigError(
+                f"no message is made here that {config.codec.name} could make smaller",
+                key="codec.name",
+                allowed="none; the event-driven simulator runs all",
             )
         self.config, self.form = config, config.algorithm.form
         self.names = tuple(names) or tuple(f"n{i}" for i in range(nodes))

@@ -139,6 +139,8 @@ def test_the_matrix_diverges_with_an_exit_code_of_its_own(capsys):
         ("--target-accuracy 0", "--target-accuracy"),
         ("--algorithm gossip", "asynchronous"),
         ("--algorithm gradient_tracking", "more than W"),
+        ("--codec float16", "codec.name"),
+        ("--codec randomk", "none, or --engine events"),
         ("--duration-s 60", "run.duration_s"),
         ("--rounds 0", "run.rounds"),
     ],

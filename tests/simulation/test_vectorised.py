@@ -156,6 +156,14 @@ def test_gossip_has_no_matrix() -> None:
         VectorisedSwarm(load_config(flags={"algorithm.name": "gossip"}), 4)
 
 
+@pytest.mark.parametrize("codec", ["float16", "randomk"])
+def test_a_matrix_sends_nothing_that_a_codec_could_make_smaller(codec: str) -> None:
+    with pytest.raises(ConfigError, match=codec) as refused:
+        VectorisedSwarm(load_config(flags={"codec.name": codec}), 4)
+    assert refused.value.key == "codec.name"
+    assert "event-driven" in str(refused.value)
+
+
 SEQUENCES = ["one_peer_exponential", "base", "el_oracle", "el_local", "od_equi_dyn"]
 
 
