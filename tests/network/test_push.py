@@ -108,6 +108,14 @@ async def unsupported(node: HttpNode) -> Answer:
     return await push(node.url, frame_for(node, kind=Kind.DELTA))
 
 
+async def missing_base(node: HttpNode) -> Answer:
+    """A difference to the sender's third x̂, of which nothing has come."""
+    difference = vector_for(node)
+    facts: dict[str, Any] = {"version": 4, "base_version": 3, "scalars": {"gamma": 1.0}}
+    parts = (Part.of("q", difference),)
+    return await push(node.url, frame_for(node, difference, parts=parts, round=0, **facts))
+
+
 async def busy(node: HttpNode) -> Answer:
     frame = frame_for(node, sender="c")
     async with Connection(node.url) as first:
@@ -138,6 +146,7 @@ WAYS: dict[str, tuple[Way, dict[str, Any]]] = {
     "too_large": (too_large, {}),
     "not_finite": (not_finite, {}),
     "unsupported_message": (unsupported, {}),
+    "missing_base": (missing_base, {**OF_CHAIN, "algorithm": {"name": "choco"}}),
     "busy": (busy, {"network": {"inflight_bytes_max": 0}}),
     "draining": (draining, {}),
 }
