@@ -18,7 +18,11 @@ FORMS: dict[str, dict[str, Any]] = {
     "allreduce": {},
     "gossip_pga": {"algorithm__every": 3},
     "aga": {"algorithm__every": 2, "algorithm__warm_up": 1},
-    "fedavg": {"algorithm__fraction": 0.5},
+    "powersgd": {},
+    "choco": {"codec__name": "topk", "codec__fraction": 0.2},
+    "power_gossip": {},
+    "fedprox": {"algorithm__fraction": 0.5},
+    "fedavg": {"algorithm__fraction": 0.5, "codec__name": "topk", "codec__fraction": 0.2},
     "scaffold": {"algorithm__fraction": 0.5},
     "fedbuff": {"algorithm__buffer": 5},
 }
