@@ -328,8 +328,8 @@ class CodecOptions(Section):
     )
     adaptive: bool = option(
         False,
-        "uniform: choose bits from 2, 4 and 8 by how fast this node computes and sends, beside its "
-        "neighbours.",
+        "uniform, with choco: choose bits from 2, 4 and 8 by how fast this node computes and "
+        "sends, beside its neighbours.",
         flag="--codec-adaptive",
     )
     levels: int = option(
@@ -342,7 +342,8 @@ class CodecOptions(Section):
     feedback: bool = option(
         True,
         "Send what an earlier message left out with the next one (error feedback), where "
-        "differences to a common model are sent. Without it only unbiased codecs are taken.",
+        "differences to a common model are sent. Clients of federated and fedbuff can do without "
+        "it where the codec is right on average: qsgd, randomk or uniform.",
     )
 
     @model_validator(mode="after")
@@ -558,6 +559,14 @@ def _unsound(config: Config) -> Iterator[str]:
     if codec.name not in algorithm.codecs:
         reason = algorithm.unsound(codec.name)
         yield f"codec {codec.name} is not for algorithm {algorithm.called}: {reason}"
+    elif not codec.feedback and codec.name not in algorithm.unbiased:
+        reason = algorithm.unsound_without_feedback(codec.name)
+        yield f"codec.feedback = false is not for algorithm {algorithm.called} here: {reason}"
+    elif codec.adaptive and not algorithm.adapts_bits:
+        yield (
+            f"codec.adaptive is not for algorithm {algorithm.called}, whose nodes do not tell each "
+            "other how fast they are: set codec.bits, or choose algorithm choco"
+        )
     if dtype in ("float16", "bfloat16"):
         yield (
             f"task.dtype is {dtype}, which codec {codec.name} does not take; choose task.dtype "

@@ -74,11 +74,14 @@ class AlgorithmOptions(Section):
     """The options of one algorithm; each declares its own, beside its code.
 
     ``default_graph`` is the graph of a config that names none, ``codecs`` are those that are sound
-    with it.
+    with it, ``unbiased`` those of them that need no error feedback, as they are right on average.
+    ``adapts_bits`` tells whether its nodes choose their bits by each other's speed.
     """
 
     default_graph: ClassVar[str] = "ring"
     codecs: ClassVar[frozenset[str]] = frozenset()
+    unbiased: ClassVar[frozenset[str]] = frozenset()
+    adapts_bits: ClassVar[bool] = False
     facts: ClassVar[tuple[Facts, ...]] = ()
 
     name: str = option(
@@ -107,6 +110,18 @@ class AlgorithmOptions(Section):
             "it sends whole models, and what a codec leaves out of one is lost: the nodes would "
             "never agree. Algorithm choco sends compressed differences, and partial_gossip parts "
             f"of a model; choose one of them{takes}"
+        )
+
+    def unsound_without_feedback(self, codec: str) -> str:
+        """Tell why ``codec``, one of ``codecs``, needs ``codec.feedback``, and what would serve."""
+        if self.unbiased:
+            return (
+                f"what {codec} leaves out would be lost for good: leave it true, or choose "
+                f"{' or '.join(sorted(self.unbiased))}, which are right on average"
+            )
+        return (
+            "it mixes whole models, for which no codec is made unbiased: leave it true, or choose "
+            "federated or fedbuff, whose clients send differences"
         )
 
     @abstractmethod

@@ -52,7 +52,7 @@ from gossipnode.algorithms.choco_quality import Quality, encoded, isotropic_alig
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.algorithms.mailbox import Mailbox
 from gossipnode.algorithms.vectors import narrowed, widened
-from gossipnode.errors import ConfigError, PeerError
+from gossipnode.errors import PeerError
 from gossipnode.options import Facts, Needs, option
 
 # Rounds for which a copy serves in place of what does not come. On Q16 with a tenth of the messages
@@ -67,6 +67,7 @@ class ChocoOptions(LockstepOptions):
     codecs = frozenset(
         {"topk", "randomk", "sign", "qsgd", "uniform", "float16", "bfloat16", "lowrank"}
     )
+    adapts_bits = True
     facts = (
         Facts(
             "",
@@ -86,6 +87,15 @@ class ChocoOptions(LockstepOptions):
         ge=0,
         le=1,
     )
+
+    def unsound_without_feedback(self, codec: str) -> str:
+        """Tell that feedback is what this is, and that unbiased codecs are wrong for it."""
+        del codec
+        return (
+            "it sends what was left out with the next difference anyway, and of a codec that is "
+            "stretched to be right on average copies would run away; leave it true, or choose "
+            "federated or fedbuff with qsgd, randomk or uniform"
+        )
 
     def needs(self) -> Needs:
         """Return that W must stay and be symmetric, so that it is doubly stochastic."""
@@ -115,14 +125,7 @@ class Choco(Algorithm):
         self.lock = asyncio.Lock()  # adding may leave the loop: one message at a time
 
     def begin(self, node: NodeInterface) -> None:
-        """Begin with the params; raises ``ConfigError`` for a codec that is unsound here."""
-        codec = node.codec
-        if codec is not None and codec.is_unbiased:
-            raise ConfigError(
-                f"is false, which makes {codec.name} unbiased: differences would grow by what it "
-                "adds to them; leave it true, or send whole models by another algorithm",
-                key="codec.feedback",
-            )
+        """Begin with the params."""
         self.begin_at(node.params)
 
     def begin_at(self, x: Vector) -> None:

@@ -85,9 +85,6 @@ def _values_of(coding: Coding) -> int:
 
 
 def _coded(x: Vector, codec: Codec, seed: int, tensors: Sequence[Tensor]) -> tuple[Coded, Vector]:
-    if codec.is_unbiased:  # which multiplies the values: right for differences, not for models
-        from gossipnode.codecs.randomk import RandomK
-
-        codec = RandomK(cast("RandomK", codec).fraction)
+    assert not codec.is_unbiased  # it would multiply the values, which no model wants
     coded = codec.encode(x, seed)
     return coded, decode(coded, coded.data, tensors)

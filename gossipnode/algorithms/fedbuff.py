@@ -40,7 +40,7 @@ from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.algorithms.vectors import narrowed, widened
-from gossipnode.codecs import CODECS
+from gossipnode.codecs import CODECS, UNBIASED
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, Needs, option
 
@@ -49,7 +49,7 @@ class FedBuffOptions(HubOptions, MergeOptions):
     """FedBuff: asynchronous federated learning with a hub."""
 
     default_graph = "star"
-    codecs = frozenset(CODECS)
+    codecs, unbiased = frozenset(CODECS), UNBIASED
     facts = (
         Facts(
             "",

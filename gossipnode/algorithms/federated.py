@@ -40,7 +40,7 @@ from gossipnode.algorithms.federated_servers import SECONDS, AdaptiveServer
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import HubOptions, Work
 from gossipnode.algorithms.vectors import descend, narrowed
-from gossipnode.codecs import CODECS
+from gossipnode.codecs import CODECS, UNBIASED
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, Needs, option
 
@@ -71,7 +71,7 @@ class FederatedOptions(ClientOptions):
         Facts("fedyogi", "the same, slower to forget", VECTORS, LOSS, steady="little"),
     )
 
-    codecs = frozenset(CODECS)
+    codecs, unbiased = frozenset(CODECS), UNBIASED
 
     name: Literal["federated"] = "federated"
     form: Literal["fedsgd", "fedavg", "fedprox", "fedadam", "fedadagrad", "fedyogi"] = option(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CODECS",
+    "UNBIASED",
     "Bytes",
     "Codec",
     "Coded",
@@ -35,6 +36,8 @@ CODECS: Final = {
     "bfloat16": "gossipnode.codecs.halves:BFloat16",
     "lowrank": "gossipnode.codecs.lowrank:LowRank",
 }
+# Those that ``build_codec`` makes right on average where there is no error feedback.
+UNBIASED: Final = frozenset({"qsgd", "randomk", "uniform"})
 
 
 @cache

@@ -160,13 +160,6 @@ def test_it_needs_a_graph_that_goes_both_ways_and_stays(source: str) -> None:
             config(source, 5, topology__graph=graph)
 
 
-@pytest.mark.parametrize("codec", ["qsgd", "uniform", "randomk"])
-def test_an_unbiased_codec_is_refused(source: str, codec: str) -> None:
-    made = config(source, 5, codec__name=codec, codec__feedback=False)
-    with pytest.raises(ConfigError, match="feedback"), simulated(made) as swarm:
-        swarm.run_to_end(within=10)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -104,13 +104,6 @@ def test_sixteen_nodes_are_the_dense_recursion_on_what_is_rounded(
     np.testing.assert_allclose(X, after(recursion(form, C), 12), rtol=0, atol=1e-12)
 
 
-def test_feedback_is_of_no_concern_to_models(source: str) -> None:  # noqa: F811
-    """Without it the codec is an unbiased one, which would stretch the coordinates."""
-    one = models_of(config(source, 10, **RANDOMK))
-    other = models_of(config(source, 10, **RANDOMK, codec__feedback=False))
-    assert np.array_equal(one, other)
-
-
 def test_all_coordinates_are_plain_dpsgd(source: str) -> None:  # noqa: F811
     flags = {**RANDOMK, "codec__fraction": 1.0}
     one, other = models_of(config(source, 60, **flags)), models_of(config(source, 60))
