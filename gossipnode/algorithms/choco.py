@@ -48,6 +48,7 @@ from gossipnode.algorithms.base import (
     Vector,
 )
 from gossipnode.algorithms.choco_copies import BEHIND, GAMMA, START, Copies, add, checked
+from gossipnode.algorithms.choco_pace import Pace, check_pace
 from gossipnode.algorithms.choco_quality import Quality, encoded, isotropic_alignment, kind_of
 from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
 from gossipnode.algorithms.mailbox import Mailbox
@@ -115,7 +116,8 @@ class Choco(Algorithm):
     def __init__(self, options: ChocoOptions, local_steps: int) -> None:
         self.tau, self.given = local_steps, options.gamma
         self.mailbox = Mailbox(options)
-        self.copies, self.quality = Copies(), Quality()
+        self.copies, self.quality, self.pace = Copies(), Quality(), Pace()
+        self.tells: dict[str, float] = {}  # besides γ, with this version
         self.hat: Vector | None = None  # x̂_i after so many differences, the last of round ``of``
         self.version, self.of = 0, -1
         self.gamma = 1.0  # γ_i, as was told with this version
@@ -149,7 +151,9 @@ class Choco(Algorithm):
 
     async def step(self, node: NodeInterface, k: int, neighbours: Sequence[str]) -> None:
         """Train, send the difference, and mix what the neighbours hold with what is held here."""
+        began = node.time()
         await node.train(self.tau)
+        self.pace.note(node.time() - began)
         half = node.params
         hat = await self.send(node, k, half, neighbours)  # x̂_i
         came = await self.mailbox.take(node, (k, 0), neighbours)
@@ -172,6 +176,7 @@ class Choco(Algorithm):
         """Send what brings x̂_i nearer to ``half``, and return x̂_i then."""
         codec, hat, base = node.codec, self.hat, self.version
         assert hat is not None, "begun"
+        self.tells = self.pace.adapt(node, neighbours)
         await self.judge(node, half)
         draws = codec is not None and codec.draws
         seed = int(node.rng.integers(2**64, dtype=np.uint64)) if draws else 0
@@ -183,7 +188,8 @@ class Choco(Algorithm):
             self.goes_on = False
             self.send_whole(node, neighbours)
         elif neighbours:
-            scalars = {GAMMA: self.gamma} | ({} if base else {START: self.copies.mark})
+            start = {} if base else {START: self.copies.mark}
+            scalars = {GAMMA: self.gamma, **self.tells, **start}
             node.push(neighbours, {"q": q}, scalars=scalars, version=base + 1, base_version=base)
         return self.hat
 
@@ -198,7 +204,7 @@ class Choco(Algorithm):
     def send_whole(self, node: NodeInterface, peers: Iterable[str]) -> None:
         """Send x̂_i as it is; differences that follow start from it."""
         assert self.hat is not None, "begun"
-        scalars = {GAMMA: self.gamma, BEHIND: node.round - self.of}
+        scalars = {GAMMA: self.gamma, BEHIND: node.round - self.of, **self.tells}
         peers = [j for j in peers if self.whole.get(j) != self.version]  # else it is on its way
         if peers:
             node.push(peers, {"x": self.hat}, scalars=scalars, version=self.version)
@@ -213,6 +219,7 @@ class Choco(Algorithm):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Bring the copy of the sender's x̂ up to date, and keep it for its round."""
         behind = checked(arrival)
+        check_pace(arrival)
         self.begin_at(node.params)  # a neighbour may be quicker than ``begin``
         async with self.lock:
             x = await self.held_by(node, arrival)
@@ -221,6 +228,7 @@ class Choco(Algorithm):
             arrival.parts, arrival.round = {"x": x}, arrival.round - behind
             answer = self.mailbox.put(node, arrival)
             self.copies.keep(arrival, x)
+            self.pace.hear(arrival)
         # Too late for its round, but not for the copy.
         return Answer(Outcome.LATE) if answer.outcome is Outcome.DROPPED else answer
 

@@ -31,6 +31,8 @@ TOLERANCE: Final = 1.1
 class AdaptiveUniform(Uniform):
     """``Uniform`` with bits that ``adapt`` chooses; at first 8."""
 
+    adapts = True
+
     def __init__(self, contractive: bool = False) -> None:
         super().__init__(LADDER[-1], contractive)
         self._by_bits = {bits: Uniform(bits, contractive) for bits in LADDER}

@@ -93,11 +93,13 @@ class Codec(ABC):
     """One way to make a vector smaller; an instance holds its options.
 
     ``is_unbiased``: E decode(encode(x)) = x over the seeds. ``draws``: encoding needs a seed.
+    ``adapts``: it wants to be told how fast this node and others are, see ``adaptive``.
     """
 
     name: ClassVar[str]
     is_unbiased: bool = False
     draws: bool = False
+    adapts: bool = False
 
     @abstractmethod
     def encode(self, x: Vector, seed: int = 0) -> Coded:
