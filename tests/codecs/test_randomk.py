@@ -84,6 +84,20 @@ def test_equal_words_go_to_the_lowest_coordinates(monkeypatch: pytest.MonkeyPatc
         assert np.array_equal(np.flatnonzero(drawn(1, k, 100)), np.sort(order[:k]))
 
 
+def test_what_was_drawn_last_is_kept_and_nothing_else() -> None:
+    """A round's messages of one shared seed are one draw; what is kept is a byte a coordinate."""
+    first = drawn(5, 300, 1000)
+    assert drawn(5, 300, 1000) is first
+    assert not first.flags.writeable
+    assert not drawn(5, 1000, 1000).flags.writeable
+    for other in ((6, 300, 1000), (5, 301, 1000), (5, 300, 1001)):
+        assert not np.array_equal(drawn(*other), first)
+    again = drawn(5, 300, 1000)
+    assert again is not first
+    assert np.array_equal(again, first)
+    assert drawn.cache_info().currsize == 1
+
+
 @given(VECTORS, FRACTIONS, SEEDS)
 def test_the_drawn_come_back_and_the_others_are_zero(x: Vector, fraction: float, seed: int) -> None:
     codec, before = RandomK(fraction), x.copy()
