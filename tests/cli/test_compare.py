@@ -13,6 +13,7 @@ from gossipnode.cli import app
 from gossipnode.cli.simulate import compare
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "compare.toml"
+CODECS = EXAMPLE.with_name("codecs.toml")
 COMMON = """
 [data]
 partition = "shards:2"
@@ -220,6 +221,20 @@ def test_a_node_does_not_start_from_a_comparison(capsys: pytest.CaptureFixture[s
 
 def test_the_example_is_a_comparison() -> None:
     assert len(compare.variants(EXAMPLE)) >= 4
+
+
+def test_the_example_of_codecs_sends_less_by_each_of_them(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    line = ["simulate", str(CODECS), "-n", "4", "--rounds", "6", "--engine", "objects"]
+    assert app.run([*line, "--json", "--out", "out"]) == app.OK
+    plain, *others = json.loads(capsys.readouterr().out)["compare"]
+    assert (folder / "out" / "plot.png").exists()
+    assert len(others) == 6
+    assert (plain["name"], plain["algorithm"]) == ("D-PSGD", "dpsgd")
+    assert not any(row["failed"] for row in (plain, *others))
+    for row in others:
+        assert row["bytes_per_node"]["mean"] < 0.6 * plain["bytes_per_node"]["mean"]
 
 
 def test_a_mean_curve_has_the_rounds_that_every_run_measured() -> None:
