@@ -3,8 +3,8 @@
 16 nodes on a ring, even shares of the data, the same steps for all: softmax regression and a
 perceptron of 101,770 params on the MNIST test file (``--mnist DIR``), softmax on digits without it;
 two seeds, of the perceptron one. The target is the accuracy of D-PSGD after all its rounds, less
-half a point; what is compared is what a node has sent when the nodes' mean accuracy is there. ``python -m benchmarks.compression``
-prints the tables, ``--page docs/compression.md`` puts them there. Invariant: all schemes have the
+half a point; what is compared is what a node has sent when the nodes' mean accuracy is there.
+``python -m benchmarks.compression`` prints the tables, ``--page docs/compression.md`` keeps them. Invariant: all schemes have the
 same data, steps and seeds, and real frames are counted.
 """
 
