@@ -4,8 +4,8 @@
 perceptron of 101,770 params on the MNIST test file (``--mnist DIR``), softmax on digits without it;
 two seeds, of the perceptron one. The target is the accuracy of D-PSGD after all its rounds, less
 half a point; what is compared is what a node has sent when the nodes' mean accuracy is there.
-``python -m benchmarks.compression`` prints the tables, ``--page docs/compression.md`` keeps them. Invariant: all schemes have the
-same data, steps and seeds, and real frames are counted.
+``python -m benchmarks.compression`` prints the tables, ``--page docs/compression.md`` keeps them.
+Invariant: all schemes have the same data, steps and seeds, and real frames are counted.
 """
 
 from __future__ import annotations
