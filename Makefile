@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # An interpreter that has PyTorch; without one the comparison with gloo is left out.
 TORCH_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test lint format docs bench bench-full clean
+.PHONY: demo test survive lint format docs bench bench-full clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gossipnode swarm
@@ -14,6 +14,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/scenarios
 	$(BIN)/python -m pytest tests/scenarios
+
+# What `make test` does in little: power cut twice, everywhere; 1,000 times SIGKILL.
+survive: $(VENV)/.dev
+	GOSSIPNODE_SECOND_CUTS=100000 $(BIN)/python -m pytest --timeout 3600 tests/node/test_power_cuts.py
+	$(BIN)/python tests/daemon/killing.py --cycles 1000
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

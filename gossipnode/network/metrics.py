@@ -88,6 +88,11 @@ def _lag(lag: LoopLag) -> Metric:
 
 def _numbers(node: Node, status: Status) -> Iterator[tuple[str, str, float | None]]:
     yield "ready", "1 if the node takes part, else 0.", node.ready
+    yield (
+        "degraded",
+        "1 while checkpoints cannot be written, else 0.",
+        bool(status.checkpoint_error),
+    )
     yield "uptime_seconds", "Time since the node started.", status.uptime_s
     yield "round", "The round or period under way.", status.round
     yield "age", "Local steps in the model in memory.", status.age

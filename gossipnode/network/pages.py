@@ -45,10 +45,13 @@ async def livez(node: Node, request: BaseRequest) -> Response:
 
 
 async def readyz(node: Node, request: BaseRequest) -> Response:
-    """200 while pushes are taken, else 503 and why not."""
+    """200 while pushes are taken, else 503 and why not; tells what goes on but not as it should."""
     if not node.ready:
         headers = {"Retry-After": "1"}
         return fault(request, 503, "not_ready", f"this node is {node.state}", headers)
+    if node.checkpoint_error:
+        # Not a 503: training and gossip need no disk, and taking the node out would not mend it.
+        return answer(request, {"ready": True, "degraded": node.checkpoint_error})
     return answer(request, {"ready": True})
 
 

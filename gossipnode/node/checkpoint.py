@@ -3,6 +3,10 @@
 A checkpoint is written to a temporary file in the same folder, fsynced, renamed, and the folder
 fsynced. Invariant: whatever happens on the way, the newest file whose digest holds is a whole
 snapshot; and where there are files but none holds, loading fails rather than beginning anew.
+
+A damaged file is put aside once an older one is found that holds: under its own name with
+``.broken`` behind it, so that nothing takes it for a checkpoint again, and whoever looks into the
+damage has it. Where none holds, all stay as they are: a later start must not find an empty folder.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import contextlib
 import errno
 import fcntl
 import json
-import os
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -21,30 +25,39 @@ import xxhash
 
 from gossipnode.errors import StorageError
 from gossipnode.learning.tensors import NAMES, tensors_of
+from gossipnode.logs import event
+from gossipnode.node.disk import Disk
 from gossipnode.node.world import Snapshot
 
+log = logging.getLogger("gossipnode.node")
+
 SUFFIX = ".safetensors"
+BROKEN = ".broken"
 
 
 class FileStore:
     """Checkpoints and boot epoch of one node in one folder, which it locks against a second node.
 
-    ``keep`` ≥ 1 checkpoints stay. All methods block. Raises ``StorageError``.
+    ``keep`` ≥ 1 checkpoints stay, and as many damaged ones. All methods block. Raises
+    ``StorageError``.
     """
 
-    def __init__(self, folder: Path, keep: int, wall_time: Callable[[], float]) -> None:
+    def __init__(
+        self, folder: Path, keep: int, wall_time: Callable[[], float], disk: Disk | None = None
+    ) -> None:
         self.folder, self.keep, self.wall_time = folder, keep, wall_time
+        self.disk = disk if disk is not None else Disk()
         self.skipped: list[str] = []  # names of files that a load found damaged
         self._lock: IO[bytes] | None = None
 
     def open(self) -> None:
         """Create and lock the folder."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.disk.make_folder(self.folder)
             self._lock = (self.folder / "lock").open("ab")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for unfinished in self.folder.glob(".*.new"):
-                unfinished.unlink()  # of a writer that was killed
+                self.disk.remove(unfinished)  # of a writer that was killed
         except BlockingIOError:
             self.close()
             raise StorageError(
@@ -84,18 +97,20 @@ class FileStore:
         files = self.files()
         number = 1 + (int(files[-1].name.split("-")[0]) if files else 0)
         self._write(self.folder / f"{number:08d}-{digest}{SUFFIX}", *pieces)
-        for old in self.files()[: -self.keep]:
-            with contextlib.suppress(FileNotFoundError):
-                old.unlink()
+        self._thin_out(self.files())
 
     def load(self) -> Snapshot | None:
-        """Return the newest snapshot whose digest holds."""
+        """Return the newest snapshot whose digest holds, and put aside those that do not."""
         files = self.files()
+        damaged: list[Path] = []
         for path in reversed(files):
             snapshot = self._read(path)
             if snapshot is not None:
+                self._put_aside(damaged)
+                self._sync_names()
                 return snapshot
-            self.skipped.append(path.name)
+            damaged.append(path)
+        self.skipped += [path.name for path in damaged]
         if files:
             raise StorageError(
                 f"{self.folder}: none of {len(files)} checkpoints is sound; restore one, or start "
@@ -105,8 +120,49 @@ class FileStore:
 
     def files(self) -> list[Path]:
         """Return the checkpoint files, oldest first."""
-        found = [p for p in self.folder.glob(f"*-*{SUFFIX}") if p.name.split("-")[0].isdecimal()]
-        return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+        return self._numbered(SUFFIX)
+
+    def _numbered(self, suffix: str) -> list[Path]:
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be read: {error.strerror}") from None
+        numbers = {
+            name: int(number)
+            for name in names
+            if name.endswith(suffix) and (number := name.partition("-")[0]).isdecimal()
+        }
+        return [self.folder / name for name in sorted(numbers, key=lambda name: numbers[name])]
+
+    def _put_aside(self, damaged: list[Path]) -> None:
+        for path in damaged:
+            self.skipped.append(path.name)
+            event(log, logging.ERROR, "checkpoint.damaged", file=path.name)
+            try:
+                self.disk.replace(path, path.with_name(path.name + BROKEN))
+            except OSError as error:
+                reason = error.strerror
+                event(log, logging.WARNING, "checkpoint.stays", file=path.name, reason=reason)
+        if damaged:
+            self._thin_out(self._numbered(BROKEN))
+
+    def _sync_names(self) -> None:
+        """Make sure of what was found: its writer may have been killed just before it did."""
+        try:
+            self.disk.sync_folder(self.folder)
+        except OSError as error:
+            raise StorageError(f"{self.folder}: cannot be synced: {error.strerror}") from None
+
+    def _thin_out(self, files: list[Path]) -> None:
+        """Remove all but the newest ``keep``; one that stays is tried again the next time."""
+        for old in files[: -self.keep]:
+            try:
+                self.disk.remove(old)
+            except OSError as error:
+                reason = error.strerror
+                event(log, logging.WARNING, "checkpoint.stays", file=old.name, reason=reason)
 
     def _read(self, path: Path) -> Snapshot | None:
         from safetensors import SafetensorError
@@ -127,20 +183,18 @@ class FileStore:
     def _write(self, path: Path, *pieces: bytes | memoryview) -> None:
         temporary = path.with_name(f".{path.name}.new")
         try:
-            with temporary.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            folder = os.open(self.folder, os.O_RDONLY)
+            descriptor = self.disk.create(temporary)
             try:
-                os.fsync(folder)
+                for piece in pieces:
+                    self.disk.write(descriptor, piece)
+                self.disk.sync(descriptor)
             finally:
-                os.close(folder)
+                self.disk.close(descriptor)
+            self.disk.replace(temporary, path)
+            self.disk.sync_folder(self.folder)
         except OSError as error:
             with contextlib.suppress(OSError):
-                temporary.unlink()
+                self.disk.remove(temporary)
             space = " (the disk is full)" if error.errno == errno.ENOSPC else ""
             raise StorageError(f"{path}: cannot be written: {error.strerror}{space}") from None
 

@@ -37,6 +37,7 @@ HELP = {
     "peers_suspected": "Times a peer was given up on until heard of again.",
     "checkpoints_written": "Checkpoints that reached the disk.",
     "checkpoint_failures": "Checkpoints that did not.",
+    "checkpoints_damaged": "Checkpoints found damaged at the start, and put aside.",
     "lanes_opened": "Lanes that this node opened.",
     "lanes_accepted": "Lanes that peers opened.",
     "lanes_closed": "Lanes that have ended, for whatever reason.",

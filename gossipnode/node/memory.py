@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gossipnode.node")
 
+# After a write that failed, unless checkpoints come more often anyway: a disk that has room again
+# is found soon, and one that has not costs a file name each time.
+RETRY_S = 10.0
+
 
 class Memory:
     """Saves and recalls the state of one node through its world's store, if it has one."""
@@ -45,6 +49,7 @@ class Memory:
         if node.config.checkpoint.fresh:
             return
         snapshot = await node.world.work(store.load)
+        node.counters.add("checkpoints_damaged", len(store.skipped))
         if snapshot is not None:
             self._restore(snapshot)
             self.recalled = True
@@ -52,6 +57,8 @@ class Memory:
     def keep_if_due(self) -> None:
         """Write a checkpoint in the background if the last one is old; call between rounds."""
         every_s = self.node.config.checkpoint.every_s
+        if self.node.checkpoint_error:
+            every_s = min(every_s, RETRY_S)
         if (
             self.node.world.store is not None
             and every_s
@@ -84,6 +91,8 @@ class Memory:
             event(log, logging.ERROR, "checkpoint.failed", reason=str(error))
             return
         node.counters.add("checkpoints_written")
+        if node.checkpoint_error:
+            event(log, logging.INFO, "checkpoint.recovered", age=snapshot.facts["age"])
         node.durable_age, node.checkpoint_error = snapshot.facts["age"], ""
         event(log, logging.DEBUG, "checkpoint.written", age=node.durable_age)
 

@@ -54,7 +54,12 @@ class Snapshot:
 
 
 class Store(Protocol):
-    """Where checkpoints live. Every method blocks: call it in the worker."""
+    """Where checkpoints live. Every method blocks: call it in the worker.
+
+    ``skipped`` names the files that ``load`` found damaged.
+    """
+
+    skipped: list[str]
 
     def save(self, snapshot: Snapshot) -> None:
         """Write durably, or raise ``StorageError`` and leave the older ones as they were."""

@@ -118,6 +118,7 @@ class SimulatedStore:
         self.keep, self.sync_s = keep, sync_s
         self.unsynced: Snapshot | None = None
         self.durable: list[Snapshot] = []
+        self.skipped: list[str] = []  # nothing is ever damaged here
         self.wall_time: Callable[[], float] = lambda: 0.0  # its machine's, once it is in one
         # What the swarm noted when the next snapshot was taken, and the newest durable one.
         self.note: Any = None

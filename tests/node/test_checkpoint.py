@@ -93,6 +93,9 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
     assert loaded is not None
     assert loaded.facts["age"] == 1
     assert files.skipped == [newest.name]
+    aside = newest.with_name(newest.name + ".broken")
+    assert not newest.exists()
+    assert aside.read_bytes() == changed
     files.save(snapshot(5))
     loaded = files.load()
     assert loaded is not None
@@ -107,6 +110,48 @@ def test_none_sound_is_an_error_and_not_a_new_beginning(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StorageError, match=r"none of 2 checkpoints.*--fresh"):
         files.load()
+
+
+def test_where_none_is_sound_a_second_start_finds_the_same(tmp_path: Path) -> None:
+    files = store(tmp_path)
+    files.save(snapshot(0))
+    (path,) = files.files()
+    path.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="none of 1"):
+            files.load()
+    assert files.files() == [path]
+
+
+def test_damaged_ones_take_no_place_of_sound_ones_and_are_bounded_too(tmp_path: Path) -> None:
+    files = store(tmp_path, keep=2)
+    for number in range(1, 9):
+        files.save(snapshot(number))
+        files.save(snapshot(number))
+        newest = files.files()[-1]
+        newest.write_bytes(b"")
+        loaded = files.load()
+        assert loaded is not None
+        assert loaded.facts["age"] == number
+    assert len(list(tmp_path.glob("*.broken"))) == 2
+    assert len(files.files()) == 1
+
+
+def test_a_folder_that_cannot_be_thinned_out_costs_nothing_but_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = store(tmp_path, keep=1)
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.disk, "remove", fails)
+        for number in range(3):
+            files.save(snapshot(number))
+    assert ages(files) == [0, 1, 2]
+    files.save(snapshot(3))
+    assert ages(files) == [3]
 
 
 def test_a_second_node_is_kept_out_until_the_first_is_gone(tmp_path: Path) -> None:
