@@ -95,7 +95,7 @@ def asked(port: int, path: str) -> bytes:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=10.0) as connection:
             connection.sendall(
-                f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
+                f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
             )
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
     except OSError:

@@ -388,7 +388,62 @@ class NetworkOptions(Section):
     push_timeout_s: float = option(
         30.0, "Time for one push, connection included.", unit="s", gt=0, le=86_400
     )
+    hosts: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = option(
+        (),
+        "Names under which people and programs may read this node's pages, besides its id, the "
+        "name in its address and numbers: a web page must not read them under a name of its own.",
+        max_length=64,
+    )
+    # One that has not asked for anything holds 30 KiB (aiohttp's parser and handler), one inside a
+    # header 16 KiB more: below 64 MiB for all. Descriptors: with 900 lanes below 4,096.
+    connections_max: int = option(
+        1024,
+        "Connections at once that are no lanes; for one more, that goes which has been silent "
+        "longest.",
+        unit="connections",
+        ge=1,
+        le=10**6,
+    )
+    # 127 peers of a swarm on one machine, each with a lane in the making and a push by POST.
+    connections_per_address_max: int = option(
+        256,
+        "Of these, and of lanes, so many each from one address.",
+        unit="connections",
+        ge=1,
+        le=10**6,
+    )
+    # 16 KiB in 10 s are 1.6 kB/s: a modem sends a header of 400 bytes in 0.3 s.
+    header_timeout_s: float = option(
+        10.0,
+        "Time from the beginning of a connection, or of a request, to the end of its header.",
+        unit="s",
+        gt=0,
+        le=3600,
+    )
+    # Peers end their idle connections after 10 s: who closes first must not be this end, or a push
+    # would meet a connection that is just closing.
+    idle_timeout_s: float = option(
+        14.0, "Time without a request after which a connection is closed.", unit="s", gt=0, le=3600
+    )
+    # A push has some 300 bytes of header, a browser 1 KiB, proxies add cookies of other sites.
+    http_header_bytes_max: int = option(
+        16 * 2**10,
+        "Bytes of one HTTP header, all its lines together.",
+        unit="bytes",
+        ge=1024,
+        le=2**20,
+    )
+    # 100 MB in 60 s are 1.7 MB/s: for models that large over slower lines, set it higher.
     body_timeout_s: float = option(60.0, "Time for one arriving body.", unit="s", gt=0, le=86_400)
+    # A tenth of a good modem. It holds the memory of its model meanwhile.
+    body_rate_min: float = option(
+        1600.0,
+        "Least mean rate of a body in any 10 s of its coming.",
+        unit="bytes/s",
+        ge=0,
+        le=10**9,
+    )
+    # Two models of 25 M params and the one under way; 750 of 85 k.
     inflight_bytes_max: int = option(
         256 * 2**20,
         "Memory for bodies that are arriving; past it peers are told to come again (503). One "
@@ -477,6 +532,10 @@ class LogOptions(Section):
     )
     format: Literal["text", "json"] = option(
         "text", "One line an event, for people or for machines.", flag="--log-format"
+    )
+    # A reason for a refusal has up to 512 characters; a line with ten such fields 5 KiB.
+    value_chars_max: int = option(
+        512, "Longest value in a line; what is longer is cut.", unit="characters", ge=64, le=65_536
     )
 
 

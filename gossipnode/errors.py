@@ -89,6 +89,7 @@ REFUSALS: Final[dict[str, int]] = {
     "missing_base": 409,
     "length_required": 411,
     "too_large": 413,
+    "unsupported_encoding": 415,
     "not_finite": 422,
     "unsupported_message": 422,
     "busy": 503,

@@ -40,21 +40,29 @@ def event(logger: logging.Logger, level: int, name: str, **fields: object) -> No
         logger.log(level, name, extra={"fields": fields})
 
 
-class TextFormatter(logging.Formatter):
+class _Bounded(logging.Formatter):
+    """A formatter whose values have at most ``limit`` characters each."""
+
+    def __init__(self, limit: int = FIELD_CHARS_MAX) -> None:
+        super().__init__()
+        self.limit = limit
+
+
+class TextFormatter(_Bounded):
     """``2026-11-21T08:00:00.123Z INFO node.ready id=a url=http://…``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end."""
         fields: dict[str, Any] = getattr(record, "fields", {})
         words = [_utc(record.created), f"{record.levelname:<7}", record.getMessage()]
-        words += [f"{key}={_quoted(value)}" for key, value in fields.items()]
+        words += [f"{key}={_quoted(value, self.limit)}" for key, value in fields.items()]
         line = " ".join(words)
         if record.exc_info:
             line += f" exception={_quoted(self.formatException(record.exc_info), 4000)}"
         return line
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Bounded):
     """The same as one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -67,17 +75,23 @@ class JsonFormatter(logging.Formatter):
         for key, value in getattr(record, "fields", {}).items():
             # JSON has no NaN and no infinity: they are told as text.
             plain = value is None or isinstance(value, bool | int) or _is_finite(value)
-            told = value if plain else bounded(value, FIELD_CHARS_MAX)
+            told = value if plain else bounded(value, self.limit)
             entry[f"{key}_" if key in entry else key] = told
         if record.exc_info:
             entry["exception"] = bounded(self.formatException(record.exc_info), 4000)
         return json.dumps(entry)
 
 
-def configure(level: str, format_: str, stream: TextIO | None = None) -> None:
+def configure(
+    level: str,
+    format_: str,
+    stream: TextIO | None = None,
+    value_chars_max: int = FIELD_CHARS_MAX,
+) -> None:
     """Send the ``gossipnode`` loggers to ``stream`` (standard error) in the given format."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
+    formatter = JsonFormatter if format_ == "json" else TextFormatter
+    handler.setFormatter(formatter(value_chars_max))
     logger = logging.getLogger("gossipnode")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
@@ -93,7 +107,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value)
 
 
-def _quoted(value: object, limit: int = FIELD_CHARS_MAX) -> str:
+def _quoted(value: object, limit: int) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = bounded(value, limit)

@@ -93,7 +93,7 @@ def command(
     """
     plan = _plan(url, config_path, settings, split_flags(flags))
     config = plan.config
-    logs.configure(config.log.level, config.log.format)
+    logs.configure(config.log.level, config.log.format, value_chars_max=config.log.value_chars_max)
     find_place(config, plan.peers)  # raises what is wrong with the peer list or the graph
 
     def ready(node: HttpNode) -> None:
@@ -123,7 +123,7 @@ def _plan(
     joined = asyncio.run(join(url))
     config = read_config(path, settings, flags, joined.options)
     config, peers = joined.place(config)
-    logs.configure(config.log.level, config.log.format)
+    logs.configure(config.log.level, config.log.format, value_chars_max=config.log.value_chars_max)
     logs.event(
         log, logging.INFO, "swarm.joined", url=url, peers=len(peers), share=config.data.share
     )

@@ -12,6 +12,7 @@ import errno
 import functools
 import json
 import os
+import socket
 from collections.abc import Coroutine
 from ssl import SSLContext
 from types import TracebackType
@@ -30,14 +31,16 @@ from gossipnode.network.frames import (
     read_head,
     receipt_of,
 )
-from gossipnode.network.http import aiohttp
+from gossipnode.network.http import ResolveResult, aiohttp
 from gossipnode.network.transfers import Transfers
+from gossipnode.node.addresses import Reach
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import CONTENT_TYPE, Frame
 from gossipnode.wire.reply import REPLY_BYTES_MAX, Reply
 
-# Shorter than the server's 90 s, so that it is we who close an idle connection.
-KEEPALIVE_S = 60.0
+# Shorter than a server's idle_timeout_s, 14 s, so that it is we who close an idle connection, and
+# no push meets one that is just closing.
+KEEPALIVE_S = 10.0
 DNS_TTL_S = 60
 # What get_json reads at most: 10,000 rows of history have 3 MB.
 JSON_BYTES_MAX = 2**25
@@ -66,6 +69,7 @@ class HttpClient:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self.transfers = Transfers()  # of pushes, by the address
+        self.reach: Reach | None = None  # what names may stand for, if not anything
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -89,6 +93,7 @@ class HttpClient:
                 keepalive_timeout=KEEPALIVE_S,
                 ttl_dns_cache=DNS_TTL_S,
                 ssl=self._tls if self._tls is not None else True,
+                resolver=_Resolver(self),
             ),
             # Each call has one deadline of its own, retry included.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
@@ -168,6 +173,27 @@ class HttpClient:
         if data is None:
             raise NetworkError(f"the answer has more than {limit} bytes")
         return data
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """The system's resolver, without what the client may not reach."""
+
+    def __init__(self, client: HttpClient) -> None:
+        super().__init__()
+        self._client = client
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return what ``host`` stands for; raises ``OSError`` where that is no peer."""
+        found = await super().resolve(host, port, family)
+        reach = self._client.reach
+        if reach is None:
+            return found
+        allowed = [one for one in found if reach.allows(host, port, one["host"])]
+        if not allowed:
+            raise OSError(errno.EACCES, "a name that stands for an address no peer has")
+        return allowed
 
 
 async def _receipt(response: aiohttp.ClientResponse, pushed: Frame) -> Receipt:

@@ -30,11 +30,13 @@ from gossipnode.errors import (
 )
 from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
+from gossipnode.network.gate import allow_descriptors
 from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.server import Server, bind, require_loopback
 from gossipnode.network.systemd import Notifier
 from gossipnode.network.world import NO_TLS, DaemonWorld
+from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
 from gossipnode.node.status import Status, TransferStatus
 
@@ -116,6 +118,9 @@ class HttpNode(Node):
             require_loopback(host, insecure=self.config.network.insecure)
             self.url = self._server.origin_of(listener)
             self.address = self._advertised(host)
+            self._daemon.reach = Reach(self.directory, self.address)
+            if self.lanes is not None:
+                self.lanes.reach = self._daemon.reach
             await self._server.start(listener)
             self._listener = None
             await self._daemon.open(self.config, self.id)
@@ -251,6 +256,7 @@ def serve(
     cleanly, a second one at once. ``on_ready`` gets the started node, ``on_measurement`` each
     history row; both run in the event loop. ``on_error`` gets what ended the node, if anything did.
     """
+    allow_descriptors()
     code = ExitCode.OK
     node = None
     try:

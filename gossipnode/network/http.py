@@ -36,9 +36,10 @@ def _without_certificates() -> Iterator[None]:
 with _without_certificates():
     import aiohttp
     from aiohttp import http_parser
-    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.abc import AbstractStreamWriter, ResolveResult
     from aiohttp.http_exceptions import HttpProcessingError
     from aiohttp.payload import Payload
+    from aiohttp.web_protocol import RequestHandler
     from aiohttp.web_request import BaseRequest
     from aiohttp.web_response import Response, StreamResponse
     from aiohttp.web_server import Server as HttpServer
@@ -49,6 +50,8 @@ __all__ = [
     "HttpProcessingError",
     "HttpServer",
     "Payload",
+    "RequestHandler",
+    "ResolveResult",
     "Response",
     "StreamResponse",
     "aiohttp",

@@ -74,6 +74,7 @@ class Lane(asyncio.BufferedProtocol):
         kept: Callable[[Lane, Message], int],
     ) -> None:
         self.peer, self.is_opener = peer, is_opener
+        self.host = ""  # where the peer dialled from, if it did
         self.last_heard = self.last_frame = 0.0
         self._body_began = (0, 0.0)  # at which of its bytes, and when
         self._node, self._partials, self._pool = node, partials, pool
@@ -191,6 +192,7 @@ class Lane(asyncio.BufferedProtocol):
             self._node.config.network.body_timeout_s,
             lambda: self._reader.bytes_read,
             self._stalled,
+            self._node.config.network.body_rate_min,
         )
         self.last_heard = self.last_frame = self._loop.time()
 

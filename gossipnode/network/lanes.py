@@ -27,8 +27,8 @@ from gossipnode.network.pool import BufferPool
 from gossipnode.network.posted import LanePost
 from gossipnode.network.records import Hello
 from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
+from gossipnode.node.addresses import Reach, is_address
 from gossipnode.node.node import Node
-from gossipnode.node.passive import is_address
 from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame
@@ -80,8 +80,10 @@ class Lanes:
         self.pool = BufferPool(node.config.network.inflight_bytes_max)
         self.partials = Partials(self.pool)
         self._node, self._counters = node, node.counters
+        self.reach: Reach | None = None
         # Without a frame either way a lane is closed, and idle memory given back.
         self._idle_s = node.config.network.lane_idle_s
+        self._per_address_max = node.config.network.connections_per_address_max
         self._ways: dict[str, _Way] = {}
         self._lanes: set[Lane] = set()
         self._rng = np.random.default_rng()  # for pauses alone, which no run repeats
@@ -161,14 +163,18 @@ class Lanes:
             raise PeerError("wrong_swarm", f"this is swarm {node.config.swarm.name}")
         if hello.id == node.id:
             raise PeerError("not_a_neighbour", f"{node.id} is this node's own id")
-        if hello.address is not None and not is_address(hello.address):
-            raise PeerError("malformed_frame", "Gossipnode-Address is no http://HOST:PORT")
+        if hello.address is not None and not is_address(hello.address, node.address or ""):
+            raise PeerError("malformed_frame", "Gossipnode-Address is none that is dialled")
         if self._closed or not node.ready:
             code = "busy" if node.state in ("created", "starting") else "draining"
             raise PeerError(code, f"this node is {node.state}")
         if len(self._lanes) >= LANES_MAX:
             raise PeerError("busy", f"{LANES_MAX} lanes are open already")
+        host = request.remote or ""
+        if sum(lane.host == host for lane in self._lanes) >= self._per_address_max:
+            raise PeerError("busy", f"{self._per_address_max} lanes of this address are open")
         lane = self._new(hello, is_opener=False)
+        lane.host = host
         hand_over(request, self._hello(), lane)
         self._enrol(lane, hello.address, "lanes_accepted")
         # Not sent: the connection is no longer the server's.
@@ -255,7 +261,7 @@ class Lanes:
     async def _dial(self, address: str, way: _Way) -> Lane | None:
         try:
             async with asyncio.timeout(OPEN_S):
-                transport, hello, rest = await dial(address, self._hello(), self._tls)
+                transport, hello, rest = await dial(address, self._hello(), self._tls, self.reach)
         except (LaneRefusedError, TimeoutError) as error:
             self._refused(address, way, error)
             return None

@@ -15,6 +15,7 @@ from gossipnode.network.answers import JSON, MSGPACK
 from gossipnode.network.frames import Head, joined_or_payload, read_body, read_head
 from gossipnode.network.http import BaseRequest, Response
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.stall import StallWatch
 from gossipnode.network.transfers import Transfers
 from gossipnode.node.inbox import Admission, body_bytes_max
 from gossipnode.node.node import Node
@@ -65,11 +66,11 @@ class Push:
             admission, body = await self._read(length)
         else:
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    admission, body = await self._read(length)
+                admission, body = await self._in_time(length)
             except TimeoutError:
                 raise PeerError(
-                    "body_timeout", f"the frame did not arrive within {self._timeout_s:g} s"
+                    "body_timeout",
+                    f"the frame came too slowly, or not within {self._timeout_s:g} s",
                 ) from None
         return await self._node.deliver(admission, body)
 
@@ -79,6 +80,9 @@ class Push:
         if "Origin" in headers:
             # Only browsers send it: a page must not feed models to the node of who looks at it.
             raise PeerError("not_a_neighbour", "web pages may not push")
+        if headers.get("Content-Encoding", "identity") != "identity":
+            # Never inflated: a kilobyte may become a gigabyte.
+            raise PeerError("unsupported_encoding", "send the frame as it is, not compressed")
         length = self._request.content_length
         if length is None:
             raise PeerError("length_required", "send Content-Length, not chunks")
@@ -87,6 +91,22 @@ class Push:
         if length > limit:
             raise PeerError("too_large", f"{length} bytes; the layout allows {limit}")
         return length
+
+    async def _in_time(self, length: int) -> tuple[Admission, memoryview]:
+        """Read as ``_read`` does; raises ``TimeoutError`` where that takes too long, or stalls."""
+        loop, content = asyncio.get_running_loop(), self._request.content
+        async with asyncio.timeout(self._timeout_s) as timer:
+            watch = StallWatch(
+                self._timeout_s,
+                lambda: content.total_bytes,
+                lambda: timer.reschedule(loop.time()),
+                self._node.config.network.body_rate_min,
+            )
+            watch.begun()
+            try:
+                return await self._read(length)
+            finally:
+                watch.stop()
 
     async def _read(self, length: int) -> tuple[Admission, memoryview]:
         """Admit the header, then read the body; the admission is released unless returned."""

@@ -23,10 +23,11 @@ from gossipnode.logs import event
 from gossipnode.network import openapi, pages
 from gossipnode.network.answers import answer, fault
 from gossipnode.network.events import Streams
+from gossipnode.network.gate import Gate
+from gossipnode.network.hosts import host_of, is_ours, not_ours
 from gossipnode.network.http import (
     BaseRequest,
     HttpProcessingError,
-    HttpServer,
     StreamResponse,
     http_parser,
 )
@@ -58,9 +59,6 @@ ROUTES = (
     Route("GET", "/v1/openapi.json", "This interface, for programs."),
     Route("GET", "/", "The dashboard.", pages.dashboard),
 )
-# Longer than the client's 60 s and common proxies' 60 to 75 s: who closes first must not be us,
-# or a push would meet a connection that is just closing.
-KEEPALIVE_S = 90.0
 BACKLOG = 512
 # What aiohttp reads ahead of us before it pauses, twice over: with its own 64 KiB, a body of 100 MB
 # comes in hundreds of pauses and takes half as long again.
@@ -90,17 +88,18 @@ class Server:
         self.transfers = Transfers()
         self._streams = Streams(node)
         self._routes = {route.path: route for route in ROUTES}
-        self._http: HttpServer | None = None
+        self._http: Gate | None = None
         self._acceptor: asyncio.Server | None = None
         self._models = 0
 
     async def start(self, listener: socket.socket) -> None:
         """Serve the bound ``listener``; raises ``NetworkError`` without aiohttp's C parser."""
         require_c_parser()
-        self._http = HttpServer(
+        self._http = Gate(
             self._dispatch,
+            self._node.config.network,
+            self._node.counters,
             access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
             read_bufsize=READ_AHEAD_BYTES,
             auto_decompress=False,  # nothing that a stranger sends is ever inflated
             logger=_http_logger(),
@@ -123,6 +122,7 @@ class Server:
             self._streams.close()
             acceptor.close()
             await asyncio.sleep(0)  # what was accepted just now gets its handler first
+            self._http.close()
             self._http.pre_shutdown()
             await self._http.shutdown(SHUTDOWN_S)
 
@@ -142,6 +142,9 @@ class Server:
         return await self._page(route, request)
 
     async def _page(self, route: Route, request: BaseRequest) -> StreamResponse:
+        refusal = self._refusal(route, request)
+        if refusal is not None:
+            return refusal
         if route.path == "/v1/events":
             return await self._streams.answer(request)
         if route.path == LANE_PATH:
@@ -154,6 +157,26 @@ class Server:
         if route.path == "/v1/model":
             return await self._model(route, request)
         return await route.handler(self._node, request)
+
+    def _refusal(self, route: Route, request: BaseRequest) -> StreamResponse | None:
+        """Return why a page may not be read like this, if it may not."""
+        host = request.headers.get("Host", "localhost")  # browsers never leave it out
+        # Lanes are left to peers, who may know this node by names of their own; no page opens one.
+        if route.path != LANE_PATH and not is_ours(host, self._names()):
+            self._node.counters.add("requests_refused", label=("reason", "host"))
+            return fault(request, 421, "wrong_host", not_ours(host))
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            self._node.counters.add("requests_refused", label=("reason", "encoding"))
+            response = fault(request, 415, "unsupported_encoding", "send bodies as they are")
+            response.force_close()
+            return response
+        return None
+
+    def _names(self) -> set[str]:
+        """Return the names that people gave this node."""
+        node = self._node
+        own = host_of((node.address or "").rpartition("://")[2])
+        return {own, node.id.lower(), *(name.lower() for name in node.config.network.hosts)}
 
     def _lane(self, request: BaseRequest) -> StreamResponse:
         """Make the connection a lane, or say why not."""

@@ -12,20 +12,24 @@ from collections.abc import Callable
 
 from gossipnode.network.pending import CLOCK_S
 
-# The least that a record under way brings in this time: 1.6 kB/s, a tenth of a good modem.
+# How long a mean is taken over which may not be below the least rate.
 STALL_S = 10.0
-STALL_BYTES = 2**14
 
 
 class StallWatch:
     """Calls ``stalled`` once where a record takes more than ``limit_s`` or comes too slowly.
 
-    ``bytes_read`` tells how many bytes have come in all.
+    ``bytes_read`` tells how many bytes have come in all, ``rate_min`` is in bytes a second.
     """
 
     def __init__(
-        self, limit_s: float, bytes_read: Callable[[], int], stalled: Callable[[], None]
+        self,
+        limit_s: float,
+        bytes_read: Callable[[], int],
+        stalled: Callable[[], None],
+        rate_min: float,
     ) -> None:
+        self._rate_min = rate_min
         self._limit_s, self._bytes_read, self._stalled = limit_s, bytes_read, stalled
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,8 +69,11 @@ class StallWatch:
             return
         if now + CLOCK_S < self._due:  # it was set for a record before this one
             self._timer = self._loop.call_at(self._due, self._look)
-        elif now + CLOCK_S < self._deadline and self._bytes_read() - self._before >= STALL_BYTES:
+        elif now + CLOCK_S < self._deadline and self._is_fast_enough():
             self._wait(now)
         else:
             self._is_under_way = False
             self._stalled()
+
+    def _is_fast_enough(self) -> bool:
+        return self._bytes_read() - self._before >= self._rate_min * STALL_S

@@ -20,6 +20,7 @@ from gossipnode.logs import bounded
 from gossipnode.network.http import BaseRequest
 from gossipnode.network.lane import Lane
 from gossipnode.network.records import Hello
+from gossipnode.node.addresses import Reach
 
 PROTOCOL: Final = "gossipnode/1"
 PATH: Final = "/v1/lane"
@@ -82,11 +83,12 @@ def hand_over(request: BaseRequest, hello: Hello, lane: Lane) -> None:
 
 
 async def dial(
-    address: str, hello: Hello, tls: SSLContext | None = None
+    address: str, hello: Hello, tls: SSLContext | None = None, reach: Reach | None = None
 ) -> tuple[asyncio.Transport, Hello, bytes]:
     """Ask for a lane; return the connection, who answered, and what came behind the 101.
 
-    ``tls`` is for addresses that begin with ``https``. The connection does not read until its
+    ``tls`` is for addresses that begin with ``https``; ``reach`` says what names may stand for. The
+    connection does not read until its
     protocol is set. Raises ``OSError`` where nobody listens and ``LaneRefusedError`` where
     somebody does who opens no lane.
     """
@@ -98,7 +100,7 @@ async def dial(
     secure = tls if parts.scheme == "https" else None
     name = parts.hostname if secure is not None else None
     loop = asyncio.get_running_loop()
-    connection = await _connect(parts.hostname, parts.port)
+    connection = await _connect(parts.hostname, parts.port, reach)
     try:
         transport, handshake = await loop.create_connection(
             _Handshake, sock=connection, ssl=secure, server_hostname=name
@@ -116,13 +118,16 @@ async def dial(
         raise
 
 
-async def _connect(host: str, port: int) -> socket.socket:
+async def _connect(host: str, port: int, reach: Reach | None = None) -> socket.socket:
     """Return a socket that is connected to the first address of ``host`` that answers."""
     loop = asyncio.get_running_loop()
     error: OSError = OSError(f"{host} has no address")
     for family, kind, protocol, _, address in await loop.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):
+        if reach is not None and not reach.allows(host, port, str(address[0])):
+            error = OSError(errno.EACCES, "a name that stands for an address no peer has")
+            continue
         connection = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
         try:
             await _connected(connection, address)

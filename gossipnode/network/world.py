@@ -23,6 +23,7 @@ from gossipnode.network.lanes import Lanes
 from gossipnode.network.pending import LaneBrokenError
 from gossipnode.network.posted import LanePost
 from gossipnode.network.threads import Hand
+from gossipnode.node.addresses import Reach
 from gossipnode.node.checkpoint import FileStore
 from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Posted, Receipt, Store
@@ -45,6 +46,7 @@ class DaemonWorld:
         self._files: FileStore | None = None
         self._client = HttpClient(tls)
         self.is_secure = tls is not None
+        self.reach = Reach()
         self._trainer = Hand("train")
         self._worker = Hand("work")
 
@@ -53,6 +55,7 @@ class DaemonWorld:
 
         Raises ``StorageError``.
         """
+        self._client.reach = self.reach
         await self._client.open()
         if config.checkpoint.enabled:
             files = FileStore(data_folder(config, node_id), config.checkpoint.keep, time.time)

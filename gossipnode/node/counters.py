@@ -38,6 +38,8 @@ HELP = {
     "checkpoints_written": "Checkpoints that reached the disk.",
     "checkpoint_failures": "Checkpoints that did not.",
     "checkpoints_damaged": "Checkpoints found damaged at the start, and put aside.",
+    "connections_cut": "Connections that a limit ended, by which.",
+    "requests_refused": "Requests for pages that were refused, by reason.",
     "lanes_opened": "Lanes that this node opened.",
     "lanes_accepted": "Lanes that peers opened.",
     "lanes_closed": "Lanes that have ended, for whatever reason.",

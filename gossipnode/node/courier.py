@@ -14,7 +14,7 @@ from functools import cache
 
 import numpy as np
 
-from gossipnode.errors import NetworkError, PeerError
+from gossipnode.errors import REFUSALS, NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.node.counters import Counters
 from gossipnode.node.outbox import Outbox, Parcel
@@ -42,6 +42,11 @@ LASTING = frozenset(
 PROBE_TIMEOUT_S = 5.0
 # How much less a push counts than the one after it: the last ten make most of the speed told.
 FORGET = 0.9
+
+
+def _known(code: str) -> str:
+    """Return a refusal's code as a label: whatever peers invent is one series, not many."""
+    return code if code in REFUSALS else "other"
 
 
 class Courier:
@@ -283,7 +288,7 @@ class Courier:
             self._heard(peer, now, reply.round)
             return None
         assert reply.code is not None
-        self.counters.add("pushes_refused_by_peer", label=("code", bounded(reply.code, 40)))
+        self.counters.add("pushes_refused_by_peer", label=("code", _known(reply.code)))
         refusal = f"{bounded(reply.code, 40)}: {bounded(reply.reason or '', REASON_CHARS_MAX)}"
         if refusal != peer.refusal and reply.code != "busy":  # once, not at every push
             event(log, logging.WARNING, "push.refused", peer=peer.id, refusal=refusal)

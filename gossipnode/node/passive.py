@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from gossipnode.algorithms.base import Outcome, Purpose, Sent, Vector
 from gossipnode.codecs.base import Coded
 from gossipnode.errors import PeerError
 from gossipnode.logs import bounded, event
+from gossipnode.node.addresses import is_address
 from gossipnode.node.inbox import KINDS, Admission
 from gossipnode.node.outbox import Parcel
 from gossipnode.node.peers import Peer
@@ -214,7 +214,7 @@ class PassiveSide:
         if peer is None and not node.algorithm.needs_graph:
             peer = self._learn(message)
         if peer is not None:
-            if not peer.listed and is_address(message.address or ""):
+            if not peer.listed and is_address(message.address or "", node.address or ""):
                 peer.address = message.address or ""  # it may have moved; peers.toml may not
             peer.tell_round(message.round)
             peer.age, peer.refused_here = age, ""
@@ -226,7 +226,7 @@ class PassiveSide:
 
     def _learn(self, message: Message) -> Peer | None:
         """A newcomer says where it can be reached: from now on it is pushed to as well."""
-        if message.address is None or not is_address(message.address):
+        if message.address is None or not is_address(message.address, self.node.address or ""):
             return None
         peer = self.node.peers.add(message.sender, message.address)
         if peer is not None:
@@ -251,20 +251,6 @@ def _part_of(role: str, part: Sent, index: Mapping[str, Any]) -> Part:
         norm=part.norm,
         seed=part.seed,
     )
-
-
-def is_address(text: str) -> bool:
-    """Tell whether ``text`` is an address of a node: http:// or https://HOST:PORT, no more."""
-    try:
-        parts = urlsplit(text)
-        return (
-            parts.scheme in ("http", "https")
-            and bool(parts.hostname)
-            and parts.port is not None
-            and not (parts.path or parts.query or parts.fragment or parts.username)
-        )
-    except ValueError:
-        return False
 
 
 def _identity(message: Message) -> tuple[str, int, int]:

@@ -194,7 +194,7 @@ async def test_who_is_too_slow_loses_the_lane_before_the_deadline(
     start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stall, "STALL_S", 0.05)
-    node = await start_node(network={"body_timeout_s": 3600.0})
+    node = await start_node(network={"body_timeout_s": 3600.0, "body_rate_min": 1e6})
     data = framed(frame_for(node), 1)
     async with Peer(node.url) as peer:
         await peer.send(data[:500])
@@ -308,7 +308,8 @@ def test_the_numbers_in_the_docs_are_the_real_ones() -> None:
     assert f"after {lanes.SILENT_S:g} s the connection is cut" in section
     idle_s = NetworkOptions().lane_idle_s
     assert f"FRAME for {idle_s:g} s (`network.lane_idle_s`) is closed" in section
-    assert f"bring {stall.STALL_BYTES // 1024} KiB in any {stall.STALL_S:g} s" in section
+    assert "bring `network.body_rate_min` bytes a second" in section
+    assert f"on the mean of any {stall.STALL_S:g} s" in section
     assert f"at most {upgrade.ID_CHARS_MAX} characters" in section
     assert f"at most {upgrade.ADDRESS_CHARS_MAX} characters" in section
     for kind in Type:

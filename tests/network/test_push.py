@@ -98,6 +98,10 @@ async def too_large(node: HttpNode) -> Answer:
     return await push(node.url, frame_for(node, vector))
 
 
+async def compressed(node: HttpNode) -> Answer:
+    return await push(node.url, frame_for(node), content_encoding="gzip")
+
+
 async def not_finite(node: HttpNode) -> Answer:
     vector = vector_for(node)
     vector[-1] = np.nan
@@ -144,6 +148,7 @@ WAYS: dict[str, tuple[Way, dict[str, Any]]] = {
     "stale_epoch": (old_epoch, {}),
     "length_required": (chunked, {}),
     "too_large": (too_large, {}),
+    "unsupported_encoding": (compressed, {}),
     "not_finite": (not_finite, {}),
     "unsupported_message": (unsupported, {}),
     "missing_base": (missing_base, {**OF_CHAIN, "algorithm": {"name": "choco"}}),

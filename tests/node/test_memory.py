@@ -25,6 +25,7 @@ class ListStore:
 
     def __init__(self) -> None:
         self.saved: list[Snapshot] = []
+        self.skipped: list[str] = []
         self.epoch = 0
         self.full = False
 

@@ -45,7 +45,9 @@ def be_node(
         # Out of the terminal's foreground group: Ctrl-C is for the parent, who asks us to stop.
         os.setpgid(0, 0)
         _redirect(output)
-        logs.configure(config.log.level, config.log.format)
+        logs.configure(
+            config.log.level, config.log.format, value_chars_max=config.log.value_chars_max
+        )
         end_with_parent(lifeline)
         # libuv starts four threads at the first name it looks up; a node looks up few.
         os.environ.setdefault("UV_THREADPOOL_SIZE", "1")

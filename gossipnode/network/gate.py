@@ -1,0 +1,185 @@
+"""What a connection may cost before anybody knows what it wants.
+
+aiohttp reads and answers; this counts its connections, in all and for each address, and ends those
+that do not come to a request: a header must be whole in its time and bounded in its bytes, and
+what is no HTTP is not read on. Invariant: an open port costs at most ``connections_max`` times one
+header, whoever dials it, and a newcomer who speaks at once is let in whatever waits there silently.
+Who speaks, and what of, is not asked here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections import Counter
+from typing import Any, cast
+
+from gossipnode.config import NetworkOptions
+from gossipnode.network.http import HttpServer, RequestHandler
+from gossipnode.node.counters import Counters
+
+# How often a header under way is looked at: what an end by deadline may be late.
+SWEEP_S = 0.5
+# Of one header's lines; what all of them may have together is an option.
+FIELDS_MAX = 64
+# 900 lanes here and there, 1,024 connections that are none yet, as many pushes by POST, and files.
+DESCRIPTORS = 4096
+
+
+class Gate(HttpServer):
+    """aiohttp's server, whose connections are counted and watched. ``others`` are its options."""
+
+    def __init__(
+        self, handler: Any, options: NetworkOptions, counters: Counters, **others: Any
+    ) -> None:
+        super().__init__(
+            handler,
+            keepalive_timeout=options.idle_timeout_s,
+            max_line_size=options.http_header_bytes_max,
+            max_field_size=options.http_header_bytes_max,
+            max_headers=FIELDS_MAX,
+            **others,
+        )
+        self.options, self._counters = options, counters
+        self.by_address: Counter[str] = Counter()
+        self.total = 0
+        # Those without a request so far, the oldest first; and those with a header under way.
+        self._silent: dict[Watched, None] = {}
+        self._begun: dict[Watched, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __call__(self) -> RequestHandler:
+        """Return the protocol of one more connection."""
+        return Watched(self)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what aiohttp's handler is made with."""
+        return self._kwargs
+
+    def admits(self, host: str) -> bool:
+        """Whether one more connection is let in; another, that is silent, may go for it."""
+        if self.by_address[host] >= self.options.connections_per_address_max:
+            self.count("address")
+            return False
+        if self.total >= self.options.connections_max:
+            if not self._silent:
+                self.count("total")
+                return False
+            self.cut(next(iter(self._silent)), "evicted")
+        return True
+
+    def enter(self, handler: Watched) -> None:
+        """Count a connection that was let in, until ``leave``."""
+        self.by_address[handler.host] += 1
+        self.total += 1
+        self._silent[handler] = None
+        self.begin(handler)
+
+    def leave(self, handler: Watched) -> None:
+        """Forget a connection: it has ended, or become a lane."""
+        self.by_address[handler.host] -= 1
+        self.total -= 1
+        if not self.by_address[handler.host]:
+            del self.by_address[handler.host]
+        self.asked(handler)
+
+    def begin(self, handler: Watched) -> None:
+        """Let the time for a header run, unless it does."""
+        if handler in self._begun:
+            return
+        self._begun[handler] = None
+        handler.header_due = self._loop.time() + self.options.header_timeout_s
+        if self._timer is None:
+            self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def asked(self, handler: Watched) -> None:
+        """Take note that a header is whole."""
+        self._silent.pop(handler, None)
+        self._begun.pop(handler, None)
+
+    def cut(self, handler: Watched, reason: str) -> None:
+        """End a connection without a word: whoever this happens to reads none."""
+        self.count(reason)
+        self.asked(handler)
+        if handler.transport is not None:
+            handler.transport.abort()
+
+    def count(self, reason: str) -> None:
+        """Count one more connection that a limit has ended."""
+        self._counters.add("connections_cut", label=("limit", reason))
+
+    def close(self) -> None:
+        """Stop looking."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _sweep(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for handler in list(self._begun):  # in the order of their deadlines
+            if handler.header_due > now:
+                break
+            self.cut(handler, "header_time")
+        if self._begun:
+            self._timer = self._loop.call_later(SWEEP_S, self._sweep)
+
+
+class Watched(RequestHandler):
+    """aiohttp's handler of one connection, with an eye on its headers."""
+
+    __slots__ = ("_bytes", "_gate", "_is_deaf", "_is_in", "header_due", "host")
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(gate, loop=asyncio.get_running_loop(), **gate.settings())
+        self._gate, self._bytes = gate, 0
+        self._is_deaf = self._is_in = False
+        self.host, self.header_due = "", 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let the connection in, or end it."""
+        peer = transport.get_extra_info("peername")
+        self.host = str(peer[0]) if peer else ""
+        if not self._gate.admits(self.host):
+            self._is_deaf = True
+            cast("asyncio.Transport", transport).abort()  # uvloop's is none by its type
+            return
+        self._is_in = True
+        super().connection_made(transport)
+        self._gate.enter(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection; aiohttp is told of those alone that it was told of."""
+        if self._is_in:
+            self._is_in = False
+            self._gate.leave(self)
+            super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless this was no HTTP: aiohttp would keep every piece of it."""
+        if self._is_deaf:
+            return
+        requests = self._request_count
+        super().data_received(data)
+        if self._request_count != requests:
+            self._bytes = 0
+            self._gate.asked(self)
+            # After what is no HTTP aiohttp answers 400 and closes.
+            self._is_deaf = any(hasattr(message, "exc") for message, _ in self._messages)
+        elif self._waiter is not None and not self._waiter.done():  # for a request
+            if not self._bytes:
+                self._gate.begin(self)
+            self._bytes += len(data)
+            if self._bytes > self._gate.options.http_header_bytes_max:
+                self._is_deaf = True
+                self._gate.cut(self, "header_bytes")
+
+
+def allow_descriptors() -> None:
+    """Let this process have as many connections as its limits say, where the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
