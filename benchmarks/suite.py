@@ -53,6 +53,7 @@ BENCHMARKS = (
     Benchmark("ring", "a round of eight nodes beside gloo and the floor", (120, 900), {}, True),
     Benchmark("processes", "start-up, memory, lag, swarms of 64 and 128", (180, 600)),
     Benchmark("slow_peer", "what a slow peer costs the others", (90, 300)),
+    Benchmark("flood", "what a flood costs an honest peer", (90, 300)),
     Benchmark("simulator", "the simulator's messages a second", (120, 900), SIMULATOR_BARS),
 )
 NAMES = tuple(one.name for one in BENCHMARKS)

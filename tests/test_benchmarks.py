@@ -162,7 +162,7 @@ def test_a_benchmark_that_fails_hangs_or_is_not_there_costs_its_own_lines_alone(
     assert all(reason in result.output for reason in (nowhere, fails, hangs))
 
 
-@pytest.mark.parametrize("name", ["codecs", "ring", "processes", "slow_peer", "simulator"])
+@pytest.mark.parametrize("name", ["codecs", "ring", "processes", "slow_peer", "flood", "simulator"])
 def test_a_benchmark_takes_what_the_suite_gives_it(name):
     command = importlib.import_module(f"benchmarks.{name}").main
     options = {word for option in command.params for word in option.opts}
