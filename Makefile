@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # An interpreter that has PyTorch; without one the comparison with gloo is left out.
 TORCH_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test survive lint format docs bench bench-full clean
+.PHONY: demo test survive fuzz lint format docs bench bench-full clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gossipnode swarm
@@ -19,6 +19,10 @@ test: $(VENV)/.dev
 survive: $(VENV)/.dev
 	GOSSIPNODE_SECOND_CUTS=100000 $(BIN)/python -m pytest --timeout 3600 tests/node/test_power_cuts.py
 	$(BIN)/python tests/daemon/killing.py --cycles 1000
+
+# A million inputs a decoder.
+fuzz: $(VENV)/.dev
+	cd tests && ../$(BIN)/python -m fuzz.mutating --inputs 1000000
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -112,7 +112,7 @@ async def dial(
         lines = [f"GET {PATH} HTTP/1.1", f"Host: {parts.netloc}", *_headers(hello)]
         transport.write(_head(lines))
         head, rest = await handshake.answer
-        return transport, _read_answer(head), rest
+        return transport, read_answer(head), rest
     except BaseException:
         transport.abort()
         raise
@@ -200,7 +200,7 @@ class _Handshake(asyncio.Protocol):
             )
 
 
-def _read_answer(head: bytes) -> Hello:
+def read_answer(head: bytes) -> Hello:
     """Return who answered 101; raises ``LaneRefusedError`` for whatever else it is."""
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
