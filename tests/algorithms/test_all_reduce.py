@@ -249,6 +249,20 @@ def test_one_that_comes_back_takes_part_again(form: str) -> None:
         swarm.run_until(lambda: agree(swarm.up), within=1)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_one_that_some_have_no_messages_of_is_not_waited_for_when_it_is_gone(form: str) -> None:
+    """As long as for one that never started, which is a minute: all have taken part before."""
+    X = begun(5, 12)
+    with swarm_of(X, form, run__rounds=1000, how={"stores": True}) as swarm:
+        swarm.run(5.0)
+        before = min(node.round for node in swarm.up)
+        assert before >= 3
+        swarm.kill("n3")
+        # It is asked whether it listens; no deadline passes.
+        swarm.run(5.0)
+        assert min(node.round for node in swarm.up) >= before + 10
+
+
 def agree(nodes: Sequence[Node]) -> bool:
     """Whether all have the same params, to the bit: so they do when a round has ended."""
     return all(np.array_equal(node.params, nodes[0].params) for node in nodes)
