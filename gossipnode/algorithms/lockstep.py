@@ -136,9 +136,7 @@ class Lockstep(Algorithm):
                 # without giving way and, where time is virtual, without end.
                 await node.sleep(PROBE_EVERY_S if node.time() - began < CLOCK_S else 0.0)
 
-    def send(
-        self, node: NodeInterface, k: int, parts: Mapping[str, Sent], phase: int = 0
-    ) -> None:
+    def send(self, node: NodeInterface, k: int, parts: Mapping[str, Sent], phase: int = 0) -> None:
         """Push ``parts`` to whom round ``k`` names; a round may name nobody."""
         neighbours = node.out_neighbours_at(k)
         scalars: dict[str, float] = {RESTART: self.restart_at} if self.restart_at > k else {}
