@@ -88,6 +88,8 @@ class AllReduce:
         self.first, self.last = first, everybody
         self.mailbox = Mailbox(options, room=3) if mailbox is None else mailbox
         self.size: int | None = None
+        self.formed = -1  # the last round that was reduced in this form
+        self.given_up = -1  # the last round that cannot be, as its algorithm has heard elsewhere
 
     @property
     def ring_max(self) -> int:
@@ -103,13 +105,15 @@ class AllReduce:
         """
         self.mailbox.skip(node, (k, self.first))
         others = [j for j in node.ids if j != node.id]
-        whole = self.is_whole(node) and not self.mailbox.has((k, self.last))
+        whole = self.is_whole(node) and not self.is_broken(k)
         found = None
         if others and whole and self.form == "ring":
             found = await self.around(node, k, x, numbers or {})
         elif others and whole and self.form == "server":
             found = await self.through_hub(node, k, x, numbers or {}, others)
-        if found is None:
+        if found is not None:
+            self.formed = k
+        else:
             if self.form != "naive" and others:
                 node.count("fallbacks")
             found = await self.everybody(node, k, x, numbers or {}, others)
@@ -132,6 +136,21 @@ class AllReduce:
             )
         needed = node.ids if self.form == "ring" else (self.hub_of(node),)
         return all(j == node.id or node.is_expected(j) for j in needed)
+
+    def is_broken(self, k: int) -> bool:
+        """Whether somebody sends to everybody in round ``k``, or will have to."""
+        return self.given_up == k or self.mailbox.has((k, self.last))
+
+    def give_up(self, k: int) -> None:
+        """Hear that some have not got as far as this all-reduce of round ``k``, and wait for us."""
+        self.given_up = k
+        self.interrupt(k)
+
+    def interrupt(self, k: int) -> None:
+        """End the wait for anything of round ``k`` but what is sent to everybody."""
+        waiting = self.mailbox.waiting
+        if waiting is not None and (k, self.first) <= waiting.beat < (k, self.last):
+            self.mailbox.interrupt()
 
     def hub_of(self, node: NodeInterface) -> str:
         """Return the hub's name: the first of the peer list, unless another one is named."""
@@ -162,7 +181,7 @@ class AllReduce:
             came = await self.mailbox.take(node, beat, [before], within=within, blame=first)
             until = until or node.time() + self.deadline_s
             got = came.get(before)
-            if got is None:
+            if got is None or self.given_up == k:
                 return None
             adds = s < n - 1
             S[c] = await node.compute(_add, got.parts["sum"], S[c]) if adds else got.parts["sum"]
@@ -170,7 +189,7 @@ class AllReduce:
                 sums = {name: got.scalars.get(name, 0.0) + adds * sums[name] for name in sums}
         mean = await node.compute(_joined, x, S, n)
         # Narrow sums may overflow that everybody's, in float32, do not.
-        if self.mailbox.has((k, self.last)) or not await node.compute(all_finite, mean):
+        if self.is_broken(k) or not await node.compute(all_finite, mean):
             return None
         return Mean(mean, n, {name: value / n for name, value in sums.items()})
 
@@ -187,7 +206,7 @@ class AllReduce:
         if node.id == hub:
             beat = (k, self.first + TO_HUB)
             came = await self.mailbox.take(node, beat, others, lead=ANY_LEAD)
-            if self.mailbox.has((k, self.last)):
+            if self.is_broken(k):
                 return None
             mean = await self.added_up(node, x, numbers, came)
             told = {**mean.numbers, "count": mean.count}
@@ -256,10 +275,8 @@ class AllReduce:
         # The one before on the ring may be n − 1 steps ahead, and then have sent to everybody.
         room = node.nodes + self.mailbox.room - 2 if self.form == "ring" else None
         answer = self.mailbox.put(node, arrival, room)
-        waiting = self.mailbox.waiting
-        ours = waiting is not None and (k, self.first) <= waiting.beat < (k, self.last)
-        if phase == self.last and ours:
-            self.mailbox.interrupt()
+        if phase == self.last:
+            self.interrupt(k)
         return answer
 
     def check(self, node: NodeInterface, arrival: Arrival) -> None:

@@ -180,6 +180,9 @@ class PowerSGD(Lockstep):
         self.parted(node.tensors)
         phase = arrival.phase
         reduce = self.left if phase <= P_END else self.right if phase <= Q_END else self.whole
+        if phase == P_END and self.left.formed == arrival.round:
+            # The sender waits for our P, and we, who have all of P already, for its Q.
+            self.right.give_up(arrival.round)
         return reduce.receive(node, arrival)
 
     def peer_changed(self, node: NodeInterface, peer: str) -> None:

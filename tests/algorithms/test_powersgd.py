@@ -215,6 +215,18 @@ def test_the_others_go_on_in_thin_factors_without_one(form: str) -> None:
         swarm.run_until(lambda: agree(swarm), within=2, every=0.01)
 
 
+@pytest.mark.parametrize("half", range(1, 24, 2))
+def test_whenever_a_node_of_the_ring_dies_nobody_waits_for_a_deadline(half: int) -> None:
+    """One may have all of P, and wait for Q from one that is still without it."""
+    with swarm_of(0) as swarm:
+        swarm.run_until(lambda: min(node.round for node in swarm.up) >= 3, within=10, every=1e-4)
+        swarm.run(LINK.latency_s * half / 2)
+        swarm.kill("n2")
+        before = max(node.round for node in swarm.up)
+        swarm.run(3)  # a deadline is ten times as long
+        assert min(node.round for node in swarm.up) >= before + 10
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("wiped", [False, True])
 def test_one_that_comes_back_is_brought_together_with_the_others(form: str, wiped: bool) -> None:
