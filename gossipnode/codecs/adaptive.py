@@ -17,8 +17,9 @@ hears from.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import median
 from typing import Final
+
+import numpy as np
 
 from gossipnode.codecs.base import Coded, Vector
 from gossipnode.codecs.uniform import Uniform
@@ -47,8 +48,13 @@ class AdaptiveUniform(Uniform):
 
     def adapt(self, d: int, compute_s: float, bytes_per_s: float, others: Iterable[float]) -> None:
         """Choose the bits of the next round; ``others`` are what the neighbours told, T_j(8)."""
-        bound = TOLERANCE * median([self.full_s(d, compute_s, bytes_per_s), *others])
-        fit = [bits for bits in LADDER if _round_s(bits, d, compute_s, bytes_per_s) <= bound]
+        # The statistics module would cost half a megabyte.
+        usual = float(np.median([self.full_s(d, compute_s, bytes_per_s), *others]))
+        fit = [
+            bits
+            for bits in LADDER
+            if _round_s(bits, d, compute_s, bytes_per_s) <= TOLERANCE * usual
+        ]
         self.bits = max(fit, default=LADDER[0])
 
 
