@@ -636,7 +636,10 @@ def _unsound(config: Config) -> Iterator[str]:
 class PeerEntry(Section):
     """One node of the swarm as ``peers.toml`` lists it."""
 
-    id: str = option(..., "The node's name.", pattern=ID_PATTERN)
+    id: str = option(..., "The node's id.", pattern=ID_PATTERN)
+    name: str = option(
+        "", "Its name for people, where the id is that of a key.", pattern=r"^$|" + ID_PATTERN
+    )
     address: str = option(
         ..., "Where it is reached: http://HOST:PORT, https over TLS.", max_length=512
     )
