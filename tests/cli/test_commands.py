@@ -30,7 +30,15 @@ from gossipnode.learning.modelfile import save_model
 from gossipnode.registry import ALGORITHMS, FORMS
 
 ROOT = Path(__file__).parents[2]
-LEAVES = [*(verb for verb in app.VERBS if verb != "model"), "model pull", "model eval"]
+GROUPS = {
+    "model": ("pull", "eval"),
+    "ca": ("create", "issue", "revoke", "show"),
+    "trust": ("add", "remove", "show"),
+}
+LEAVES = [
+    *(verb for verb in app.VERBS if verb not in GROUPS),
+    *(f"{verb} {name}" for verb, names in GROUPS.items() for name in names),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -215,17 +215,25 @@ def _authority_fault(
     return None
 
 
+def pin_fault(member: Member, certificate: x509.Certificate) -> str:
+    """Return why ``member`` cannot trust this friend's certificate; empty if it can."""
+    try:
+        friend = member_of(certificate)
+        certificate.verify_directly_issued_by(certificate)
+    except PeerError as error:
+        return error.reason
+    except (ValueError, TypeError, InvalidSignature):
+        return "is no certificate that signs itself"
+    if friend.swarm != member.swarm:
+        return f"is of swarm {friend.swarm}, and {member.name} of {member.swarm}"
+    return "is this node's own certificate" if friend.id == member.id else ""
+
+
 def _pins_fault(member: Member, trusted: tuple[x509.Certificate, ...]) -> tuple[str, str] | None:
     for number, certificate in enumerate(trusted):
-        try:
-            friend = member_of(certificate)
-            certificate.verify_directly_issued_by(certificate)
-        except PeerError as error:
-            return f"trusted.{number}", error.reason
-        except (ValueError, TypeError, InvalidSignature):
-            return f"trusted.{number}", "is no certificate that signs itself"
-        if friend.swarm != member.swarm:
-            return f"trusted.{number}", f"is of swarm {friend.swarm}; this is {member.swarm}"
+        fault = pin_fault(member, certificate)
+        if fault:
+            return f"trusted.{number}", fault
     return None
 
 
