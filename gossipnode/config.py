@@ -65,7 +65,7 @@ class NodeOptions(Section):
 
     id: str = option(
         "",
-        "This node's name; must be its name in peers.toml. Empty: the host name.",
+        "This node's id; must be its id in peers.toml. Empty: the bundle's, or the host name.",
         flag="--id",
         pattern=r"^$|" + ID_PATTERN,
     )
@@ -366,7 +366,7 @@ class NetworkOptions(Section):
 
     bind: str = option(
         "127.0.0.1",
-        "Address to listen on; anything but loopback needs `insecure`.",
+        "Address to listen on; anything but loopback needs a bundle, or `insecure`.",
         flag="--bind",
         min_length=1,
         max_length=255,
@@ -384,6 +384,25 @@ class NetworkOptions(Section):
         "Allow other addresses than loopback, without encryption and without knowing who is "
         "there. For networks that you trust alone.",
         flag="--insecure",
+    )
+    status_bind: str = option(
+        "127.0.0.1",
+        "With trust: address of a second listener, plain and read-only, for status, metrics, "
+        "probes and dashboard. Whoever reaches it may read them.",
+        flag="--status-bind",
+        min_length=1,
+        max_length=255,
+    )
+    status_port: int | None = option(
+        None,
+        "With trust: the port of that listener; unset: the one after `port`, or where that is 0 a "
+        "free one.",
+        flag="--status-port",
+        ge=0,
+        le=65_535,
+    )
+    handshake_timeout_s: float = option(
+        10.0, "With trust: time for one TLS handshake of a peer.", unit="s", gt=0, le=3600
     )
     push_timeout_s: float = option(
         30.0, "Time for one push, connection included.", unit="s", gt=0, le=86_400
@@ -465,6 +484,22 @@ class NetworkOptions(Section):
         unit="peers",
         ge=1,
         le=10**6,
+    )
+
+
+class TrustOptions(Section):
+    """Who belongs to the swarm (docs/security.md). Without a bundle nobody is asked."""
+
+    bundle: str = option(
+        "",
+        "Path of this node's bundle, relative to this file: key, certificate, whom to trust, the "
+        "swarm's name, the node's id and seeds.",
+        flag="--bundle",
+    )
+    revocations: str = option(
+        "",
+        "Path of a list of revocations, relative to this file, read when it changes: the "
+        "authority's revocations.txt. Nodes tell each other the newest anyway.",
     )
 
 
@@ -553,6 +588,7 @@ class Config(Section):
     topology: TopologyOptions = TopologyOptions()
     codec: CodecOptions = CodecOptions()
     network: NetworkOptions = NetworkOptions()
+    trust: TrustOptions = TrustOptions()
     run: RunOptions = RunOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
     log: LogOptions = LogOptions()

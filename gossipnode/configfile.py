@@ -35,6 +35,8 @@ NAME_VARIABLE = ENV_PREFIX + "ALGORITHM_NAME"
 # What decides the form of an algorithm, as flags and as variables have it.
 KEYS_OF_FORM = {"algorithm.name": "name", "algorithm.form": "form"}
 VARIABLES_OF_FORM = {NAME_VARIABLE: "name", ENV_PREFIX + "ALGORITHM_FORM": "form"}
+# Options that are paths relative to the file they stand in.
+PATHS = "swarm.peers", "topology.edges", "trust.bundle", "trust.revocations"
 T = TypeVar("T")
 Tree = dict[str, dict[str, Any]]
 
@@ -278,7 +280,7 @@ def _put_table(
 
 
 def _anchor_paths(tree: Tree, origin: Mapping[str, str], path: Path, within: set[str]) -> None:
-    for section, name in (("swarm", "peers"), ("topology", "edges")):
+    for section, name in (key.split(".") for key in PATHS):
         value = tree.get(section, {}).get(name)
         if isinstance(value, str) and value and origin[f"{section}.{name}"] in within:
             tree[section][name] = str(path.parent / Path(value).expanduser())

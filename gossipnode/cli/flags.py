@@ -15,7 +15,7 @@ import click
 
 from gossipnode.cli import describe
 from gossipnode.config import Config
-from gossipnode.configfile import Option, load_config, options
+from gossipnode.configfile import ENV_PREFIX, Option, load_config, options
 from gossipnode.errors import ConfigError, nearest_spelling
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -130,10 +130,19 @@ def read_config(
     flags: Mapping[str, Any],
     base: Mapping[str, Mapping[str, Any]] | None = None,
     variant: tuple[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    *,
+    only: str = "",
 ) -> Config:
-    """Build the config from all layers; raises ``ConfigError``."""
+    """Build the config from all layers; raises ``ConfigError``.
+
+    ``only`` is the one section that is read from the environment.
+    """
     given = {**flags, **dict(_split_setting(setting) for setting in settings)}
-    return load_config(path, environment=os.environ, flags=given, base=base, variant=variant)
+    environment: Mapping[str, str] = os.environ
+    if only:
+        prefix = f"{ENV_PREFIX}{only.upper()}_"
+        environment = {name: text for name, text in os.environ.items() if name.startswith(prefix)}
+    return load_config(path, environment=environment, flags=given, base=base, variant=variant)
 
 
 def with_options(config: Config, changes: Mapping[str, Any]) -> Config:

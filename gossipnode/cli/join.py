@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -24,6 +24,9 @@ from gossipnode.logs import bounded, event
 from gossipnode.network import HttpClient, HttpNode
 from gossipnode.node.place import host_id
 from gossipnode.node.replica import Replica
+
+if TYPE_CHECKING:
+    from gossipnode.network.trust.trust import Trust
 
 log = logging.getLogger("gossipnode.cli.join")
 
@@ -64,10 +67,11 @@ class Joined:
         return config, tuple(peer for peer in self.peers if peer.id != node_id)
 
 
-async def join(url: str) -> Joined:
+async def join(url: str, trust: Trust | None = None) -> Joined:
     """Ask the node at ``url``; raises ``NetworkError`` or, for a fixed graph, ``ConfigError``."""
     url = url.rstrip("/")
-    async with HttpClient() as client:
+    tls = None if trust is None else trust.dialling
+    async with HttpClient(tls, dates=lambda: "" if trust is None else trust.dates) as client:
         try:
             swarm = await client.get_json(f"{url}/v1/swarm")
             status = await client.get_json(f"{url}/v1/status")

@@ -9,13 +9,16 @@ from pydantic import ValidationError
 from gossipnode.config import ID_PATTERN, PeerEntry
 from gossipnode.errors import ConfigError
 
+# What a common name in a certificate may have.
+CHARS_MAX = 64
+
 
 def named(word: str, key: str) -> str:
     """Return ``word`` if it can name a node or a swarm; raises ``ConfigError``."""
-    if re.fullmatch(ID_PATTERN, word) is None or word.endswith("\n"):
+    if re.fullmatch(ID_PATTERN, word) is None or len(word) > CHARS_MAX or word.endswith("\n"):
         raise ConfigError(
             f"{word!r} is no name", key=key,
-            allowed="letters, digits, and . _ - but not in front; at most 128",
+            allowed=f"letters, digits, and . _ - but not in front; at most {CHARS_MAX}",
         )  # fmt: skip
     return word
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -40,14 +40,18 @@ from gossipnode.cli.flags import (
 from gossipnode.cli.join import Joined, adopt, join
 from gossipnode.cli.resident import release_startup_pages
 from gossipnode.config import Config, PeerEntry
-from gossipnode.configfile import load_peers
+from gossipnode.configfile import load_peers, read_toml
 from gossipnode.learning.prepare import forget_loaded_data
 from gossipnode.network import HttpNode, serve
 from gossipnode.node.place import find_place, host_id
 
+if TYPE_CHECKING:
+    from gossipnode.network.trust.trust import Trust
+
 log = logging.getLogger("gossipnode.cli.start")
 
-WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - with a bundle alone
+WILDCARDS = (EVERYWHERE, "::")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Plan:
     """All that is settled before the node is made."""
 
     config: Config
-    peers: tuple[PeerEntry, ...]
+    peers: Sequence[PeerEntry]
     joined: Joined | None
 
 
@@ -66,6 +70,7 @@ class Plan:
         examples=[
             "gossipnode start --peers peers.example.toml --id alpha",
             "gossipnode start --config node.toml",
+            "gossipnode start --bundle alpha.bundle",
             "gossipnode start --join http://10.0.0.5:7946 --insecure --bind 0.0.0.0",
         ],
     ),
@@ -101,7 +106,8 @@ def command(
         if plan.joined is not None:
             adopt(node, plan.joined)
         address = node.address or node.url
-        click.echo(f"ready: {node.id} at {node.url} (dashboard: {address}/)")
+        dashboard = address if node.trust is None else node.status_url
+        click.echo(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
         click.echo(how_to_join(config, address))
         forget_loaded_data()  # a lone node keeps its own share only
         release_startup_pages()
@@ -118,16 +124,44 @@ def _plan(
 ) -> Plan:
     if url is None:
         config = read_config(path, settings, flags)
-        peers = load_peers(config.swarm.peers) if config.swarm.peers else ()
+        peers: Sequence[PeerEntry] = load_peers(config.swarm.peers) if config.swarm.peers else ()
+        if config.trust.bundle:
+            config, peers = _trusting(config, peers)
         return Plan(_placed(config, peers), peers, None)
-    joined = asyncio.run(join(url))
+    joined = asyncio.run(join(url, _trust(path, settings, flags)))
     config = read_config(path, settings, flags, joined.options)
+    if config.trust.bundle:
+        config, _ = _trusting(config, ())
     config, peers = joined.place(config)
     logs.configure(config.log.level, config.log.format, value_chars_max=config.log.value_chars_max)
     logs.event(
         log, logging.INFO, "swarm.joined", url=url, peers=len(peers), share=config.data.share
     )
     return Plan(_placed(config, peers), peers, joined)
+
+
+def _trusting(config: Config, peers: Sequence[PeerEntry]) -> tuple[Config, Sequence[PeerEntry]]:
+    """Return swarm, id and peers as the bundle has them; raises ``ConfigError``."""
+    from gossipnode.network.trust.bundle import read_bundle
+    from gossipnode.network.trust.trust import settle
+
+    bundle, _ = read_bundle(Path(config.trust.bundle).expanduser())
+    return settle(config, peers, bundle)
+
+
+def _trust(path: Path | None, settings: Sequence[str], flags: dict[str, Any]) -> Trust | None:
+    """Return what the bundle makes of this node, before the swarm has told its other options."""
+    table = read_toml(path).get("trust", {}) if path is not None else {}
+    bundle = table.get("bundle") if isinstance(table, dict) else None
+    base = {"trust": {"bundle": str(path.parent / bundle)}} if path and bundle else {}
+    mine = [setting for setting in settings if setting.startswith("trust.")]
+    given = {key: value for key, value in flags.items() if key.startswith("trust.")}
+    config = read_config(None, mine, given, base, only="trust")
+    if not config.trust.bundle:
+        return None
+    from gossipnode.network.trust.trust import trust_of
+
+    return trust_of(config)
 
 
 def _placed(config: Config, peers: Sequence[PeerEntry]) -> Config:
@@ -142,13 +176,21 @@ def _placed(config: Config, peers: Sequence[PeerEntry]) -> Config:
         changes["network.port"] = address.port
         if _is_loopback(address.hostname):
             changes["network.bind"] = address.hostname
+        elif config.trust.bundle:
+            changes["network.bind"] = EVERYWHERE  # closed to strangers, so open to the network
     elif entry is not None and "port" not in given:
         changes["network.port"] = urlsplit(entry.address).port
-    bind = config.network.bind
+    elif config.trust.bundle and "bind" not in given:
+        hosts = [urlsplit(peer.address).hostname or "" for peer in peers]
+        if not all(_is_loopback(host) for host in hosts):
+            changes["network.bind"] = EVERYWHERE
+    config = with_options(config, changes)
+    changes, bind = {}, config.network.bind
     if entry is None and bind in WILDCARDS and not config.network.advertise and config.network.port:
         host = asyncio.run(own_address(bind))
         host = f"[{host}]" if ":" in host else host
-        changes["network.advertise"] = f"http://{host}:{config.network.port}"
+        scheme = "https" if config.trust.bundle else "http"
+        changes["network.advertise"] = f"{scheme}://{host}:{config.network.port}"
     config = with_options(config, changes)
     _warn_if_out_of_reach(config, entry)
     return config
@@ -161,7 +203,13 @@ def _warn_if_out_of_reach(config: Config, entry: PeerEntry | None) -> None:
     if not _is_loopback(urlsplit(advertised).hostname or ""):
         click.echo(
             f"warning: peers dial {advertised}, but this node listens on {config.network.bind} "
-            "alone; on a network where you trust everybody, add --insecure --bind 0.0.0.0",
+            "alone; "
+            + (
+                "add --bind 0.0.0.0"
+                if config.trust.bundle
+                else "give it a bundle (docs/security.md) or, on a network where you trust "
+                "everybody, add --insecure --bind 0.0.0.0"
+            ),
             err=True,
         )
 
@@ -172,6 +220,11 @@ def how_to_join(config: Config, address: str) -> str:
         return (
             f"to add a node: this swarm's graph ({config.topology.graph}) is fixed; add the node "
             "to peers.toml on every node and start all again"
+        )
+    if config.trust.bundle:
+        return (
+            "to add a node: issue it a bundle (gossipnode ca issue NAME), and there: "
+            f"gossipnode start --bundle NAME.bundle --join {address}"
         )
     host = urlsplit(address).hostname or ""
     if _is_loopback(host):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossipnode.errors import PeerError
+from gossipnode.logs import bounded
 from gossipnode.network.partials import Partials
 from gossipnode.network.pool import BufferPool
 from gossipnode.node.begun import go_on
@@ -22,6 +23,15 @@ from gossipnode.wire.message import Message
 
 # A delivery that was begun without a task, and what it waits for.
 _Begun = tuple[Coroutine[Any, Any, Delivery], Any] | None
+
+
+def require_sender(message: Message, proven: str) -> None:
+    """Raise ``PeerError`` unless the frame is of the node whose certificate was shown."""
+    if message.sender != proven:
+        raise PeerError(
+            "not_a_neighbour",
+            f"the frame is of {bounded(message.sender, 128)}, and the certificate of {proven}",
+        )
 
 
 @dataclass(slots=True)
@@ -36,7 +46,8 @@ class _Body:
 class Arrivals:
     """What ``peer`` pushes to ``node`` over one lane; large bodies that it cuts are put aside.
 
-    ``answer(number, delivery)`` sends what became of it; ``fault()`` hears of a bug of ours.
+    Where the peer ``is_proven``, it sends frames of its own alone. ``answer(number, delivery)``
+    sends what became of one; ``fault()`` hears of a bug of ours.
     """
 
     def __init__(
@@ -45,11 +56,12 @@ class Arrivals:
         pool: BufferPool,
         partials: Partials,
         peer: str,
+        is_proven: bool,
         answer: Callable[[int, Delivery], None],
         fault: Callable[[], None],
     ) -> None:
         self._node, self._pool, self._answer, self._fault = node, pool, answer, fault
-        self._partials, self._peer = partials, peer
+        self._partials, self._peer, self._is_proven = partials, peer, is_proven
         self._loop = asyncio.get_running_loop()
         self._numbers: set[int] = set()
         self._body: _Body | None = None
@@ -78,9 +90,12 @@ class Arrivals:
         With an ``offset`` it is the buffer that the body's beginning is in already.
         """
         try:
+            if self._is_proven:
+                require_sender(message, self._peer)
             admission = self._node.admit(message)
         except PeerError as error:
-            self.refuse(number, error, message.sender)
+            # Of whom it claims to be, nothing is noted.
+            self.refuse(number, error, self._peer if self._is_proven else message.sender)
             return None
         try:
             if offset:

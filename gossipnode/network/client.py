@@ -13,8 +13,8 @@ import functools
 import json
 import os
 import socket
-from collections.abc import Coroutine
-from ssl import SSLContext
+from collections.abc import Callable, Coroutine
+from ssl import SSLContext, SSLError
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,7 +32,10 @@ from gossipnode.network.frames import (
     receipt_of,
 )
 from gossipnode.network.http import ResolveResult, aiohttp
+from gossipnode.network.probe import WORDS as PROBE_WORDS
+from gossipnode.network.probe import Probe
 from gossipnode.network.transfers import Transfers
+from gossipnode.network.trust.words import words_of
 from gossipnode.node.addresses import Reach
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import CONTENT_TYPE, Frame
@@ -62,12 +65,19 @@ class NoNodeError(NetworkError):
 class HttpClient:
     """One session for all peers. Enter it in the running loop; close it there.
 
-    Addresses that begin with ``https`` are dialled with ``tls``.
+    Addresses that begin with ``https`` are dialled with ``tls``; ``meant`` tells which id must
+    answer at one, and ``dates`` what to say where a peer thinks our certificate too old.
     """
 
-    def __init__(self, tls: SSLContext | None = None) -> None:
-        self._tls = tls
+    def __init__(
+        self,
+        tls: SSLContext | None = None,
+        meant: Callable[[str], str | None] = lambda _: None,
+        dates: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._tls, self._meant, self._dates = tls, meant, dates
         self._session: aiohttp.ClientSession | None = None
+        self._probe = Probe()
         self.transfers = Transfers()  # of pushes, by the address
         self.reach: Reach | None = None  # what names may stand for, if not anything
 
@@ -117,10 +127,10 @@ class HttpClient:
         """
         body = joined_or_payload(frame)
         if isinstance(body, bytes):
-            return await _in_time(self._push(address, frame, body), timeout_s)
+            return await self._in_time(self._push(address, frame, body), timeout_s)
         total = frame.nbytes - len(frame.head)
         with self.transfers.shown(address, "to", total, lambda: body.body_written):
-            return await _in_time(self._push(address, frame, body), timeout_s)
+            return await self._in_time(self._push(address, frame, body), timeout_s)
 
     async def get_json(self, url: str, timeout_s: float = GET_TIMEOUT_S) -> Any:
         """GET a JSON value; raises ``NetworkError``, also where the answer is an error.
@@ -136,11 +146,26 @@ class HttpClient:
     async def get_bytes(self, url: str, limit: int, timeout_s: float = GET_TIMEOUT_S) -> bytes:
         """GET at most ``limit`` bytes; raises ``NetworkError`` where there are more."""
         try:
-            return await _in_time(self._get(url, limit), timeout_s)
+            return await self._in_time(self._get(url, limit), timeout_s)
         except NoNodeError:
             raise
         except NetworkError as error:
             raise NetworkError(f"{url}: {error}") from None
+
+    async def send(self, url: str, data: bytes, timeout_s: float = GET_TIMEOUT_S) -> None:
+        """POST ``data``; raises ``NetworkError``, also where the answer is an error."""
+        await self._in_time(self._send(url, data), timeout_s)
+
+    async def _in_time(self, call: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Await ``call`` for at most ``timeout_s``; every failure in plain words."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await call
+        except TimeoutError:
+            raise NetworkError(f"timed out after {timeout_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            words = words_of(_tls_fault(error), self._dates())
+            raise (NetworkError(words) if words else _translated(error)) from None
 
     async def _push(self, address: str, frame: Frame, body: bytes | FramePayload) -> Receipt:
         session = self._session
@@ -149,27 +174,53 @@ class HttpClient:
         for is_last in (False, True):
             try:
                 async with session.post(
-                    url, data=body, headers=_HEADERS, allow_redirects=False
+                    url,
+                    data=body,
+                    headers=_HEADERS,
+                    allow_redirects=False,
+                    server_hostname=self._meant(address),
                 ) as response:
                     return await _receipt(response, frame)
             except (aiohttp.ClientError, OSError) as error:
                 # A kept connection may have been closed just now. The sequence number makes the
                 # second try harmless, whether the first was merged or not.
                 if is_last or not _is_cut(error):
+                    await self._look_for_tls(url, error)
                     raise
         raise AssertionError("two tries end in an answer or an exception")
+
+    async def _look_for_tls(self, url: URL, error: Exception) -> None:
+        """Raise ``NetworkError`` where a plain connection was cut by somebody who speaks TLS."""
+        if _is_cut(error) and await self._probe.speaks_tls(url, _Resolver(self)):
+            raise NetworkError(PROBE_WORDS) from None
+
+    async def _send(self, url: str, data: bytes) -> None:
+        assert self._session is not None, "the client is not open"
+        name = self._meant(url.partition("/v1/")[0])
+        async with self._session.post(
+            url, data=data, allow_redirects=False, server_hostname=name
+        ) as response:
+            text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
+            if response.status != 200:
+                raise _fault(response, text)
 
     async def _get(self, url: str, limit: int) -> bytes:
         assert self._session is not None, "the client is not open"
         headers = {"Accept": "application/json, */*"}
         try:
-            async with self._session.get(url, headers=headers, allow_redirects=False) as response:
+            name = self._meant(url.partition("/v1/")[0])
+            async with self._session.get(
+                url, headers=headers, allow_redirects=False, server_hostname=name
+            ) as response:
                 if response.status != 200:
                     text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
                     raise _fault(response, text)
                 data = await _at_most(response, limit)
         except aiohttp.ClientResponseError:
             raise NoNodeError(url) from None  # what came is not HTTP
+        except (aiohttp.ClientError, OSError) as error:
+            await self._look_for_tls(URL(url), error)
+            raise
         if data is None:
             raise NetworkError(f"the answer has more than {limit} bytes")
         return data
@@ -234,24 +285,31 @@ async def _at_most(response: aiohttp.ClientResponse, limit: int) -> bytes | None
     return b"".join(chunks)
 
 
-async def _in_time(call: Coroutine[Any, Any, T], timeout_s: float) -> T:
-    """Await ``call`` for at most ``timeout_s``; every failure in plain words."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await call
-    except TimeoutError:
-        raise NetworkError(f"timed out after {timeout_s:g} s") from None
-    except aiohttp.ClientConnectorDNSError:
-        raise NetworkError("the name does not resolve") from None
-    except aiohttp.InvalidURL:
-        raise NetworkError("the address is no http://host:port") from None
-    except ValueError:
-        # yarl's, and the idna codec's, about a host name that no resolver is ever asked for.
-        raise NetworkError("the address cannot be dialled") from None
-    except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError) as error:
-        raise PeerError("malformed_frame", f"the answer is broken: {_kind(error)}") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise NetworkError(_kind(error)) from None
+def _translated(error: Exception) -> NetworkError | PeerError:
+    """Return what is raised in place of an error of the libraries."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return NetworkError("the name does not resolve")
+    if isinstance(error, aiohttp.InvalidURL):
+        return NetworkError("the address is no http://host:port")
+    if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
+        return PeerError("malformed_frame", f"the answer is broken: {_kind(error)}")
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return NetworkError(_kind(error))
+    # yarl's, and the idna codec's, about a host name that no resolver is ever asked for.
+    return NetworkError("the address cannot be dialled")
+
+
+def _tls_fault(error: BaseException | None) -> BaseException | None:
+    """Return what TLS said, wherever aiohttp has wrapped it; None where it said nothing."""
+    for _ in range(4):
+        if error is None or (isinstance(error, SSLError) and not _is_wrapping(error)):
+            return error
+        error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _is_wrapping(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ClientError)
 
 
 def _kind(error: BaseException) -> str:

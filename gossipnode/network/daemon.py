@@ -15,9 +15,10 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
@@ -35,10 +36,15 @@ from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.server import Server, bind, require_loopback
 from gossipnode.network.systemd import Notifier
-from gossipnode.network.world import NO_TLS, DaemonWorld
+from gossipnode.network.world import NO_TLS, DaemonWorld, data_folder
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
+from gossipnode.node.report import iso
 from gossipnode.node.status import Status, TransferStatus
+
+if TYPE_CHECKING:
+    from gossipnode.network.trust.trust import Trust
+    from gossipnode.network.trust.vigil import Vigil
 
 log = logging.getLogger("gossipnode.network.daemon")
 
@@ -82,7 +88,9 @@ class HttpNode(Node):
 
     ``peers`` defaults to the file that the config names; ``listener`` is a bound socket to use
     in place of ``network.bind`` and ``network.port``. ``tls`` is what to serve and what to dial
-    with, in this order: then everything is TLS, and addresses begin with ``https``. Entering
+    with, in this order: then everything is TLS, and addresses begin with ``https``. ``trust``, by
+    default that of the config's bundle, brings contexts of its own, and ids that are proved; then
+    ``status_listener`` is bound for the plain pages. Making one with a bundle reads it. Entering
     raises ``ConfigError``, ``DataError``, ``NetworkError`` or ``StorageError``.
     """
 
@@ -94,38 +102,57 @@ class HttpNode(Node):
         learner: Learner | None = None,
         listener: socket.socket | None = None,
         tls: tuple[SSLContext, SSLContext] | None = None,
+        trust: Trust | None = None,
+        status_listener: socket.socket | None = None,
     ) -> None:
         if peers is None:
             peers = load_peers(config.swarm.peers) if config.swarm.peers else ()
+        if config.trust.bundle or trust is not None:
+            from gossipnode.network.trust.trust import settle, trust_of
+
+            trust = trust if trust is not None else trust_of(config)
+            config, peers = settle(config, peers, trust.bundle)
+            tls = trust.serving, trust.dialling
         serving, dialling = tls if tls is not None else (None, None)
-        self._daemon = DaemonWorld(dialling)
+        self.trust = trust
+        self._daemon = DaemonWorld(dialling, trust)
         super().__init__(config, world=self._daemon, peers=peers, learner=learner)
-        self.url = ""
-        self._listener = listener
-        self.lanes = self._daemon.lanes = Lanes(self, dialling) if config.network.lanes else None
+        self.url = self.status_url = ""
+        self._listener, self._status_listener = listener, status_listener
+        self._daemon.meant = meant = self._id_at if trust is not None else self._daemon.meant
+        lanes = Lanes(self, dialling, trust, meant) if config.network.lanes else None
+        self.lanes = self._daemon.lanes = lanes
         self.loop_lag = LoopLag()
         self._server = Server(self, self.lanes, self.loop_lag, serving)
+        self._pages = Server(self, lag=self.loop_lag, for_peers=False) if trust else None
+        self._vigil: Vigil | None = None
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None
 
     async def __aenter__(self) -> Self:
         try:
             self._require_tls()
-            listener = self._listener or await bind(self.config.network)
+            options, is_secure = self.config.network, self.trust is not None
+            listener = self._listener or await bind(options, is_secure=is_secure)
             # Kept until the server has it, so that whatever fails before closes it.
             self._listener = listener
             host = str(listener.getsockname()[0])
-            require_loopback(host, insecure=self.config.network.insecure)
-            self.url = self._server.origin_of(listener)
+            require_loopback(host, insecure=options.insecure or is_secure)
+            self.url = self.status_url = self._server.origin_of(listener)
             self.address = self._advertised(host)
             self._daemon.reach = Reach(self.directory, self.address)
             if self.lanes is not None:
                 self.lanes.reach = self._daemon.reach
+            if self.trust is not None:
+                await self._show_pages()
+                self._begin_vigil(self.trust)
             await self._server.start(listener)
             self._listener = None
             await self._daemon.open(self.config, self.id)
             await self.start()
             self.loop_lag.start()
+            if self._vigil is not None:
+                self._vigil.start()
         except BaseException:
             await self._close()
             raise
@@ -179,11 +206,20 @@ class HttpNode(Node):
     def status(self) -> Status:
         """Return the status of this moment, with what the network knows."""
         status = super().status()
+        self._tell_trust(status)
         status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
         if self.lanes is not None:
             status.network.lanes = len(self.lanes)
         status.network.transfers = self._transfers()
         return status
+
+    def _tell_trust(self, status: Status) -> None:
+        status.network.connections_refused = self.counters.by_label("connections_refused")
+        if self.trust is not None:
+            member = self.trust.member
+            status.name = member.name
+            status.network.certificate_ends = iso(member.not_after.timestamp())
+            status.network.revocations = self.trust.revocations.counter
 
     def _transfers(self) -> list[TransferStatus]:
         """Return the long bodies under way, over lanes and by POST."""
@@ -207,15 +243,65 @@ class HttpNode(Node):
         """Whether a thread is at work, perhaps on something that nobody awaits any more."""
         return self._daemon.working
 
+    async def _show_pages(self) -> None:
+        """Open the second listener: plain, without anything that changes the node."""
+        assert self._pages is not None
+        listener = self._status_listener or await bind(self.config.network, is_status=True)
+        self._status_listener = listener
+        self.status_url = self._pages.origin_of(listener)
+        await self._pages.start(listener)
+        self._status_listener = None
+
+    def _begin_vigil(self, trust: Trust) -> None:
+        from gossipnode.network.trust.vigil import Vigil
+
+        config = self.config
+        kept = data_folder(config, self.id) / "revocations.txt"
+        self._vigil = self._server.vigil = Vigil(
+            trust,
+            self._daemon.client,
+            peers=self._askable,
+            cut=self._server.cut,
+            work=self._daemon.work,
+            kept=kept if config.checkpoint.enabled else None,
+            watched=Path(config.trust.revocations).expanduser()
+            if config.trust.revocations
+            else None,
+        )
+        if self._pages is not None:
+            self._pages.vigil = self._vigil
+        self._vigil.recall()
+
+    def _askable(self) -> list[str]:
+        """Return the addresses of peers that may answer."""
+        assert self.trust is not None
+        shut_out = self.trust.revocations.ids
+        return [p.address for p in self.peers if p.state != "suspect" and p.id not in shut_out]
+
+    def _id_at(self, address: str) -> str | None:
+        """Return the id of the peer at ``address``; None where nobody said, or several did."""
+        if not address.startswith("https:"):
+            return None
+        listed = self.directory.at(address)
+        if listed is not None:
+            return listed
+        found = [peer.id for peer in self.peers.learnt if peer.address == address]
+        return found[0] if len(found) == 1 else None
+
     async def _close(self) -> None:
         """Close the server, the client and the threads; harmless twice."""
         self.loop_lag.stop()
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        for listener in (self._listener, self._status_listener):
+            if listener is not None:
+                listener.close()
+        self._listener = self._status_listener = None
+        if self._vigil is not None:
+            await self._vigil.close()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._server.close()
+                if self._pages is not None:
+                    await self._pages.close()
         except TimeoutError:
             event(log, logging.WARNING, "close.cut", deadline_s=CLOSE_S)
         await self._daemon.close()
@@ -236,7 +322,8 @@ class HttpNode(Node):
             raise ConfigError(
                 f"{host} is every address of this machine, and peers need one to dial",
                 key="network.advertise",
-                allowed="the URL under which peers reach this node, http://HOST:PORT",
+                allowed="the URL under which peers reach this node, http://HOST:PORT, or https "
+                "with a bundle",
             )
         return address or self.url
 
@@ -246,6 +333,7 @@ def serve(
     *,
     peers: Sequence[PeerEntry] | None = None,
     listener: socket.socket | None = None,
+    status_listener: socket.socket | None = None,
     on_ready: Callable[[HttpNode], None] | None = None,
     on_measurement: Callable[[dict[str, Any]], None] | None = None,
     on_error: Callable[[Exception], None] | None = None,
@@ -261,7 +349,7 @@ def serve(
     node = None
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            node = HttpNode(config, peers=peers, listener=listener)
+            node = HttpNode(config, peers=peers, listener=listener, status_listener=status_listener)
             node.on_measurement = on_measurement
             runner.run(_serve(node, on_ready))
     except Exception as error:

@@ -36,7 +36,7 @@ def _without_certificates() -> Iterator[None]:
 with _without_certificates():
     import aiohttp
     from aiohttp import http_parser
-    from aiohttp.abc import AbstractStreamWriter, ResolveResult
+    from aiohttp.abc import AbstractResolver, AbstractStreamWriter, ResolveResult
     from aiohttp.http_exceptions import HttpProcessingError
     from aiohttp.payload import Payload
     from aiohttp.web_protocol import RequestHandler
@@ -45,6 +45,7 @@ with _without_certificates():
     from aiohttp.web_server import Server as HttpServer
 
 __all__ = [
+    "AbstractResolver",
     "AbstractStreamWriter",
     "BaseRequest",
     "HttpProcessingError",

@@ -60,6 +60,7 @@ class Lane(asyncio.BufferedProtocol):
     """One end of a lane to ``peer``; ``on_closed(lane, reason)`` is told once, at its end.
 
     ``kept(lane, message)`` tells how much of a body is here that another lane did not bring whole.
+    Where the peer ``is_proven``, frames must be its own.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Lane(asyncio.BufferedProtocol):
         peer: Hello,
         *,
         is_opener: bool,
+        is_proven: bool = False,
         on_closed: Callable[[Lane, str], None],
         kept: Callable[[Lane, Message], int],
     ) -> None:
-        self.peer, self.is_opener = peer, is_opener
+        self.peer, self.is_opener, self._is_proven = peer, is_opener, is_proven
         self.host = ""  # where the peer dialled from, if it did
         self.last_heard = self.last_frame = 0.0
         self._body_began = (0, 0.0)  # at which of its bytes, and when
@@ -82,7 +84,7 @@ class Lane(asyncio.BufferedProtocol):
         self._reader = RecordReader(self)
         self._pending = Pending(pool, self.give_up)
         self.is_closing = self._peer_closing = False  # it has ended or is about to; by the peer
-        self._reason = ""
+        self._reason, self._is_turned_away = "", False
         self._cut: asyncio.TimerHandle | None = None
 
     # -- for whoever sends, or looks --------------------------------------------------------------
@@ -165,6 +167,17 @@ class Lane(asyncio.BufferedProtocol):
         self._reason = self._reason or reason
         self._transport.abort()
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection."""
+        return self._transport
+
+    def turn_away(self, reason: str) -> None:
+        """End with a reason, and take nothing more of what is under way."""
+        if not self._is_turned_away:
+            self._is_turned_away = True
+            self._break(PeerError("not_a_neighbour", reason))
+
     def kill(self, reason: str) -> None:
         """End at once, and give up what has arrived but is not merged."""
         self.abort(reason)
@@ -186,7 +199,13 @@ class Lane(asyncio.BufferedProtocol):
         self._ahead = Ahead(self._breather, self._pool.hand)
         fault = partial(self.abort, "this node has a fault")
         self._arrivals = Arrivals(
-            self._node, self._pool, self._partials, self.peer.id, self._answer, fault
+            self._node,
+            self._pool,
+            self._partials,
+            self.peer.id,
+            self._is_proven,
+            self._answer,
+            fault,
         )
         self._watch = StallWatch(
             self._node.config.network.body_timeout_s,

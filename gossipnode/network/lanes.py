@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from ssl import SSLContext
+from ssl import SSLContext, SSLError
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from gossipnode.network.pending import LaneBrokenError
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.posted import LanePost
 from gossipnode.network.records import Hello
+from gossipnode.network.trust.words import StrangerError, words_of
 from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
 from gossipnode.node.addresses import Reach, is_address
 from gossipnode.node.node import Node
@@ -33,6 +36,9 @@ from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.message import Message
+
+if TYPE_CHECKING:
+    from gossipnode.network.trust.trust import Trust
 
 log = logging.getLogger("gossipnode.network.lanes")
 
@@ -72,11 +78,18 @@ class _Way:
 class Lanes:
     """All lanes of ``node``. Constructing does nothing; close it in the loop that used it.
 
-    Those to ``https`` addresses are opened with ``tls``.
+    Those to ``https`` addresses are opened with ``tls``; with ``trust``, ids are proved, and
+    ``meant`` tells which one belongs to an address.
     """
 
-    def __init__(self, node: Node, tls: SSLContext | None = None) -> None:
-        self._tls = tls
+    def __init__(
+        self,
+        node: Node,
+        tls: SSLContext | None = None,
+        trust: Trust | None = None,
+        meant: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        self._tls, self._trust, self._meant = tls, trust, meant
         self.pool = BufferPool(node.config.network.inflight_bytes_max)
         self.partials = Partials(self.pool)
         self._node, self._counters = node, node.counters
@@ -97,6 +110,10 @@ class Lanes:
         """Return the lane to ``address`` that a push could take now."""
         way = self._ways.get(address)
         return way.lane if way is not None and way.lane is not None and way.lane.is_usable else None
+
+    def has(self, transport: object) -> bool:
+        """Whether a connection is one of the lanes."""
+        return any(lane.transport is transport for lane in self._lanes)
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt | None:
         """Push over the lane to ``address``, which is opened if need be; None: there is none.
@@ -156,9 +173,18 @@ class Lanes:
         """Return how far the long bodies under way are."""
         return [transfer for lane in self._lanes for transfer in lane.transfers()]
 
-    def accept(self, request: BaseRequest, hello: Hello) -> StreamResponse:
-        """Make the request's connection a lane, or raise ``PeerError``; return what to return."""
+    def accept(
+        self, request: BaseRequest, hello: Hello, proven: str | None = None
+    ) -> StreamResponse:
+        """Make the request's connection a lane, or raise ``PeerError``; return what to return.
+
+        ``proven`` is the id of the connection's certificate, where there is trust.
+        """
         node = self._node
+        if proven is not None and hello.id != proven:
+            raise PeerError(
+                "not_a_neighbour", f"the certificate is of {proven}, not of {bounded(hello.id)}"
+            )
         if hello.swarm != node.config.swarm.name:
             raise PeerError("wrong_swarm", f"this is swarm {node.config.swarm.name}")
         if hello.id == node.id:
@@ -176,9 +202,21 @@ class Lanes:
         lane = self._new(hello, is_opener=False)
         lane.host = host
         hand_over(request, self._hello(), lane)
-        self._enrol(lane, hello.address, "lanes_accepted")
+        # Who names another's address would be sent what is that one's.
+        is_own = proven is None or self._meant(hello.address or "") in (None, proven)
+        self._enrol(lane, hello.address if is_own else None, "lanes_accepted")
         # Not sent: the connection is no longer the server's.
         return Response(status=101)
+
+    def cut(self) -> None:
+        """End the lanes of peers that count no longer, with the reason."""
+        assert self._trust is not None
+        for lane in tuple(self._lanes):
+            try:
+                self._trust.peer_of(lane.transport)
+            except StrangerError as error:
+                event(log, logging.WARNING, "lane.cut", peer=lane.peer.id, reason=error.words)
+                lane.turn_away(error.words)
 
     async def close(self) -> None:
         """Let what is under way be answered, then end all lanes; harmless twice."""
@@ -261,7 +299,11 @@ class Lanes:
     async def _dial(self, address: str, way: _Way) -> Lane | None:
         try:
             async with asyncio.timeout(OPEN_S):
-                transport, hello, rest = await dial(address, self._hello(), self._tls, self.reach)
+                transport, hello, rest = await dial(
+                    address, self._hello(), self._tls, self._meant(address), self.reach
+                )
+        except SSLError as error:
+            raise NetworkError(words_of(error, self._trust.dates if self._trust else "")) from None
         except (LaneRefusedError, TimeoutError) as error:
             self._refused(address, way, error)
             return None
@@ -273,6 +315,15 @@ class Lanes:
             raise NetworkError((error.strerror or type(error).__name__).lower()) from None
         except ValueError:
             raise NetworkError("the address cannot be dialled") from None
+        if self._trust is not None:
+            try:
+                proven = self._trust.peer_of(transport)
+            except StrangerError as error:
+                transport.abort()
+                raise NetworkError(error.words) from None
+            if hello.id != proven:
+                transport.abort()
+                raise NetworkError(f"its certificate is of {proven}, not of {bounded(hello.id)}")
         lane = self._new(hello, is_opener=True)
         transport.set_protocol(lane)
         lane.connection_made(transport)
@@ -305,6 +356,7 @@ class Lanes:
             self.pool,
             hello,
             is_opener=is_opener,
+            is_proven=self._trust is not None,
             on_closed=self._ended,
             kept=self._kept,
         )

@@ -5,6 +5,7 @@ Invariant: nothing here changes the node, and an answer costs at most one model 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import hashlib
@@ -12,9 +13,11 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import xxhash
 
+from gossipnode.errors import PeerError
 from gossipnode.network.answers import answer, fault
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lag import LoopLag
@@ -23,6 +26,12 @@ from gossipnode.node.status import PEERS_SHOWN
 
 # A page of 256 peers takes 5 ms and 80 kB: the loop must not be away for longer than 20 ms.
 PEERS_PAGE_MAX = 256
+
+if TYPE_CHECKING:
+    from gossipnode.network.trust.vigil import Vigil
+
+# 1 MiB at 100 KB/s.
+REVOCATIONS_S = 10.0
 
 Handler = Callable[[Node, BaseRequest], Awaitable[StreamResponse]]
 
@@ -116,6 +125,46 @@ async def model(node: Node, request: BaseRequest) -> Response:
         "Gossipnode-Age": str(age),
     }
     return Response(body=await node.world.work(node.model), headers=headers)
+
+
+async def revocations(vigil: Vigil | None, request: BaseRequest) -> StreamResponse:
+    """The list of who was shut out, as it was signed; or take one, which may be from anybody."""
+    if request.method == "POST":
+        if vigil is None:
+            return fault(request, 404, "not_found", "this node has no bundle, and shuts nobody out")
+        return await _take_revocations(vigil, request)
+    text = request.query.get("than", "0")
+    if not text.isdecimal() or not text.isascii() or len(text) > 18:
+        return fault(request, 400, "bad_query", "than is a counter: a whole number, 0 or more")
+    found = None if vigil is None else vigil.trust.revocations
+    body = found.text if found is not None and found.counter > int(text) else ""
+    return Response(body=body.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
+
+
+async def _take_revocations(vigil: Vigil, request: BaseRequest) -> StreamResponse:
+    from gossipnode.network.trust.revocations import BYTES_MAX
+
+    if "Origin" in request.headers:
+        return fault(request, 403, "not_a_neighbour", "web pages may not bring revocations")
+    length = request.content_length
+    if length is None or length > BYTES_MAX:
+        code = "length_required" if length is None else "too_large"
+        response = fault(
+            request, 411 if length is None else 413, code, f"a list has at most {BYTES_MAX} bytes"
+        )
+        response.force_close()
+        return response
+    try:
+        async with asyncio.timeout(REVOCATIONS_S):
+            data = await request.content.readexactly(length)
+        is_new = vigil.hear(data.decode("utf-8", "replace"), request.remote or "")
+    except PeerError as error:
+        return fault(request, error.http_status, error.code, error.reason)
+    except (TimeoutError, asyncio.IncompleteReadError):
+        response = fault(request, 408, "body_timeout", "the list did not arrive in time")
+        response.force_close()
+        return response
+    return answer(request, {"counter": vigil.trust.revocations.counter, "new": is_new})
 
 
 async def dashboard(_node: Node, _request: BaseRequest) -> Response:

@@ -12,6 +12,7 @@ import math
 
 from gossipnode.errors import PeerError
 from gossipnode.network.answers import JSON, MSGPACK
+from gossipnode.network.arrivals import require_sender
 from gossipnode.network.frames import Head, joined_or_payload, read_body, read_head
 from gossipnode.network.http import BaseRequest, Response
 from gossipnode.network.pool import BufferPool
@@ -29,9 +30,12 @@ RETRY_AFTER_S = 1.0
 
 
 class Push:
-    """One push on its way in. ``sender`` is known once the header is read."""
+    """One push on its way in. ``sender`` is known once the header is read.
 
-    __slots__ = ("_node", "_pool", "_request", "_timeout_s", "_transfers", "sender")
+    ``proven`` is the id of the connection's certificate, where there is trust.
+    """
+
+    __slots__ = ("_node", "_pool", "_proven", "_request", "_timeout_s", "_transfers", "sender")
 
     def __init__(
         self,
@@ -40,10 +44,11 @@ class Push:
         transfers: Transfers,
         request: BaseRequest,
         timeout_s: float,
+        proven: str | None = None,
     ) -> None:
         self._node, self._pool, self._transfers = node, pool, transfers
         self._request, self._timeout_s = request, timeout_s
-        self.sender: str | None = None
+        self._proven, self.sender = proven, proven
 
     async def answer(self) -> Response:
         """Read the frame, deliver it and return the answer; refusals are answers too."""
@@ -117,6 +122,8 @@ class Push:
             # Not part of the answer: aiohttp takes output for an answer that has begun.
             request.writer.output_size = 0
         head = await read_head(request.content)
+        if self._proven is not None:
+            require_sender(head.message, self._proven)
         self.sender = head.message.sender
         if head.head_bytes + head.message.body_bytes != length:
             raise PeerError("malformed_frame", "Content-Length is not the length of the frame")
@@ -136,6 +143,12 @@ class Push:
         finally:
             self._pool.arrived(nbytes)
         return body
+
+    def turned_away(self, words: str) -> Response:
+        """Return the answer to somebody who does not count, without reading what came."""
+        response = self._refusal(PeerError("not_a_neighbour", words))
+        response.force_close()
+        return response
 
     def _refusal(self, error: PeerError) -> Response:
         node = self._node

@@ -1,9 +1,12 @@
-"""The HTTP server around a node: one plain port for pushes, probes, status and dashboard.
+"""The HTTP server around a node: one port for pushes, probes, status and dashboard.
+
+Without trust it is plain, and all there is. With trust it speaks mutual TLS alone, every request is
+asked whose certificate the connection has, and a second ``Server`` shows the pages to people.
 
 Built on aiohttp's low-level server with a dictionary for a router: measured 5 % below
 ``web.Application`` per small push, and 404 and 405 are ours to word. Invariant: it binds
 loopback alone unless told otherwise, and a request changes the node in ``POST /v1/push`` only,
-or over the lane that ``GET /v1/lane`` becomes.
+or over the lane that ``GET /v1/lane`` becomes; but for revocations, which their signer changes.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import socket
 from importlib.metadata import version
 from ipaddress import ip_address
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gossipnode.config import NetworkOptions
 from gossipnode.errors import ConfigError, NetworkError, PeerError
 from gossipnode.logs import event
 from gossipnode.network import openapi, pages
 from gossipnode.network.answers import answer, fault
+from gossipnode.network.door import Door
 from gossipnode.network.events import Streams
 from gossipnode.network.gate import Gate
 from gossipnode.network.hosts import host_of, is_ours, not_ours
@@ -37,13 +41,18 @@ from gossipnode.network.pages import Route
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.push import Push
 from gossipnode.network.transfers import Transfers
+from gossipnode.network.trust.words import REASONS, StrangerError, reason_of
 from gossipnode.network.upgrade import PATH as LANE_PATH
 from gossipnode.network.upgrade import PROTOCOL as LANE_PROTOCOL
 from gossipnode.network.upgrade import asks_for_lane, hello_of
 from gossipnode.node.node import Node
 
+if TYPE_CHECKING:
+    from gossipnode.network.trust.vigil import Vigil
+
 log = logging.getLogger("gossipnode.network.server")
 
+REVOCATIONS_PATH = "/v1/revocations"
 ROUTES = (
     Route("POST", "/v1/push", "Deliver one frame; the answer says what became of it."),
     Route("GET", LANE_PATH, "Upgrade to the fast lane, gossipnode/1."),
@@ -56,6 +65,8 @@ ROUTES = (
     Route("GET", "/v1/events", "Events as they happen (server-sent)."),
     Route("GET", "/v1/model", "The current model as a safetensors file.", pages.model),
     Route("GET", "/v1/swarm", "What a joining node adopts.", pages.swarm),
+    Route("GET", REVOCATIONS_PATH, "Who was shut out, as the swarm's authority signed it."),
+    Route("POST", REVOCATIONS_PATH, "Bring a newer list of who was shut out."),
     Route("GET", "/v1/openapi.json", "This interface, for programs."),
     Route("GET", "/", "The dashboard.", pages.dashboard),
 )
@@ -66,13 +77,18 @@ READ_AHEAD_BYTES = 2**19
 MODELS_MAX = 4
 # For answers under way when the server closes.
 SHUTDOWN_S = 1.0
+# Addresses whose last refusal is remembered, so that repeating it fills no log.
+REFUSED_KEPT = 1024
+# Not shown by a listener that others than this machine reach: a model tells of the data.
+LOCAL = frozenset({"/v1/model", "/v1/swarm"})
 
 
 class Server:
     """Serves one node. Constructing does nothing; ``start`` takes a socket of ``bind``.
 
     Without ``lanes`` it opens none, and peers push by POST; ``lag`` is for the metrics.
-    With ``tls`` it speaks nothing else.
+    With ``tls`` it speaks nothing else; with ``vigil`` it asks for each request who is there.
+    Without ``for_peers`` it has the pages alone.
     """
 
     def __init__(
@@ -81,13 +97,23 @@ class Server:
         lanes: Lanes | None = None,
         lag: LoopLag | None = None,
         tls: SSLContext | None = None,
+        *,
+        for_peers: bool = True,
     ) -> None:
         self._node, self._lanes, self._lag, self._tls = node, lanes, lag, tls
+        self.vigil: Vigil | None = None
+        self._for_peers, self._is_local = for_peers, True
+        self._door: Door | None = None
+        self._refused: dict[tuple[str, str], None] = {}
+        self._seen: set[asyncio.Transport] = set()  # when connections were looked at last
         limit = node.config.network.inflight_bytes_max
         self._pool = BufferPool(limit) if lanes is None else lanes.pool
         self.transfers = Transfers()
         self._streams = Streams(node)
-        self._routes = {route.path: route for route in ROUTES}
+        self._routes: dict[str, dict[str, Route]] = {}
+        for route in ROUTES:
+            if for_peers or (route.method == "GET" and route.path != LANE_PATH):
+                self._routes.setdefault(route.path, {})[route.method] = route
         self._http: Gate | None = None
         self._acceptor: asyncio.Server | None = None
         self._models = 0
@@ -104,8 +130,14 @@ class Server:
             auto_decompress=False,  # nothing that a stranger sends is ever inflated
             logger=_http_logger(),
         )
+        self._is_local = ip_address(str(listener.getsockname()[0])).is_loopback
+        if self._tls is not None:
+            timeout_s = self._node.config.network.handshake_timeout_s
+            self._door = Door(self._http, self._tls, self._stranger, timeout_s)
+            self._door.open(listener)
+            return
         self._acceptor = await asyncio.get_running_loop().create_server(
-            self._http, sock=listener, backlog=BACKLOG, ssl=self._tls
+            self._http, sock=listener, backlog=BACKLOG
         )
 
     def origin_of(self, listener: socket.socket) -> str:
@@ -117,38 +149,93 @@ class Server:
     async def close(self) -> None:
         """End the event streams, let answers under way finish, close; harmless twice."""
         acceptor, self._acceptor = self._acceptor, None
-        if acceptor is not None:
+        door, self._door = self._door, None
+        if acceptor is not None or door is not None:
             assert self._http is not None
             self._streams.close()
-            acceptor.close()
+            if acceptor is not None:
+                acceptor.close()
+            if door is not None:
+                await door.close()
             await asyncio.sleep(0)  # what was accepted just now gets its handler first
             self._http.close()
             self._http.pre_shutdown()
             await self._http.shutdown(SHUTDOWN_S)
 
+    def cut(self) -> None:
+        """End the connections of peers that count no longer; those of lanes are the lanes'.
+
+        One that was never good is spared once: its request is about to be answered, in words.
+        """
+        assert self.vigil is not None
+        if self._lanes is not None:
+            self._lanes.cut()
+        seen, self._seen = self._seen, set()
+        for transport in self._door.connections() if self._door is not None else ():
+            if self._lanes is not None and self._lanes.has(transport):
+                continue
+            try:
+                self.vigil.trust.peer_of(transport)
+            except StrangerError as error:
+                if transport in seen:
+                    self._stranger(str(transport.get_extra_info("peername")[0]), error)
+                    transport.abort()
+                    continue
+            self._seen.add(transport)
+
+    def _stranger(self, host: str, error: Exception) -> None:
+        """Count a connection that got no further, and tell it once."""
+        reason = reason_of(error)
+        self._node.counters.add("connections_refused", label=("reason", reason))
+        is_new = (host, reason) not in self._refused
+        self._refused[host, reason] = None
+        while len(self._refused) > REFUSED_KEPT:
+            del self._refused[next(iter(self._refused))]
+        words = error.words if isinstance(error, StrangerError) else REASONS[reason]
+        level = logging.WARNING if is_new else logging.DEBUG
+        event(log, level, "connection.refused", address=host, code=reason, reason=words)
+
     async def _dispatch(self, request: BaseRequest) -> StreamResponse:
         node, path, method = self._node, request.path, request.method
-        if path == "/v1/push" and method == "POST":
-            timeout_s = node.config.network.body_timeout_s
-            push = Push(node, self._pool, self.transfers, request, timeout_s)
+        proven: str | None = None
+        is_push = path == "/v1/push" and method == "POST" and self._for_peers
+        timeout_s = node.config.network.body_timeout_s
+        if self.vigil is not None and self._for_peers:
+            try:
+                proven = self.vigil.trust.peer_of(request.transport)
+            except StrangerError as error:
+                self._stranger(request.remote or "", error)
+                if is_push:
+                    push = Push(node, self._pool, self.transfers, request, timeout_s)
+                    return push.turned_away(error.words)
+                response = fault(request, 403, "not_a_neighbour", error.words)
+                response.force_close()
+                return response
+        if is_push:
+            push = Push(node, self._pool, self.transfers, request, timeout_s, proven)
             return await push.answer()
-        route = self._routes.get(path)
-        if route is None:
+        routes = self._routes.get(path)
+        if routes is None or (not self._for_peers and path in LOCAL and not self._is_local):
             reason = f"there is no {path[:200]!a}; /v1/openapi.json lists what there is"
             return fault(request, 404, "not_found", reason)
-        if method != route.method and (method, route.method) != ("HEAD", "GET"):
-            reason = f"{path} takes {route.method}"
-            return fault(request, 405, "method_not_allowed", reason, {"Allow": route.method})
-        return await self._page(route, request)
+        route = routes.get("GET" if method == "HEAD" else method)
+        if route is None:
+            takes = ", ".join(routes)
+            return fault(
+                request, 405, "method_not_allowed", f"{path} takes {takes}", {"Allow": takes}
+            )
+        return await self._page(route, request, proven)
 
-    async def _page(self, route: Route, request: BaseRequest) -> StreamResponse:
+    async def _page(self, route: Route, request: BaseRequest, proven: str | None) -> StreamResponse:
         refusal = self._refusal(route, request)
         if refusal is not None:
             return refusal
         if route.path == "/v1/events":
             return await self._streams.answer(request)
         if route.path == LANE_PATH:
-            return self._lane(request)
+            return self._lane(request, proven)
+        if route.path == REVOCATIONS_PATH:
+            return await pages.revocations(self.vigil, request)
         if route.path == "/v1/openapi.json":
             return answer(request, openapi.document(ROUTES, version("gossipnode")))
         if route.path == "/metrics":
@@ -161,8 +248,8 @@ class Server:
     def _refusal(self, route: Route, request: BaseRequest) -> StreamResponse | None:
         """Return why a page may not be read like this, if it may not."""
         host = request.headers.get("Host", "localhost")  # browsers never leave it out
-        # Lanes are left to peers, who may know this node by names of their own; no page opens one.
-        if route.path != LANE_PATH and not is_ours(host, self._names()):
+        # Peers may know this node by names of their own; no page opens a lane or sends revocations.
+        if route.path not in (LANE_PATH, REVOCATIONS_PATH) and not is_ours(host, self._names()):
             self._node.counters.add("requests_refused", label=("reason", "host"))
             return fault(request, 421, "wrong_host", not_ours(host))
         if request.headers.get("Content-Encoding", "identity") != "identity":
@@ -178,7 +265,7 @@ class Server:
         own = host_of((node.address or "").rpartition("://")[2])
         return {own, node.id.lower(), *(name.lower() for name in node.config.network.hosts)}
 
-    def _lane(self, request: BaseRequest) -> StreamResponse:
+    def _lane(self, request: BaseRequest, proven: str | None) -> StreamResponse:
         """Make the connection a lane, or say why not."""
         if not asks_for_lane(request):
             reason = f"this is for Upgrade: {LANE_PROTOCOL}"
@@ -187,7 +274,7 @@ class Server:
         if self._lanes is None:
             return fault(request, 404, "not_found", "this node opens no lanes; POST to /v1/push")
         try:
-            return self._lanes.accept(request, hello_of(request))
+            return self._lanes.accept(request, hello_of(request), proven)
         except PeerError as error:
             retry = {"Retry-After": "1"} if error.http_status == 503 else None
             return fault(request, error.http_status, error.code, error.reason, retry)
@@ -217,22 +304,29 @@ def require_c_parser() -> None:
         )
 
 
-async def bind(options: NetworkOptions) -> socket.socket:
-    """Return a listening socket on ``options.bind`` and ``options.port``.
+async def bind(
+    options: NetworkOptions, *, is_secure: bool = False, is_status: bool = False
+) -> socket.socket:
+    """Return a listening socket on ``options.bind`` and ``options.port``, or the status' ones.
 
-    Raises ``ConfigError`` for an address that is not loopback, unless ``options.insecure``, and
-    ``NetworkError`` where the port is taken or the address is not this machine's.
+    Raises ``ConfigError`` for an address that is not loopback, unless that ``is_secure`` or
+    ``options.insecure``, and ``NetworkError`` where the port is taken or the address is not this
+    machine's.
     """
+    host, port, what = options.bind, options.port, ""
+    if is_status:
+        host, port, what = options.status_bind, status_port(options), "status_"
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
-            options.bind, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
         raise ConfigError(
-            f"{options.bind!r} is no address of this machine: {error.strerror}", key="network.bind"
+            f"{host!r} is no address of this machine: {error.strerror}", key=f"network.{what}bind"
         ) from None
     family, kind, protocol, _, address = found[0]
-    require_loopback(str(address[0]), insecure=options.insecure)
+    if not is_status:  # whoever sets status_bind shows what is not secret
+        require_loopback(str(address[0]), insecure=is_secure or options.insecure)
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -240,9 +334,16 @@ async def bind(options: NetworkOptions) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise NetworkError(_cannot_bind(options, error)) from None
+        raise NetworkError(_cannot_bind(host, port, what, error)) from None
     listener.setblocking(False)
     return listener
+
+
+def status_port(options: NetworkOptions) -> int:
+    """Return the port of the second listener; 0 takes a free one."""
+    if options.status_port is not None:
+        return options.status_port
+    return options.port + 1 if 0 < options.port < 65_535 else 0
 
 
 def require_loopback(host: str, *, insecure: bool) -> None:
@@ -250,22 +351,22 @@ def require_loopback(host: str, *, insecure: bool) -> None:
     if not insecure and not ip_address(host.partition("%")[0]).is_loopback:
         raise ConfigError(
             f"{host} can be reached from outside, and this node speaks without encryption and "
-            "without knowing who is there. On a network where you trust everybody, set "
-            "network.insecure (--insecure); TLS is not built yet",
+            "without knowing who is there. Give it a bundle (--bundle, docs/security.md) or, on a "
+            "network where you trust everybody, set network.insecure (--insecure)",
             key="network.bind",
             allowed="127.0.0.1, ::1, localhost",
         )
 
 
-def _cannot_bind(options: NetworkOptions, error: OSError) -> str:
-    where = f"{options.bind}:{options.port}"
+def _cannot_bind(host: str, port: int, what: str, error: OSError) -> str:
+    where, flag = f"{host}:{port}", f"--{what.replace('_', '-')}port"
     if error.errno == errno.EADDRINUSE:
         return (
             f"{where} is in use: stop the process that listens there, or choose another port with "
-            "--port (0 takes a free one)"
+            f"{flag} (0 takes a free one)"
         )
     if error.errno == errno.EACCES:
-        return f"{where} may not be bound: ports below 1024 need privileges; choose another --port"
+        return f"{where} may not be bound: ports below 1024 need privileges; choose another {flag}"
     return f"{where} cannot be bound: {error.strerror}"
 
 

@@ -2,7 +2,7 @@
 
 Invariant: a connection is aiohttp's or the lane's, never both; whoever answers anything but a
 sound 101 is no lane, and costs no more than ``HEAD_BYTES_MAX``. What the headers say of a node is
-a claim: nothing proves it until there is trust.
+a claim: nothing proves it without trust.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import errno
 import os
 import socket
-from ssl import SSLContext
+from ssl import SSLContext, SSLError
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from gossipnode.logs import bounded
 from gossipnode.network.http import BaseRequest
 from gossipnode.network.lane import Lane
 from gossipnode.network.records import Hello
+from gossipnode.network.trust.handshakes import alerts_to
 from gossipnode.node.addresses import Reach
 
 PROTOCOL: Final = "gossipnode/1"
@@ -83,14 +84,18 @@ def hand_over(request: BaseRequest, hello: Hello, lane: Lane) -> None:
 
 
 async def dial(
-    address: str, hello: Hello, tls: SSLContext | None = None, reach: Reach | None = None
+    address: str,
+    hello: Hello,
+    tls: SSLContext | None = None,
+    meant: str | None = None,
+    reach: Reach | None = None,
 ) -> tuple[asyncio.Transport, Hello, bytes]:
     """Ask for a lane; return the connection, who answered, and what came behind the 101.
 
-    ``tls`` is for addresses that begin with ``https``; ``reach`` says what names may stand for. The
-    connection does not read until its
-    protocol is set. Raises ``OSError`` where nobody listens and ``LaneRefusedError`` where
-    somebody does who opens no lane.
+    ``tls`` is for addresses that begin with ``https``, ``meant`` the id that must answer there, and
+    ``reach`` says what names may stand for. The connection does not read until its protocol is set.
+    Raises ``OSError`` where nobody listens or TLS fails, and ``LaneRefusedError`` where somebody
+    listens who opens no lane.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or parts.hostname is None or parts.port is None:
@@ -98,13 +103,14 @@ async def dial(
     if parts.scheme == "https" and tls is None:
         raise LaneRefusedError("the address is https, and this node has no TLS")
     secure = tls if parts.scheme == "https" else None
-    name = parts.hostname if secure is not None else None
+    name = (meant or parts.hostname) if secure is not None else None
     loop = asyncio.get_running_loop()
     connection = await _connect(parts.hostname, parts.port, reach)
     try:
-        transport, handshake = await loop.create_connection(
-            _Handshake, sock=connection, ssl=secure, server_hostname=name
-        )
+        with alerts_to(connection):
+            transport, handshake = await loop.create_connection(
+                _Handshake, sock=connection, ssl=secure, server_hostname=name
+            )
     except BaseException:
         connection.close()
         raise
@@ -193,8 +199,12 @@ class _Handshake(asyncio.Protocol):
         elif end or len(self._data) > HEAD_BYTES_MAX:
             self.answer.set_exception(LaneRefusedError("the answer is no HTTP"))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
-        if not self.answer.done():
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.answer.done():
+            return
+        if isinstance(exc, SSLError):  # the peer has seen our certificate, and says what it thinks
+            self.answer.set_exception(exc)
+        else:
             self.answer.set_exception(
                 LaneRefusedError("the peer closed the connection before it answered")
             )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gossipnode.config import Config
@@ -23,11 +23,15 @@ from gossipnode.network.lanes import Lanes
 from gossipnode.network.pending import LaneBrokenError
 from gossipnode.network.posted import LanePost
 from gossipnode.network.threads import Hand
+from gossipnode.network.trust.words import REASONS
 from gossipnode.node.addresses import Reach
 from gossipnode.node.checkpoint import FileStore
 from gossipnode.node.status import TransferStatus
 from gossipnode.node.world import Posted, Receipt, Store
 from gossipnode.wire.frame import Frame
+
+if TYPE_CHECKING:
+    from gossipnode.network.trust.trust import Trust
 
 T = TypeVar("T")
 
@@ -40,11 +44,15 @@ NO_TLS = (
 class DaemonWorld:
     """The surroundings of a node in the real world; a ``World`` once it is open."""
 
-    def __init__(self, tls: SSLContext | None = None) -> None:
+    def __init__(self, tls: SSLContext | None = None, trust: Trust | None = None) -> None:
         self.store: Store | None = None
         self.lanes: Lanes | None = None  # without them every push is a POST
         self._files: FileStore | None = None
-        self._client = HttpClient(tls)
+        self.meant: Callable[[str], str | None] = lambda _: None  # the id that is at an address
+        self._trust = trust
+        self.client = HttpClient(
+            tls, lambda address: self.meant(address), lambda: trust.dates if trust else ""
+        )
         self.is_secure = tls is not None
         self.reach = Reach()
         self._trainer = Hand("train")
@@ -55,8 +63,8 @@ class DaemonWorld:
 
         Raises ``StorageError``.
         """
-        self._client.reach = self.reach
-        await self._client.open()
+        self.client.reach = self.reach
+        await self.client.open()
         if config.checkpoint.enabled:
             files = FileStore(data_folder(config, node_id), config.checkpoint.keep, time.time)
             await self.work(files.open)
@@ -66,7 +74,7 @@ class DaemonWorld:
         """Close what is open, without waiting for the threads; harmless twice."""
         if self.lanes is not None:
             await self.lanes.close()
-        await self._client.close()
+        await self.client.close()
         self._trainer.close()
         self._worker.close()
         if self._files is not None:
@@ -76,7 +84,7 @@ class DaemonWorld:
         self, address: str, frame: Frame, timeout_s: float, answered: Callable[[Posted], None]
     ) -> Posted | None:
         """Send the frame over the lane to ``address`` if one is open; what else takes ``push``."""
-        if self.lanes is None:
+        if self.lanes is None or self._refusal_of(address):
             return None
         deadline = asyncio.get_running_loop().time() + timeout_s
         posted = LanePost(answered, partial(self._fall_back, address, frame, deadline))
@@ -88,25 +96,38 @@ class DaemonWorld:
         """POST what was posted over a lane that has broken."""
         assert self.lanes is not None
         self.lanes.fall_back(lane, error)
+        return await self._by_post(address, frame, deadline)
+
+    async def _by_post(self, address: str, frame: Frame, deadline: float) -> Receipt:
+        if words := self._refusal_of(address):  # perhaps since the push has begun
+            raise NetworkError(words)
         left_s = deadline - asyncio.get_running_loop().time()
-        return await self._client.push(address, frame, max(left_s, 0.0))
+        return await self.client.push(address, frame, max(left_s, 0.0))
+
+    def _refusal_of(self, address: str) -> str:
+        """Return why nothing is sent to an address; empty where it is."""
+        if not self.is_secure and address.startswith("https:"):
+            return NO_TLS
+        shut_out = self._trust.revocations.ids if self._trust is not None else ()
+        if shut_out and self.meant(address) in shut_out:
+            return f"this node refuses it: {REASONS['revoked']}"
+        return ""
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Send the frame over the lane to ``address``, or POST it where there is none."""
-        if not self.is_secure and address.startswith("https:"):
-            raise NetworkError(NO_TLS)
+        if words := self._refusal_of(address):
+            raise NetworkError(words)
         if self.lanes is None:
-            return await self._client.push(address, frame, timeout_s)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+            return await self.client.push(address, frame, timeout_s)
+        deadline = asyncio.get_running_loop().time() + timeout_s
         receipt = await self.lanes.push(address, frame, timeout_s)
         if receipt is not None:
             return receipt
-        return await self._client.push(address, frame, max(deadline - loop.time(), 0.0))
+        return await self._by_post(address, frame, deadline)
 
     def transfers(self) -> list[TransferStatus]:
         """Return how far the long bodies are that are POSTed, each under its peer's address."""
-        return list(self._client.transfers.status())
+        return list(self.client.transfers.status())
 
     async def is_listening(self, address: str, timeout_s: float) -> bool:
         """Try to connect: a process that died leaves a port that refuses."""

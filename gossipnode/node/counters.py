@@ -47,6 +47,7 @@ HELP = {
     "lanes_refused": "Lanes asked for in vain; their peers are pushed to by POST.",
     "lane_pushes": "Pushes sent over a lane.",
     "lane_resumes": "Pushes continued on a lane where another one broke.",
+    "connections_refused": "Connections of peers that got no further, by what was wrong.",
     "lane_fallbacks": "Pushes sent by POST for want of a lane.",
 }
 

@@ -45,6 +45,7 @@ class Directory(Sequence[PeerEntry]):
         self._sequences: dict[str, GraphSequence] = {}
         self._trees: dict[str, Graph] = {}
         self._checked: set[str] = set()
+        self._at: dict[str, str] | None = None
 
     @classmethod
     def of(cls, entries: Sequence[PeerEntry]) -> Directory:
@@ -87,6 +88,17 @@ class Directory(Sequence[PeerEntry]):
                 told = graph.fingerprint(self.ids, lazy_rule)
             self._graphs[key] = graph, rule, told
         return self._graphs[key]
+
+    def name_of(self, node_id: str) -> str:
+        """Return the name that the list gives a node, for people; often there is none."""
+        number = self.number.get(node_id)
+        return "" if number is None else self.entries[number].name
+
+    def at(self, address: str) -> str | None:
+        """Return the id of the node that is listed at ``address``."""
+        if self._at is None:
+            self._at = {entry.address: entry.id for entry in self.entries}
+        return self._at.get(address)
 
     def tree(self, config: Config) -> Graph:
         """Return the spanning tree of the config's graph, from the first node; see ``trees``.

@@ -109,9 +109,12 @@ def build_shared_config(node: Node) -> dict[str, Any]:
         section: {k: v for k, v in dumped[section].items() if (section, k) not in OWN}
         for section in SHARED
     }
-    peers = [{"id": peer.id, "address": peer.address} for peer in node.peers]
+    name_of = node.directory.name_of
+    peers = [
+        {"id": peer.id, "name": name_of(peer.id), "address": peer.address} for peer in node.peers
+    ]
     if node.address is not None:
-        peers.append({"id": node.id, "address": node.address})
+        peers.append({"id": node.id, "name": name_of(node.id), "address": node.address})
     return {"config": config, "peers": peers}
 
 
@@ -141,6 +144,7 @@ def _peer_status(node: Node, peer: Peer) -> PeerStatus:
     silent_s = None if peer.heard_at is None else node.time() - peer.heard_at
     return PeerStatus(
         id=peer.id,
+        name=node.directory.name_of(peer.id),
         address=peer.address,
         state=peer.state,
         reason=peer.reason,

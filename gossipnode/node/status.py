@@ -19,7 +19,7 @@ PEERS_SHOWN = 64
 
 @dataclass(slots=True)
 class PeerStatus:
-    """One peer as this node sees it.
+    """One peer as this node sees it; ``name`` is for people, and may be empty.
 
     ``staleness`` is how many rounds it is behind this node (negative: ahead), null if never
     heard of. ``reason`` says why it is suspected or not reached yet, ``refusal`` why it last
@@ -27,6 +27,7 @@ class PeerStatus:
     """
 
     id: str
+    name: str
     address: str
     state: PeerState
     reason: str
@@ -107,11 +108,16 @@ class NetworkStatus:
     """What the daemon's network is doing; nothing where the network is a model.
 
     ``loop_lag_s_max`` is how late the event loop has been at most since the node was ready, null
-    where nobody measures that.
+    where nobody measures that. ``connections_refused`` counts peers that got no further, by what
+    was wrong. With trust ``certificate_ends`` tells when this node's certificate does, and
+    ``revocations`` which list of who was shut out it has.
     """
 
     lanes: int = 0
     loop_lag_s_max: float | None = None
+    connections_refused: dict[str, int] = field(default_factory=dict)
+    certificate_ends: str | None = None
+    revocations: int | None = None
     transfers: list[TransferStatus] = field(default_factory=list)
 
 
@@ -124,7 +130,8 @@ class Status:
     ``round_s`` is the median duration of the last rounds. ``swarm_loss`` is the mean of all nodes'
     training losses, ``swarm_steps_per_s`` and ``swarm_samples`` are their sums, as far as this node
     has heard; null without ``algorithm.swarm_metrics``. ``peers`` are at most ``PEERS_SHOWN`` of
-    the ``peers_total``: neighbours and those in trouble before others.
+    the ``peers_total``: neighbours and those in trouble before others. ``name`` is that of the
+    certificate.
     """
 
     node_id: str
@@ -164,3 +171,4 @@ class Status:
     swarm_loss: float | None = None
     swarm_steps_per_s: float | None = None
     swarm_samples: int | None = None
+    name: str = ""

@@ -95,6 +95,7 @@ def test_friends_pin_each_other(capsys):
         ("ca issue known", "is there already"),
         ("ca issue known --out elsewhere", "another node"),
         ("ca issue a/b", "no name"),
+        (f"ca issue {'a' * 65}", "at most 64"),
         ("ca issue x=nowhere", "no address"),
         ("ca issue x=http://10.0.0.1:1", "https"),
         ("ca issue x --ttl soon", "no duration"),

@@ -228,7 +228,7 @@ async def test_ssrf_through_a_name(start_node: StartNode, lanes: bool) -> None:
         assert not asked
         # The same name in peers.toml is no stranger's.
         listed = Reach([PeerEntry(id="z", address=name)], "http://10.0.0.1:7946")
-        world.reach = world._client.reach = listed
+        world.reach = world.client.reach = listed
         if node.lanes is not None:
             node.lanes.reach = listed
         with pytest.raises((NetworkError, PeerError)):

@@ -160,7 +160,7 @@ def test_openssl_finds_nothing_wrong_in_its_strict_mode(
 def test_a_name_is_given_once_and_free_again_after_its_revocation(authority: Authority) -> None:
     first = bundle_of(authority, "alpha")
     with pytest.raises(ConfigError, match="--renew"):
-        bundle_of(authority, "alpha")
+        authority.issue([("alpha", "")], now())
     authority.revoke("alpha")
     second = bundle_of(authority, "alpha")
     assert second.member.id != first.member.id

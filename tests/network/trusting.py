@@ -10,6 +10,8 @@ from gossipnode.network.trust.authority import Authority
 from gossipnode.network.trust.bundle import Bundle
 from gossipnode.network.trust.contexts import context_of
 
+__all__ = ["DAY", "authority_in", "bundle_of", "context_of", "contexts_of", "now", "shake"]
+
 DAY = datetime.timedelta(days=1)
 
 
@@ -22,10 +24,21 @@ def authority_in(folder: Path, swarm: str = "swarm") -> Authority:
 
 
 def bundle_of(
-    authority: Authority, name: str, *, address: str = "", expired: bool = False
+    authority: Authority,
+    name: str,
+    *,
+    address: str = "",
+    expired: bool = False,
+    at: datetime.datetime | None = None,
 ) -> Bundle:
-    """A bundle for a new node; an expired one was issued, rightly, some days ago."""
-    at = now() - 3 * DAY if expired else now()
+    """A bundle for a new node; an expired one was issued, rightly, some days ago.
+
+    Where the name is taken, it gets a longer one.
+    """
+    at = at or (now() - 3 * DAY if expired else now())
+    taken = {each.name for each in authority.nodes() if not each.revoked}
+    if name in taken:
+        name += f"-{len(taken)}"
     return authority.issue([(name, address)], at, ttl=DAY)[0]
 
 

@@ -1,0 +1,122 @@
+"""The door of a node with TLS: accepts connections, and leads each through its handshake.
+
+asyncio's own server drops what goes wrong in a handshake: here each is a task, so that the reason
+and the address are known, the other side is told, and slow ones end in time. Invariant: nothing is
+handed to HTTP before the handshake is over, and every accepted connection is handed on or closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from ssl import SSLContext
+
+from gossipnode.logs import event
+from gossipnode.network.trust.handshakes import alerts_to
+
+log = logging.getLogger("gossipnode.network.door")
+
+# Accepted in a row before others have their turn.
+ROW = 64
+# Without a free descriptor the queue of the kernel has to wait.
+FULL_S = 0.5
+FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Door:
+    """Hands connections to protocols of ``factory``; those that fail to ``on_refused``.
+
+    It is told the address, without the port, and the exception. A handshake has ``timeout_s``.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        context: SSLContext,
+        on_refused: Callable[[str, Exception], None],
+        timeout_s: float,
+    ) -> None:
+        self._factory, self._context, self._on_refused = factory, context, on_refused
+        self._timeout_s = timeout_s
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open: set[asyncio.Transport] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self, listener: socket.socket) -> None:
+        """Accept from ``listener``, which is bound, and closed by ``close``."""
+        self._loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        self._listener = listener
+        self._loop.add_reader(listener.fileno(), self._accept)
+
+    def connections(self) -> Iterator[asyncio.Transport]:
+        """Yield the connections that are open, whoever owns them by now."""
+        self._open = {transport for transport in self._open if not transport.is_closing()}
+        yield from tuple(self._open)
+
+    async def close(self) -> None:
+        """Accept no more, and give up the handshakes; harmless twice."""
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(listener.fileno())
+        listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        for _ in range(ROW):
+            try:
+                connection, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                self._rest(error)
+                return
+            task = self._loop.create_task(self._lead(connection, str(address[0])))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _rest(self, error: OSError) -> None:
+        """Stop accepting for a moment: the descriptors are used up."""
+        assert self._listener is not None
+        event(log, logging.ERROR, "door.full", reason=error.strerror)
+        self._loop.remove_reader(self._listener.fileno())
+        self._timer = self._loop.call_later(FULL_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._listener is not None:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
+    async def _lead(self, connection: socket.socket, host: str) -> None:
+        connection.setblocking(False)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with alerts_to(connection):
+                transport, _ = await self._loop.connect_accepted_socket(
+                    self._factory,
+                    sock=connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self._timeout_s,
+                )
+        except OSError as error:
+            self._on_refused(host, error)
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            self._open.add(transport)
+            if len(self._open) % ROW == 0:
+                for _ in self.connections():
+                    break  # forget those that have closed
