@@ -305,3 +305,28 @@ def test_a_plot_without_accuracy_or_distance_is_drawn(tmp_path):
     (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw([tmp_path / "h.jsonl"], [], "title", tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_with_tls_the_same_is_learnt_and_nobody_is_refused(run, tmp_path):
+    line = ["swarm", "-n", "4", "--rounds", "10", "--seed", "3", "--out", "run", "--json"]
+    with Command(tmp_path, *line, "--tls", "--set", "algorithm.deadline_s=30") as command:
+        assert command.end() == app.OK, command.err.read_text()
+    told, plain = summary_of(command), summary_of(run)
+    assert told["failed_nodes"] == []
+    # In rounds nothing depends on who is faster: the numbers are the same, but for what was missed.
+    assert told["loss"]["mean"] == pytest.approx(plain["loss"]["mean"], rel=0.02)
+    said = "".join(path.read_text() for path in (tmp_path / "run").glob("node-*.log"))
+    assert "https://127.0.0.1:" in said
+    assert "connection.refused" not in said
+    rows = [json.loads(row) for row in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert {row["node"] for row in rows} == {f"node-{i}" for i in range(4)}
+    for private in [*(tmp_path / "run/ca").glob("*.bundle"), tmp_path / "run/ca/ca.key"]:
+        assert private.stat().st_mode & 0o077 == 0
+
+
+def test_tls_and_a_graph_of_ids_do_not_go_together(tmp_path):
+    (tmp_path / "edges").write_text("node-0 node-1\n")
+    line = ["swarm", "-n", "2", "--tls", "--topology", "explicit", "--set", "topology.edges=edges"]
+    with Command(tmp_path, *line) as command:
+        assert command.end() == app.USAGE
+    assert "which --tls makes anew" in command.err.read_text()

@@ -49,14 +49,17 @@ from gossipnode.cli.swarm.family import Family, listen
 from gossipnode.cli.swarm.models import Models, collect
 from gossipnode.cli.swarm.oversee import Overseer, View
 from gossipnode.cli.swarm.progress import progress
+from gossipnode.cli.swarm.seats import Seat, plain_seats, trusted_seats
 from gossipnode.config import Config, PeerEntry
+from gossipnode.errors import ConfigError
 from gossipnode.learning.learner import Learner
 from gossipnode.network import HttpClient
 
 # Each node gets its own of these; --linger is how the nodes wait for the summary.
 OWN = {
     "node.id", "node.data_dir", "swarm.peers", "data.share", "network.bind", "network.port",
-    "network.advertise", "network.insecure", "run.linger", "checkpoint.fresh",
+    "network.advertise", "network.insecure", "network.status_bind", "network.status_port",
+    "run.linger", "checkpoint.fresh", "trust.bundle", "trust.revocations",
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {"run": {"rounds": 200}, "checkpoint": {"enabled": False}}
 GOSSIP_PERIOD_S = 0.02
@@ -72,6 +75,7 @@ class Plan:
 
     config: Config
     nodes: int
+    tls: bool
     learner: Learner
     out: Path
 
@@ -89,6 +93,7 @@ class Plan:
         examples=[
             "gossipnode swarm",
             "gossipnode swarm -n 16 --topology torus --partition dirichlet:0.1 --rounds 500",
+            "gossipnode swarm --tls",
             "gossipnode swarm --algorithm gossip --json | jq .accuracy.mean",
         ],
     ),
@@ -101,10 +106,12 @@ class Plan:
     show_default=True,
     help="Nodes to run.",
 )
+@click.option("--tls", is_flag=True, help="Make an authority, and have the nodes speak TLS alone.")
 @run_options
 @config_options(without=OWN)
 def command(
     nodes: int,
+    tls: bool,
     out: Path | None,
     as_json: bool,
     no_plot: bool,
@@ -124,9 +131,15 @@ def command(
     if hasattr(algorithm, "period_s") and "period_s" not in algorithm.model_fields_set:
         config = with_options(config, {"algorithm.period_s": GOSSIP_PERIOD_S})
     entries = [PeerEntry(id=f"node-{i}", address=f"http://127.0.0.1:{i + 1}") for i in range(nodes)]
-    plan = Plan(config, nodes, first_learner(config, entries), new_folder(out))
+    if tls and config.topology.graph == "explicit":
+        raise ConfigError(
+            "names nodes by their ids, which --tls makes anew", key="topology.graph",
+            allowed="all others, with --tls",
+        )  # fmt: skip
+    plan = Plan(config, nodes, tls, first_learner(config, entries), new_folder(out))
     click.echo(f"starting {count(nodes, 'node')} …", err=True)
-    again = f"gossipnode swarm --nodes {nodes} --config config.toml"
+    secure = " --tls" if tls else ""
+    again = f"gossipnode swarm --nodes {nodes}{secure} --config config.toml"
     write(plan.out / "config.toml", config_text(config, again))
     code, distances = _run(plan, as_json=as_json)
     if not no_plot and code != INTERRUPTED:
@@ -136,27 +149,36 @@ def command(
 
 def _run(plan: Plan, *, as_json: bool) -> tuple[int, list[tuple[int, float]]]:
     """Run the nodes and tell the result; return the exit code and the distances on the way."""
-    listeners = listen(plan.nodes)
+    seats = _seats(plan)
     configs = [
         with_options(
             plan.config,
             {
-                "node.id": f"node-{i}",
-                "node.data_dir": str(plan.out / "data" / f"node-{i}"),
+                "node.id": seat.entry.id,
+                "node.data_dir": str(plan.out / "data" / seat.name),
+                "trust.bundle": seat.bundle,
                 "swarm.peers": "",
                 "network.bind": "127.0.0.1",
-                "network.port": listener.getsockname()[1],
+                "network.port": seat.listener.getsockname()[1],
                 "network.advertise": "",
                 "run.linger": True,
             },
         )
-        for i, listener in enumerate(listeners)
+        for seat in seats
     ]
     history = plan.out / "history.jsonl"
     # By lines, so that it can be followed.
     with Family() as family, history.open("w", buffering=1, encoding="utf-8") as file:
-        family.launch(configs, listeners, plan.out)
+        family.launch(configs, seats, plan.out)
         return asyncio.run(_oversee(plan, family, file, as_json=as_json))
+
+
+def _seats(plan: Plan) -> list[Seat]:
+    """Return a place for each node, with sockets that listen."""
+    listeners = listen(plan.nodes)
+    if not plan.tls:
+        return plain_seats(listeners)
+    return trusted_seats(listeners, listen(plan.nodes), plan.config.swarm.name, plan.out)
 
 
 async def _oversee(

@@ -11,7 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 
 from gossipnode import logs
 from gossipnode.cli.lifeline import end_with_parent
+from gossipnode.cli.swarm.seats import Seat
 from gossipnode.config import Config, PeerEntry
 from gossipnode.logs import bounded
 from gossipnode.network import HttpNode, serve
@@ -34,7 +34,7 @@ def be_node(
     index: int,
     config: Config,
     peers: Sequence[PeerEntry],
-    listener: socket.socket,
+    seat: Seat,
     output: Path,
     report: int,
     lifeline: int,
@@ -71,7 +71,8 @@ def be_node(
         code = serve(
             config,
             peers=peers,
-            listener=listener,
+            listener=seat.listener,
+            status_listener=seat.status_listener,
             on_ready=ready,
             on_measurement=measured,
             on_error=failed,

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from gossipnode.cli.app import EXIT_CODES
 from gossipnode.cli.swarm.child import be_node
-from gossipnode.config import Config, PeerEntry
+from gossipnode.cli.swarm.seats import Seat
+from gossipnode.config import Config
 from gossipnode.errors import ConfigError
 
 # All peers may dial before a child accepts for the first time.
@@ -29,7 +30,7 @@ BACKLOG = 512
 class Child:
     """One node's process. ``status`` is what ``waitpid`` told, None while it lives.
 
-    ``error`` is what it said of its end, if anything.
+    ``address`` is that of its pages, ``error`` what it said of its end, if anything.
     """
 
     id: str
@@ -87,20 +88,15 @@ class Family:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    def launch(
-        self, configs: Sequence[Config], listeners: Sequence[socket.socket], out: Path
-    ) -> None:
-        """Fork a node for each config. ``listeners`` are bound, listening, and closed here.
+    def launch(self, configs: Sequence[Config], seats: Sequence[Seat], out: Path) -> None:
+        """Fork a node for each config. The sockets of ``seats`` are closed here.
 
         Each child's output goes to a log of its own in the folder ``out``.
         """
         self.reports, write_report = os.pipe()
         # Nobody ever writes to the lifeline: its end of file tells that the parent is gone.
         hold, self._lifeline = os.pipe()
-        peers = tuple(
-            PeerEntry(id=config.node.id, address=f"http://127.0.0.1:{config.network.port}")
-            for config in configs
-        )
+        peers = tuple(seat.entry for seat in seats)
         sys.stdout.flush()
         sys.stderr.flush()
         # What exists now lives as long as the children: keep the collector from writing to its
@@ -113,17 +109,17 @@ class Family:
                 log = out / f"node-{index:0{digits}}.log"
                 pid = _fork(index)
                 if pid == 0:
-                    for other in listeners[index + 1 :]:
+                    for other in seats[index + 1 :]:
                         other.close()
                     os.close(self.reports)
                     os.close(self._lifeline)
-                    be_node(index, config, peers, listeners[index], log, write_report, hold)
+                    be_node(index, config, peers, seats[index], log, write_report, hold)
                 # At once: a listener that the parent kept would answer for a child that died.
-                listeners[index].close()
-                self.children.append(Child(config.node.id, pid, peers[index].address, log))
+                seats[index].close()
+                self.children.append(Child(seats[index].name, pid, seats[index].pages, log))
         finally:
-            for listener in listeners:
-                listener.close()
+            for seat in seats:
+                seat.close()
             os.close(write_report)
             os.close(hold)
 

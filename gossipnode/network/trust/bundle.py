@@ -37,6 +37,9 @@ from gossipnode.options import Section, option
 # Some 700 bytes a pinned friend and 150 a seed: room for a thousand of both.
 BYTES_MAX = 2**20
 
+# What a common name in a certificate may have.
+NAME_CHARS_MAX = 64
+
 Mode = Literal["authority", "pinned"]
 T = TypeVar("T")
 
@@ -51,8 +54,10 @@ class _Layout(Section):
 
     format: Literal[1] = option(..., "The version of this file's layout.")
     mode: Mode = option(..., "Whom to trust: an authority, or pinned certificates.")
-    swarm: str = option(..., "The swarm's name.", pattern=ID_PATTERN)
-    name: str = option(..., "The node's name, for people.", pattern=ID_PATTERN)
+    swarm: str = option(..., "The swarm's name.", pattern=ID_PATTERN, max_length=NAME_CHARS_MAX)
+    name: str = option(
+        ..., "The node's name, for people.", pattern=ID_PATTERN, max_length=NAME_CHARS_MAX
+    )
     id: str = option(..., "The node's id.", pattern=r"^[a-z2-7]{26}$")
     key: str = option(..., "The private key, PEM.")
     certificate: str = option(..., "The node's certificate, PEM.")
