@@ -6,6 +6,7 @@ nowhere.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 from collections.abc import Sequence
@@ -15,15 +16,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gossipnode.cli.app import OK, STORAGE, USAGE, notes
+from gossipnode.cli.addresses import NODE_URL
+from gossipnode.cli.app import NETWORK, OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import columns, count
 from gossipnode.cli.durations import DURATION
 from gossipnode.cli.names import named, secure_address
-from gossipnode.errors import ConfigError, StorageError
+from gossipnode.errors import ConfigError, NetworkError, StorageError
 
 if TYPE_CHECKING:
     from gossipnode.network.trust.authority import Authority
     from gossipnode.network.trust.bundle import Bundle
+
+TELL_S = 10.0
 
 folder_option = click.option(
     "--ca",
@@ -140,25 +144,43 @@ def issue(
 
 
 @command.command(
-    epilog=notes(OK, USAGE, STORAGE, examples=["gossipnode ca revoke alpha"])
+    epilog=notes(
+        OK, USAGE, NETWORK, STORAGE,
+        examples=[
+            "gossipnode ca revoke alpha",
+            "gossipnode ca revoke alpha --tell https://10.0.0.2:7946",
+        ],
+    )
 )  # fmt: skip
 @click.argument("who", metavar="ID")
 @folder_option
+@click.option(
+    "--tell",
+    "urls",
+    multiple=True,
+    type=NODE_URL,
+    help="A node of the swarm to hand the list to, which tells the others; repeatable.",
+)
 @json_option
-def revoke(who: str, folder: Path, as_json: bool) -> None:
+def revoke(who: str, folder: Path, urls: Sequence[str], as_json: bool) -> None:
     """Shut out the node with that ID, or name, for good.
 
-    The list of the revoked is signed and goes from node to node.
+    The list of the revoked is signed, and goes from node to node once one of them has it: told
+    here, or from the file that its `trust.revocations` names. Saying it again tells it again.
     """
     from gossipnode.network.trust.authority import Authority
 
-    node, revocations = Authority.open(folder).revoke(who)
+    authority = Authority.open(folder)
+    node, revocations = authority.revoke(who)
     path = folder / "revocations.txt"
+    asyncio.run(_tell(authority, urls, revocations.text))
     if as_json:
         told = {"id": node.id, "name": node.name, "counter": revocations.counter, "list": str(path)}
         click.echo(json.dumps(told))
         return
     click.echo(f"revoked {node.name}, id {node.id}: list {revocations.counter}, {path}")
+    if not urls:
+        click.echo(f"tell the swarm: gossipnode ca revoke {who} --tell https://HOST:PORT")
 
 
 @command.command(
@@ -198,6 +220,24 @@ def show(folder: Path, peers: bool, as_json: bool) -> None:
         table.append([node.name, node.id, node.address or "-", f"{until:%Y-%m-%d}", word])
     if nodes:
         click.echo("\n".join(columns(["name", "id", "address", "until", ""], table)))
+
+
+async def _tell(authority: Authority, urls: Sequence[str], text: str) -> None:
+    """Hand a list to nodes, under a certificate of a few minutes; raises ``NetworkError``."""
+    if not urls:
+        return
+    from gossipnode.network import HttpClient
+    from gossipnode.network.trust.trust import Trust
+
+    trust = Trust(authority.messenger(now()))
+    async with HttpClient(trust.dialling, dates=lambda: trust.dates) as client:
+        for url in urls:
+            try:
+                await client.send(f"{url}/v1/revocations", text.encode(), TELL_S)
+            except NetworkError as error:
+                raise NetworkError(
+                    f"the list is signed, and {url} has not got it: {error}"
+                ) from None
 
 
 def now() -> datetime.datetime:

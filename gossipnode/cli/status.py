@@ -152,7 +152,7 @@ def _facts(status: Status) -> dict[str, str]:
     measured = "" if status["measured_round"] is None else f" (round {status['measured_round']})"
     refused = sum(pushes["refused"].values()), sum(pushes["refused_by_peers"].values())
     facts = {
-        "node": f"{status['node_id']} in {status['swarm']}, "
+        "node": f"{_called(status.get('name', ''), status['node_id'])} in {status['swarm']}, "
         f"{status['algorithm']}, {status['task']} with {status['params']} params",
         "state": state,
         "round": rounds,
@@ -216,7 +216,7 @@ def peer_lines(peers: list[dict[str, Any]]) -> list[str]:
 def _peer_cells(peer: dict[str, Any]) -> list[str]:
     contact = peer["last_contact_s"]
     return [
-        str(peer["id"]),
+        _called(peer.get("name", ""), peer["id"]),
         str(peer["address"]),
         str(peer["state"]),
         "never" if contact is None else f"{quantity(contact, 's')} ago",
@@ -225,6 +225,11 @@ def _peer_cells(peer: dict[str, Any]) -> list[str]:
         _or_dash(peer["pushes_sent"]),
         _or_dash(peer["pushes_received"]),
     ]
+
+
+def _called(name: Any, node_id: Any) -> str:
+    """Return the name with the id behind it; older nodes, and those without bundles, have none."""
+    return f"{name} ({node_id})" if name else str(node_id)
 
 
 def _reasons(peer: dict[str, Any]) -> list[str]:

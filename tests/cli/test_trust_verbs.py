@@ -86,6 +86,16 @@ def test_friends_pin_each_other(capsys):
     assert not as_json("trust show --bundle alpha.bundle", capsys)["friends"]
 
 
+def test_a_node_that_cannot_be_told_is_an_error_that_can_be_repaired(capsys):
+    ok("ca create swarm", capsys)
+    ok("ca issue alpha", capsys)
+    for _ in range(2):  # saying it again tells it again
+        code, _, err = run("ca revoke alpha --tell https://127.0.0.1:1", capsys)
+        assert code == app.NETWORK
+        assert "the list is signed, and https://127.0.0.1:1 has not got it" in err
+    assert as_json("ca show", capsys)["revocations"] == 1
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
