@@ -436,6 +436,21 @@ def test_others_are_refused_and_hear_why(
     assert client.reason == client_hears
 
 
+def test_no_session_is_resumed(authority: Authority) -> None:
+    """A ticket would let a peer back in without showing its certificate again."""
+    serving, _ = contexts_of(bundle_of(authority, "alpha"))
+    _, dialling = contexts_of(bundle_of(authority, "beta"))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = serving.wrap_bio(to_server, to_client, server_side=True)
+    client = dialling.wrap_bio(to_client, to_server)
+    for end in (client, server, client, server):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    server.write(b"x")
+    assert client.read(1) == b"x"  # whatever tickets there are have been read by now
+    assert not client.session.has_ticket
+
+
 def test_pinned_friends_shake_hands_and_nobody_else() -> None:
     alpha, beta, carl = (self_signed("swarm", name, "", now()) for name in ("a", "b", "c"))
     alpha = alpha.with_friend(beta.certificate, None)
