@@ -178,7 +178,7 @@ class HttpClient:
                     data=body,
                     headers=_HEADERS,
                     allow_redirects=False,
-                    server_hostname=self._meant(address),
+                    server_hostname=self._meant(address) or None,
                 ) as response:
                     return await _receipt(response, frame)
             except (aiohttp.ClientError, OSError) as error:
@@ -196,7 +196,7 @@ class HttpClient:
 
     async def _send(self, url: str, data: bytes) -> None:
         assert self._session is not None, "the client is not open"
-        name = self._meant(url.partition("/v1/")[0])
+        name = self._meant(url.partition("/v1/")[0]) or None
         async with self._session.post(
             url, data=data, allow_redirects=False, server_hostname=name
         ) as response:
@@ -208,7 +208,7 @@ class HttpClient:
         assert self._session is not None, "the client is not open"
         headers = {"Accept": "application/json, */*"}
         try:
-            name = self._meant(url.partition("/v1/")[0])
+            name = self._meant(url.partition("/v1/")[0]) or None
             async with self._session.get(
                 url, headers=headers, allow_redirects=False, server_hostname=name
             ) as response:

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from pathlib import Path
+from functools import partial
 from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -36,7 +36,7 @@ from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.server import Server, bind, require_loopback
 from gossipnode.network.systemd import Notifier
-from gossipnode.network.world import NO_TLS, DaemonWorld, data_folder
+from gossipnode.network.world import NO_TLS, DaemonWorld
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
 from gossipnode.node.report import iso
@@ -119,8 +119,11 @@ class HttpNode(Node):
         super().__init__(config, world=self._daemon, peers=peers, learner=learner)
         self.url = self.status_url = ""
         self._listener, self._status_listener = listener, status_listener
-        self._daemon.meant = meant = self._id_at if trust is not None else self._daemon.meant
-        lanes = Lanes(self, dialling, trust, meant) if config.network.lanes else None
+        if trust is not None:
+            from gossipnode.network.trusted import id_at
+
+            self._daemon.meant = partial(id_at, self)
+        lanes = Lanes(self, dialling, trust, self._daemon.meant) if config.network.lanes else None
         self.lanes = self._daemon.lanes = lanes
         self.loop_lag = LoopLag()
         self._server = Server(self, self.lanes, self.loop_lag, serving)
@@ -206,20 +209,16 @@ class HttpNode(Node):
     def status(self) -> Status:
         """Return the status of this moment, with what the network knows."""
         status = super().status()
-        self._tell_trust(status)
+        status.network.connections_refused = self.counters.by_label("connections_refused")
+        if self.trust is not None:
+            status.name = self.trust.member.name
+            status.network.certificate_ends = iso(self.trust.member.not_after.timestamp())
+            status.network.revocations = self.trust.revocations.counter
         status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
         if self.lanes is not None:
             status.network.lanes = len(self.lanes)
         status.network.transfers = self._transfers()
         return status
-
-    def _tell_trust(self, status: Status) -> None:
-        status.network.connections_refused = self.counters.by_label("connections_refused")
-        if self.trust is not None:
-            member = self.trust.member
-            status.name = member.name
-            status.network.certificate_ends = iso(member.not_after.timestamp())
-            status.network.revocations = self.trust.revocations.counter
 
     def _transfers(self) -> list[TransferStatus]:
         """Return the long bodies under way, over lanes and by POST."""
@@ -253,40 +252,13 @@ class HttpNode(Node):
         self._status_listener = None
 
     def _begin_vigil(self, trust: Trust) -> None:
-        from gossipnode.network.trust.vigil import Vigil
+        from gossipnode.network.trusted import vigil_for
 
-        config = self.config
-        kept = data_folder(config, self.id) / "revocations.txt"
-        self._vigil = self._server.vigil = Vigil(
-            trust,
-            self._daemon.client,
-            peers=self._askable,
-            cut=self._server.cut,
-            work=self._daemon.work,
-            kept=kept if config.checkpoint.enabled else None,
-            watched=Path(config.trust.revocations).expanduser()
-            if config.trust.revocations
-            else None,
-        )
+        self._vigil = vigil_for(self, trust, self._daemon, self._server.cut)
+        self._server.vigil = self._vigil
         if self._pages is not None:
             self._pages.vigil = self._vigil
         self._vigil.recall()
-
-    def _askable(self) -> list[str]:
-        """Return the addresses of peers that may answer."""
-        assert self.trust is not None
-        shut_out = self.trust.revocations.ids
-        return [p.address for p in self.peers if p.state != "suspect" and p.id not in shut_out]
-
-    def _id_at(self, address: str) -> str | None:
-        """Return the id of the peer at ``address``; None where nobody said, or several did."""
-        if not address.startswith("https:"):
-            return None
-        listed = self.directory.at(address)
-        if listed is not None:
-            return listed
-        found = [peer.id for peer in self.peers.learnt if peer.address == address]
-        return found[0] if len(found) == 1 else None
 
     async def _close(self) -> None:
         """Close the server, the client and the threads; harmless twice."""

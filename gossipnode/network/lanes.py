@@ -176,10 +176,7 @@ class Lanes:
     def accept(
         self, request: BaseRequest, hello: Hello, proven: str | None = None
     ) -> StreamResponse:
-        """Make the request's connection a lane, or raise ``PeerError``; return what to return.
-
-        ``proven`` is the id of the connection's certificate, where there is trust.
-        """
+        """Make the connection, of the id ``proven`` where there is trust, a lane; ``PeerError``."""
         node = self._node
         if proven is not None and hello.id != proven:
             raise PeerError(

@@ -192,7 +192,8 @@ class Server:
         while len(self._refused) > REFUSED_KEPT:
             del self._refused[next(iter(self._refused))]
         words = error.words if isinstance(error, StrangerError) else REASONS[reason]
-        level = logging.WARNING if is_new else logging.DEBUG
+        # Whoever only looks whether somebody listens breaks off, too.
+        level = logging.WARNING if is_new and reason != "broken" else logging.DEBUG
         event(log, level, "connection.refused", address=host, code=reason, reason=words)
 
     async def _dispatch(self, request: BaseRequest) -> StreamResponse:

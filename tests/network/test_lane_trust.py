@@ -113,6 +113,37 @@ async def test_nobody_takes_the_address_of_another(start: Start) -> None:
     assert b.age == 0
 
 
+async def test_an_address_that_two_learnt_peers_claim_is_nobodys(start: Start) -> None:
+    """Whoever joined later names the address of one that joined before: it gets nothing of that."""
+    a = await start("a")
+    c = await start("c", peers=(a,))
+    b = await start("b", peers=(a,))
+    b.address = c.url
+    for sender in (c, b):
+        frame = frame_to(a, sender=sender.id, address=c.url)
+        assert (await push_from(sender, a, frame)).reply.status == "merged"
+    assert a.peers[b.id].address == a.peers[c.id].address == c.url
+    for lane in tuple(a.lanes._lanes):
+        lane.abort("a test")
+    await until(lambda: not len(a.lanes) and not len(b.lanes) and not len(c.lanes))
+    frame = frame_to(a, sender=b.id, address=c.url, seq=1)
+    assert (await push_from(b, a, frame)).reply.status == "merged"
+    assert (await push_from(a, c, frame_to(c, sender=a.id, age=2**20))).reply.status == "merged"
+    assert c.age >= 2**20
+    assert b.age == 0
+
+
+async def test_who_only_looks_whether_somebody_listens_fills_no_log(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await start("a")
+    b = await start("b", peers=(a,))
+    with caplog.at_level("INFO", "gossipnode"):
+        assert await b.world.is_listening(a.url, PATIENCE_S)
+        await until(lambda: a.status().network.connections_refused == {"broken": 1})
+    assert "connection.refused" not in [record.getMessage() for record in caplog.records]
+
+
 @pytest.mark.parametrize("lanes", [True, False])
 async def test_who_answers_must_be_who_is_listed_there(
     lanes: bool, start: Start, tmp_path: Path, authority: Authority

@@ -12,6 +12,7 @@ import shutil
 import ssl
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def authority(tmp_path: Path) -> Authority:
 
 def der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.DER)
+
+
+def test_a_node_without_trust_does_not_load_cryptography() -> None:
+    program = "import sys, gossipnode.network.daemon, gossipnode.cli.start; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert "gossipnode.network.trust.handshakes" in loaded
+    assert "cryptography" not in loaded
 
 
 # -- identity -------------------------------------------------------------------------------------

@@ -82,6 +82,32 @@ def test_three_train_and_whoever_is_revoked_is_cut(tmp_path: Path) -> None:
     assert "trust.revocations" in said
 
 
+def test_a_newcomer_joins_with_a_bundle_that_nobody_knew_of(tmp_path: Path) -> None:
+    ports = free_ports(4)
+    run(tmp_path, "ca", "create", "digits")
+    (first,) = run(tmp_path, "ca", "issue", f"first=127.0.0.1:{ports[0]}")["bundles"]
+    (late,) = run(tmp_path, "ca", "issue", "late")["bundles"]
+    with processes(tmp_path) as start:
+        start(
+            "start", "--bundle", str(tmp_path / "first.bundle"), "--algorithm", "gossip",
+            "--period-s", "0.1", "--status-port", str(ports[2]), log="first.log",
+        )  # fmt: skip
+        pages = [f"http://127.0.0.1:{port}/v1/status" for port in ports[2:]]
+        until(lambda: (get(pages[0]) or {}).get("age", 0) > 50, "the first has learnt something")
+        start(
+            "start", "--bundle", str(tmp_path / "late.bundle"),
+            "--join", f"https://127.0.0.1:{ports[0]}", "--port", str(ports[1]),
+            "--status-port", str(ports[3]), log="late.log",
+        )  # fmt: skip
+        until(lambda: (get(pages[1]) or {}).get("pushes", {}).get("merged", 0) > 3, "it hears")
+        until(lambda: get(pages[0])["pushes"]["merged"] > 3, "it is heard")
+        assert get(pages[1])["node_id"] == late["id"]
+        assert get(pages[1])["age"] > 50  # it began with the first one's model
+        assert {row["id"] for row in get(pages[0])["peers"]} == {late["id"]}
+        assert {row["id"] for row in get(pages[1])["peers"]} == {first["id"]}
+        assert get(pages[0])["network"]["connections_refused"] == {}
+
+
 def test_a_plain_node_and_one_with_a_bundle_say_why_they_cannot(tmp_path: Path) -> None:
     ports = free_ports(3)
     run(tmp_path, "ca", "create", "digits")

@@ -1,0 +1,51 @@
+"""What a node with trust knows of its peers' addresses, and what its vigil watches for it.
+
+Invariant: an address is of one id or of none; where two peers claim it, neither is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gossipnode.network.trust.trust import Trust
+from gossipnode.network.trust.vigil import Vigil
+from gossipnode.network.world import DaemonWorld, data_folder
+from gossipnode.node.node import Node
+
+
+def vigil_for(node: Node, trust: Trust, world: DaemonWorld, cut: Callable[[], None]) -> Vigil:
+    """Return the vigil of ``node``, not yet begun; ``cut`` cuts who counts no longer."""
+    config = node.config
+    watched = config.trust.revocations
+
+    def askable() -> list[str]:
+        shut_out = trust.revocations.ids
+        return [p.address for p in node.peers if p.state != "suspect" and p.id not in shut_out]
+
+    return Vigil(
+        trust,
+        world.client,
+        peers=askable,
+        cut=cut,
+        work=world.work,
+        kept=data_folder(config, node.id) / "revocations.txt"
+        if config.checkpoint.enabled
+        else None,
+        watched=Path(watched).expanduser() if watched else None,
+    )
+
+
+def id_at(node: Node, address: str) -> str | None:
+    """Return the id of the peer at ``address``; None where nobody said.
+
+    Where several learnt peers did, of whom only one can be right, it is the empty one that nobody
+    has.
+    """
+    if not address.startswith("https:"):
+        return None
+    listed = node.directory.at(address)
+    if listed is not None:
+        return listed
+    found = [peer.id for peer in node.peers.learnt if peer.address == address]
+    return None if not found else found[0] if len(found) == 1 else ""
