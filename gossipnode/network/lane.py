@@ -76,15 +76,14 @@ class Lane(asyncio.BufferedProtocol):
         kept: Callable[[Lane, Message], int],
     ) -> None:
         self.peer, self.is_opener, self._is_proven = peer, is_opener, is_proven
-        self.host = ""  # where the peer dialled from, if it did
+        self.host = self._reason = ""  # where the peer dialled from, if it did; why it ended
         self.last_heard = self.last_frame = 0.0
         self._body_began = (0, 0.0)  # at which of its bytes, and when
         self._node, self._partials, self._pool = node, partials, pool
         self._on_closed, self._kept = on_closed, kept
         self._reader = RecordReader(self)
         self._pending = Pending(pool, self.give_up)
-        self.is_closing = self._peer_closing = False  # it has ended or is about to; by the peer
-        self._reason, self._is_turned_away = "", False
+        self.is_closing = self._peer_closing = self._is_turned_away = False  # ended, or about to
         self._cut: asyncio.TimerHandle | None = None
 
     # -- for whoever sends, or looks --------------------------------------------------------------
@@ -165,12 +164,7 @@ class Lane(asyncio.BufferedProtocol):
         """End at once."""
         self.is_closing = True
         self._reason = self._reason or reason
-        self._transport.abort()
-
-    @property
-    def transport(self) -> asyncio.Transport:
-        """The connection."""
-        return self._transport
+        self.transport.abort()
 
     def turn_away(self, reason: str) -> None:
         """End with a reason, and take nothing more of what is under way."""
@@ -192,32 +186,23 @@ class Lane(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; the transport's protocol has been changed to this."""
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._pump, self._breather = Pump(self._transport), Breather(self._transport, self._loop)
+        self._pump, self._breather = Pump(self.transport), Breather(self.transport, self._loop)
         self._ahead = Ahead(self._breather, self._pool.hand)
-        fault = partial(self.abort, "this node has a fault")
+        node, fault = self._node, partial(self.abort, "this node has a fault")
         self._arrivals = Arrivals(
-            self._node,
-            self._pool,
-            self._partials,
-            self.peer.id,
-            self._is_proven,
-            self._answer,
-            fault,
+            node, self._pool, self._partials, self.peer.id, self._is_proven, self._answer, fault
         )
+        net = node.config.network
         self._watch = StallWatch(
-            self._node.config.network.body_timeout_s,
-            lambda: self._reader.bytes_read,
-            self._stalled,
-            self._node.config.network.body_rate_min,
+            net.body_timeout_s, lambda: self._reader.bytes_read, self._stalled, net.body_rate_min
         )
         self.last_heard = self.last_frame = self._loop.time()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
         """Return where the next bytes go."""
-        del sizehint
         buffer = self._reader.get_buffer()
         self._breather.begin(len(buffer))
         return buffer
@@ -268,10 +253,7 @@ class Lane(asyncio.BufferedProtocol):
         """Judge a frame by its number and its length."""
         limit = frame_bytes_max(body_bytes_max(self._node.layout, self._node.algorithm))
         if record.kind is Type.ANSWER:
-            if record.number not in self._pending:
-                raise PeerError("malformed_frame", "an answer to nothing")
-            if record.length > limit:
-                raise PeerError("too_large", f"an answer of {record.length} bytes")
+            self._pending.announced(record.number, record.length, limit)
             return
         if len(self._arrivals) + self._pump.waiting > 2 * UNANSWERED_MAX:
             raise PeerError("malformed_frame", f"more than {UNANSWERED_MAX} frames are unanswered")
@@ -313,8 +295,7 @@ class Lane(asyncio.BufferedProtocol):
         """Take a reply or a word about the lane itself."""
         self._watch.ended()
         if record.kind is Type.REPLY:
-            if record.number not in self._pending:
-                raise PeerError("malformed_frame", "a reply to nothing")
+            self._pending.require(record.number, "a reply to nothing")
             try:
                 self._answered(record.number, Reply.decode(payload))
             except PeerError as error:
@@ -327,8 +308,7 @@ class Lane(asyncio.BufferedProtocol):
                 kind, payload = Type.HAVE, have_of(self._kept(self, asked_for(payload)))
             self._pump.small(record_head(kind, record.number, len(payload)) + payload)
         elif record.kind is Type.HAVE:
-            if record.number not in self._pending:
-                raise PeerError("malformed_frame", "it was not asked what is there")
+            self._pending.require(record.number, "it was not asked what is there")
             self._answered(record.number, int.from_bytes(payload, "little"))
         elif record.kind is Type.CLOSE:
             reason = bounded(payload.decode("utf-8", "replace"))
@@ -413,8 +393,8 @@ class Lane(asyncio.BufferedProtocol):
             and not (self._pending or self._arrivals)
             and self._pump.is_empty
         ):
-            self._transport.close()
+            self.transport.close()
 
     def _cut_later(self) -> None:
         if self._cut is None:
-            self._cut = self._loop.call_later(CLOSE_S, self._transport.abort)
+            self._cut = self._loop.call_later(CLOSE_S, self.transport.abort)

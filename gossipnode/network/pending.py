@@ -105,6 +105,17 @@ class Pending:
         """Begin a push, wait for its answer and return what that says."""
         return await receipt_from(await self.wait(begin))
 
+    def require(self, number: int, problem: str) -> None:
+        """Raise ``PeerError`` with the problem where there is no such push."""
+        if number not in self._pushes:
+            raise PeerError("malformed_frame", problem)
+
+    def announced(self, number: int, length: int, limit: int) -> None:
+        """Judge an answer of ``length`` bytes; raises ``PeerError`` where the lane must end."""
+        self.require(number, "an answer to nothing")
+        if length > limit:
+            raise PeerError("too_large", f"an answer of {length} bytes")
+
     def buffer(self, number: int, message: Message) -> memoryview:
         """Return where the body of an answer goes, or raise ``PeerError``; then ``arrived``."""
         push = self._pushes.get(number)

@@ -113,7 +113,7 @@ async def test_two_nodes_push_both_ways_over_one_lane(start_tls: StartTls) -> No
     (at_a,) = lanes_of(node)._lanes
     (at_b,) = lanes_of(b)._lanes
     for lane in (at_a, at_b):
-        secured = lane._transport.get_extra_info("ssl_object")
+        secured = lane.transport.get_extra_info("ssl_object")
         assert secured.version() == "TLSv1.3"
         assert dict(pair[0] for pair in secured.getpeercert()["subject"])["commonName"] in "ab"
     assert b.counters.get("lane_fallbacks") == node.counters.get("lane_fallbacks") == 0

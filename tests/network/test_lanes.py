@@ -168,7 +168,7 @@ async def test_a_push_given_up_half_sent_breaks_the_lane(
     node, b = await start_node(), await start_b()
     await push_from(b, node, frame_to(node))
     (accepted,) = lanes_of(node)._lanes
-    accepted._transport.pause_reading()  # a peer that hangs
+    accepted.transport.pause_reading()  # a peer that hangs
     vector = np.zeros(25_000_000, np.float32)  # 100 MB: more than sockets hold
     frame = encode(message_for(node, vector), [vector])
     with pytest.raises(NetworkError, match="timed out"):
@@ -245,7 +245,7 @@ async def test_silence_is_asked_about_and_ends_the_lane(
     monkeypatch.setattr(lanes, "PING_S", -1.0)
     lanes_of(b)._tick()
     await until(lambda: at_b.last_heard > heard)  # the pong
-    at_a._transport.pause_reading()
+    at_a.transport.pause_reading()
     monkeypatch.setattr(lanes, "SILENT_S", -1.0)
     lanes_of(b)._tick()
     await until(lambda: not lanes_of(b))
@@ -403,13 +403,13 @@ async def test_a_long_transfer_is_seen_at_both_ends_while_it_lasts(
     await push_from(b, node, frame)
     assert b.status().network.transfers == []
     (at_a,) = lanes_of(node)._lanes
-    at_a._transport.pause_reading()
+    at_a.transport.pause_reading()
     pushing = asyncio.create_task(push_from(b, node, frame_to(node, sender="c", seq=1)))
     await until(lambda: b.status().network.transfers)
     (there,) = (await get(b.url, "/v1/status")).json()["network"]["transfers"]
     assert (there["peer"], there["direction"], there["bytes_total"]) == ("a", "to", total)
     assert 0 < there["bytes"] < total
     assert there["bytes_per_s"] > 0
-    at_a._transport.resume_reading()
+    at_a.transport.resume_reading()
     assert (await pushing).reply.status == "merged"
     assert b.status().network.transfers == []

@@ -141,20 +141,20 @@ async def test_a_push_that_timed_out_goes_on_when_it_is_repeated(
     await push_from(b, node, frame_to(node, seq=9))
     (at_a,) = lanes_of(node)._lanes
     # Else all 20 MB may fit the sockets, and nothing is half sent.
-    here = at_a._transport.get_extra_info("socket")
+    here = at_a.transport.get_extra_info("socket")
     here.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**18)
     update = at_a.buffer_updated
 
     def hanging(nbytes: int) -> None:
         update(nbytes)
         if at_a._reader.body_filled[0] > 1_000_000:
-            at_a._transport.pause_reading()
+            at_a.transport.pause_reading()
 
     at_a.buffer_updated = hanging  # type: ignore[method-assign]
     with pytest.raises(NetworkError, match="timed out"):
         await b.world.push(node.url, frame, 0.3)
     del at_a.buffer_updated
-    at_a._transport.resume_reading()
+    at_a.transport.resume_reading()
     receipt = await b.world.push(node.url, frame, 20.0)
     assert receipt.reply.status == "merged"
     assert b.counters.get("lane_resumes") == 1
