@@ -25,6 +25,7 @@ from gossipnode.network.trust import vigil
 from gossipnode.network.trust.authority import Authority
 from gossipnode.network.trust.bundle import Bundle
 from gossipnode.network.trust.trust import Trust
+from gossipnode.node.world import Posted, result
 
 Start = Callable[..., Awaitable[HttpNode]]
 
@@ -70,16 +71,39 @@ async def test_what_is_sent_is_of_whom_the_certificate_is(start: Start) -> None:
 
 @pytest.mark.parametrize("lanes", [True, False])
 async def test_nobody_sends_in_anothers_name(lanes: bool, start: Start) -> None:
-    a = await start("a", network={"lanes": lanes})
-    b, c = await start("b", peers=(a,)), await start("c")
+    c = await start("c")
+    a = await start("a", peers=(c,), network={"lanes": lanes})
+    b = await start("b", peers=(a,))
     before = a.params.tobytes()
     reply = (await push_from(b, a, frame_to(a, vector_for(a, 9.0), sender=c.id))).reply
     assert (reply.status, reply.code) == ("refused", "not_a_neighbour")
     assert c.id in reply.reason
     assert b.id in reply.reason
     assert a.params.tobytes() == before
+    # Nor is anything noted of c, who has done nothing.
+    assert a.peers.get(c.id).refused_here == ""
     # The connection is as good as before: it was one frame that was wrong.
     assert (await push_from(b, a, frame_to(a, sender=b.id))).reply.status == "merged"
+
+
+async def test_nobody_posts_in_anothers_name(start: Start) -> None:
+    """Many frames in one read, those of the certificate's node between those of another."""
+    c = await start("c")
+    a = await start("a", peers=(c,))
+    b = await start("b", peers=(a,))
+    assert (await push_from(b, a, frame_to(a, sender=b.id))).reply.status == "merged"
+    told: list[Posted] = []
+    posts = [
+        b.world.post(a.url, frame_to(a, sender=who.id, seq=seq), PATIENCE_S, told.append)
+        for seq, who in enumerate((c, b, c, b, c), start=1)
+    ]
+    await until(lambda: len(told) == len(posts))
+    replies = [result(post).reply for post in posts if post is not None]
+    assert [reply.status for reply in replies] == ["refused", "merged"] * 2 + ["refused"]
+    assert {reply.code for reply in replies[::2]} == {"not_a_neighbour"}
+    assert a.peers.get(c.id).refused_here == ""
+    assert a.counters.get("pushes_received") == 3
+    assert len(a.lanes) == 1
 
 
 async def test_nobody_opens_a_lane_in_anothers_name(start: Start, authority: Authority) -> None:
@@ -199,6 +223,21 @@ async def test_a_revoked_peer_has_no_old_lane_that_this_node_opened(
     await until(lambda: not len(b.lanes))
     with pytest.raises(NetworkError, match="revoked"):
         await push_from(b, a, frame_to(a, sender=b.id, seq=1))
+
+
+async def test_what_was_posted_to_a_peer_that_is_revoked_goes_no_other_way(
+    start: Start, authority: Authority
+) -> None:
+    b = await start("b")
+    a = await start("a", peers=(b,))
+    assert (await push_from(a, b, frame_to(b, sender=a.id))).reply.status == "merged"
+    told: list[Posted] = []
+    post = a.world.post(b.url, frame_to(b, sender=a.id, seq=1), PATIENCE_S, told.append)
+    assert post is not None
+    assert a._vigil.hear(authority.revoke(b.id)[1].text, "test")
+    await until(lambda: told == [post])
+    assert str(post.outcome) == "this node refuses it: its certificate was revoked"
+    assert a.world.post(b.url, frame_to(b, sender=a.id, seq=2), PATIENCE_S, told.append) is None
 
 
 async def test_a_certificate_that_ends_ends_its_connections(
