@@ -317,6 +317,19 @@ async def test_a_list_that_is_none_is_told_before_the_node_starts(
         await start("b", trust={"revocations": str(tmp_path / "wrong")})
 
 
+async def test_connections_are_counted_behind_tls_too(start: Start, authority: Authority) -> None:
+    a = await start("a", network={"connections_per_address_max": 1})
+    context = context_of(bundle_of(authority, "b"), serving=False)
+    parts = urlsplit(a.url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+    writer.write(head("GET", "/livez"))
+    assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+    _, second = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+    await until(lambda: a.counters.by_label("connections_cut") == {"address": 1})
+    writer.close()
+    second.transport.abort()
+
+
 # -- in words -------------------------------------------------------------------------------------
 
 
