@@ -62,8 +62,9 @@ def test_three_train_and_whoever_is_revoked_is_cut(tmp_path: Path) -> None:
         # One of the three is told; the others hear it from there.
         run(tmp_path, "ca", "revoke", "gamma", "--tell", f"https://127.0.0.1:{ports[1]}")
         until(lambda: alpha()["network"]["revocations"] == 1, "alpha knows of it")
-        until(lambda: peer(alpha(), "gamma")["state"] == "suspect", "alpha has given up on gamma")
-        assert "revoked" in peer(alpha(), "gamma")["reason"]
+        # A deadline may have come first; the next try tells what is behind it.
+        until(lambda: "revoked" in peer(alpha(), "gamma")["reason"], "alpha says why")
+        assert peer(alpha(), "gamma")["state"] == "suspect"
         # What had arrived before is merged, and nothing after.
         received = peer(alpha(), "gamma")["pushes_received"]
         before = alpha()["round"], beta()["round"]
