@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # An interpreter that has PyTorch; without one the comparison with gloo is left out.
 TORCH_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test survive fuzz lint format docs bench bench-full clean
+.PHONY: demo test test-long survive fuzz lint format docs bench bench-full clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gossipnode swarm
@@ -14,6 +14,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/scenarios
 	$(BIN)/python -m pytest tests/scenarios
+
+# The same at greater length.
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m long
 
 # What `make test` does in little: power cut twice, everywhere; 1,000 times SIGKILL.
 survive: $(VENV)/.dev

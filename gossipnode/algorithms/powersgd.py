@@ -68,9 +68,21 @@ class PowerSGDOptions(LockstepOptions):
     """PowerSGD: the exact mean of all nodes' thin factors each round, with error feedback."""
 
     facts = (
-        Facts("ring", "all-reduce of low rank, even load", "2r(m+n)/mn", LOSS),
-        Facts("naive", "the same in two steps, n(n−1) messages each", "(n−1)r(m+n)/mn", LOSS),
-        Facts("server", "the same through one node", "as ring; n−1 times at the hub", LOSS),
+        Facts("ring", "all-reduce of low rank, even load", "2r(m+n)/mn", LOSS, steady="little"),
+        Facts(
+            "naive",
+            "the same in two steps, n(n−1) messages each",
+            "(n−1)r(m+n)/mn",
+            LOSS,
+            steady="little",
+        ),
+        Facts(
+            "server",
+            "the same through one node",
+            "as ring; n−1 times at the hub",
+            LOSS,
+            steady="little",
+        ),
     )
 
     name: Literal["powersgd"] = "powersgd"

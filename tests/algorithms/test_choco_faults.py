@@ -182,6 +182,7 @@ def test_nodes_that_begin_late_or_apart_heal(source: str, witness: Witness) -> N
         assert np.linalg.norm(swarm.models().mean(0) - BEST) < 0.5
 
 
+@pytest.mark.long
 def test_a_lost_message_moves_the_mean_by_no_more_than_a_difference(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def largest(share: float) -> float:
     return 2 * (t * normal.pdf(t) + share / 2)
 
 
+@pytest.mark.long
 def test_by_256_levels_a_ring_of_25_agrees_as_fast_as_by_whole_models() -> None:
     """All begin at 0, so that x̂ has to catch up with x."""
     goals = np.random.default_rng(0).standard_normal((25, 2000))
@@ -44,6 +45,7 @@ def test_by_256_levels_a_ring_of_25_agrees_as_fast_as_by_whole_models() -> None:
     assert (off**2).sum() == pytest.approx((exact**2).sum(), rel=0.05)
 
 
+@pytest.mark.long
 def test_by_top_1_percent_a_ring_of_25_agrees_as_the_recursion_does() -> None:
     """With γ = 0.046 the recursion is at 9.45 after 1500 rounds, at 1.4e-3 after 6000."""
     goals = np.random.default_rng(0).standard_normal((25, 2000))

@@ -130,6 +130,7 @@ def test_with_all_answers_in_its_buffer_fedbuff_is_the_same(source: str) -> None
     np.testing.assert_allclose(X, np.broadcast_to(x, X.shape), rtol=0, atol=1e-12)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["topk", "sign", "uniform"])
 def test_smaller_steps_lead_nearer_whatever_the_codec(source: str, name: str) -> None:  # noqa: F811
     """What is left out is of the order of η, and so is how far off that leads."""
@@ -142,6 +143,7 @@ def test_smaller_steps_lead_nearer_whatever_the_codec(source: str, name: str) ->
     assert bias(0.05) < 0.6 * bias(0.1)
 
 
+@pytest.mark.long
 def test_without_feedback_an_unbiased_codec_is_right_on_average(source: str) -> None:  # noqa: F811
     flags = {"codec__name": "qsgd", "codec__feedback": False, "codec__levels": 2}
     found = []

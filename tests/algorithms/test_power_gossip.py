@@ -81,6 +81,7 @@ def test_the_sum_of_all_models_stays(rank: int) -> None:
         assert drift(swarm) < 1e-14
 
 
+@pytest.mark.long
 def test_averaging_ends_in_consensus() -> None:
     with swarm_of(config(160, "torus", rank=4)) as swarm:
         swarm.run_to_end(within=100)

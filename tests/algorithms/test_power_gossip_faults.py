@@ -82,6 +82,7 @@ def test_both_ends_missing_each_other_changes_nothing(monkeypatch: pytest.Monkey
         assert_alike(swarm)
 
 
+@pytest.mark.long
 def test_who_went_back_to_a_checkpoint_begins_its_edges_anew_with_the_others() -> None:
     slow = {**HASTY, "checkpoint__every_s": 0.1}
     with swarm_of(config(250, "torus", **slow), PULL, step_s=0.01, stores=True) as swarm:

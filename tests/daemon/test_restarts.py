@@ -154,7 +154,14 @@ def kill_and_restart(four: Swarm) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", FORMS)
+# One of the five in `make test`: a pass takes seconds, that of powersgd a minute.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "choco-topk" else pytest.param(name, marks=pytest.mark.long)
+        for name in FORMS
+    ],
+)
 def test_a_killed_node_comes_back_and_the_swarm_learns_as_if_it_had_not(
     tmp_path: Path, name: str
 ) -> None:
