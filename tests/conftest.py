@@ -1,9 +1,11 @@
-"""What all tests share: a simulated swarm that fails tells how to run its test again."""
+"""What all tests share: a swarm that fails tells how to replay it; logs stay as they were."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -23,3 +25,13 @@ def replayed_by_its_test(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Let the command that replays a swarm be the one that runs this test alone."""
     command = f"pytest {shlex.quote(request.node.nodeid)}"
     monkeypatch.setattr(SimulatedSwarm, "replay_default", command)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a verb that ran in this process did to the program's logger."""
+    logger = logging.getLogger("gossipnode")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -20,15 +19,6 @@ from gossipnode.logs import (
     configure,
     event,
 )
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    logger = logging.getLogger("gossipnode")
-    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
-    yield
-    logger.handlers[:], logger.propagate = handlers, propagate
-    logger.setLevel(level)
 
 
 def record(message: str, **fields: object) -> logging.LogRecord:

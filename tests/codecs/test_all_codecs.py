@@ -162,6 +162,8 @@ def memory_for(part):
 @given(data=st.data())
 def test_whatever_a_stranger_says_becomes_a_vector_or_is_refused(name, data):
     tensors, part, noise = data.draw(claims(name))
+    outcome(part, noise, tensors)  # what is imported the first time is no stranger's doing
+    randomk.drawn.cache_clear()
     y, peak = outcome(part, noise, tensors)
     assert peak <= memory_for(part)
     if y is not None:
