@@ -15,9 +15,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/scenarios
 	$(BIN)/python -m pytest tests/scenarios
 
-# The same at greater length.
+# The same at greater length, and every property with examples of its own.
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m long
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --hypothesis-profile drawn --ignore tests/scenarios
 
 # What `make test` does in little: power cut twice, everywhere; 1,000 times SIGKILL.
 survive: $(VENV)/.dev

@@ -15,9 +15,11 @@ from gossipnode.simulation import SimulatedSwarm
 # The width of a terminal that is not there, set where tests run side by side.
 os.environ.pop("COLUMNS", None)
 
-# How long an example takes says something of the machine and nothing of the code.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# How long an example takes says something of the machine and nothing of the code. The same ones
+# in each run, so that a change which breaks nothing fails nothing; `make test-long` draws others.
+settings.register_profile("drawn", deadline=None)
+settings.register_profile("repeated", deadline=None, derandomize=True)
+settings.load_profile("repeated")
 
 
 @pytest.fixture(autouse=True)
