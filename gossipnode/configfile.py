@@ -75,7 +75,7 @@ class Option:
 
 
 def options(algorithm: str | None = None) -> Iterator[Option]:
-    """Yield every option once, in the order of ``config.py``.
+    """Yield every option once, in the order of ``Config``.
 
     With ``algorithm``, of the options of algorithms only those of that one (with ``""`` those that
     all have), which spares loading the others.

@@ -1,6 +1,6 @@
 """Options in words: default, range, choices, as help, files and the reference page show them.
 
-Invariant: everything is read off the declaration in ``config.py``; nothing about any one option
+Invariant: everything is read off the declaration in ``config``; nothing about any one option
 is written here.
 """
 

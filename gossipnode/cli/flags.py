@@ -1,4 +1,4 @@
-"""Flags made from the options of ``config.py``, and the config made from flags.
+"""Flags made from the options of ``config``, and the config made from flags.
 
 Invariant: every option can be given on the command line: by its flag where it has one, else by
 ``--set section.key=value``.
