@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gossipnode.node.node import Node
 
 # Sections that all nodes of a swarm share, and the keys of them that are a node's own business.
-SHARED = ("swarm", "task", "data", "training", "algorithm", "topology")
+SHARED = ("swarm", "task", "data", "training", "algorithm", "topology", "codec")
 OWN = {("swarm", "peers"), ("data", "share")}
 
 

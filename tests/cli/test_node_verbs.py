@@ -19,6 +19,7 @@ from gossipnode.cli import app, join
 from gossipnode.cli.start import _placed, how_to_join, own_address
 from gossipnode.cli.status import TEXT_CHARS_MAX, lines_of, peer_lines
 from gossipnode.config import Config, NetworkOptions, NodeOptions, PeerEntry
+from gossipnode.configfile import load_config
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.simulation import SimulatedSwarm
 
@@ -44,9 +45,10 @@ def status_of(url: str, capsys: pytest.CaptureFixture[str]) -> dict:
 
 @pytest.fixture(scope="module")
 def donor(tmp_path_factory):
-    """A gossip node called ``donor``, running."""
+    """A gossip node called ``donor``, running, which rounds what it sends."""
     folder = tmp_path_factory.mktemp("donor")
-    with Command(folder, *GOSSIP, "--id", "donor", "--data-dir", "data") as command:
+    line = [*GOSSIP, "--codec", "float16", "--id", "donor", "--data-dir", "data"]
+    with Command(folder, *line) as command:
         url_of(command)
         yield command
 
@@ -85,6 +87,10 @@ def test_a_node_joins_with_the_swarms_options_and_model_and_both_learn_of_it(
             return peers.get("guest") == "alive"
 
         wait_for(known, "the donor to hear of the guest")
+        saved = wait_for(
+            lambda: status_of(url_of(guest), capsys)["bytes"]["saved"], "the guest to round too"
+        )
+        assert saved % (650 * 2) == 0
         guest.signal(signal.SIGTERM)
         assert guest.end() == app.OK
 
@@ -308,6 +314,26 @@ def test_a_node_that_comes_back_is_not_its_own_peer():
     assert [peer.id for peer in peers] == ["a"]
     with pytest.raises(ConfigError, match="'a' is in the swarm already"):
         joined("a", "b").place(gossiping("a"))
+
+
+# Where a node is and listens, whom it trusts, how long it runs, what it keeps and says.
+OWN_AFFAIRS = {"node", "network", "trust", "run", "checkpoint", "log"}
+
+
+def test_a_newcomer_adopts_every_option_that_is_not_a_nodes_own_affair():
+    config = plain_config(
+        algorithm__name="gossip",
+        topology__graph="random",
+        codec__name="bfloat16",
+        training__batch_size=7,
+        swarm__seed=3,
+    )
+    with SimulatedSwarm(config, 2, learners=[PlainLearner([0.0]) for _ in range(2)]) as swarm:
+        told = swarm.up[0].shared_config()["config"]
+    assert set(told) == set(Config.model_fields) - OWN_AFFAIRS
+    adopted = load_config(base=json.loads(json.dumps(told)))
+    assert all(getattr(adopted, name) == getattr(config, name) for name in told)
+    assert set(told["codec"]) == set(type(config.codec).model_fields)
 
 
 # -- strangers' text -------------------------------------------------------------------------------
