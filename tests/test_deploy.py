@@ -18,7 +18,8 @@ from test_docs import parse
 from gossipnode import Config, Node, load_peers
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.configfile import options
-from gossipnode.network.daemon import CLOSE_S, ExitCode
+from gossipnode.network import ExitCode
+from gossipnode.network.daemon import CLOSE_S
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE, UNIT, DOCKERFILE = (

@@ -1,41 +1,30 @@
-"""The node in the real world: HTTP, two threads, files, signals, systemd.
+"""The node in the real world: HTTP, two threads, files.
 
 Invariant: the loop never trains, merges a large model or touches the disk; a trainer thread and
 a worker thread do. Stopping has one order (refuse pushes, finish the step and the sends, last
-checkpoint, close) and one absolute deadline; asking twice is harmless, a second signal forces.
+checkpoint, close) and one absolute deadline; asking twice is harmless.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import socket
-import threading
-from collections.abc import Callable, Sequence
-from enum import IntEnum
+from collections.abc import Sequence
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
-from gossipnode.errors import (
-    ConfigError,
-    DataError,
-    NetworkError,
-    StorageError,
-    TrainingError,
-)
+from gossipnode.errors import ConfigError
 from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
-from gossipnode.network.gate import allow_descriptors
 from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
-from gossipnode.network.server import Server, bind, require_loopback
-from gossipnode.network.systemd import Notifier
+from gossipnode.network.ports import bind, require_loopback
+from gossipnode.network.server import Server
 from gossipnode.network.world import NO_TLS, DaemonWorld
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
@@ -52,35 +41,6 @@ log = logging.getLogger("gossipnode.network.daemon")
 CLOSE_S = 2.0
 # What the last checkpoint may take: 1 GB at 100 MB/s.
 CHECKPOINT_S = 10.0
-
-
-class ExitCode(IntEnum):
-    """What a ``gossipnode`` process ends with."""
-
-    OK = 0
-    UNEXPECTED = 1
-    CONFIG = 2
-    NETWORK = 3
-    STORAGE = 4
-    DIVERGED = 5
-    FORCED = 130
-
-
-def exit_code(error: BaseException) -> ExitCode:
-    """Return the exit code that stands for ``error``.
-
-    >>> exit_code(NetworkError("the port is in use")).name
-    'NETWORK'
-    """
-    for kind, code in (
-        ((ConfigError, DataError), ExitCode.CONFIG),
-        ((NetworkError,), ExitCode.NETWORK),
-        ((StorageError,), ExitCode.STORAGE),
-        ((TrainingError,), ExitCode.DIVERGED),
-    ):
-        if isinstance(error, kind):
-            return code
-    return ExitCode.UNEXPECTED
 
 
 class HttpNode(Node):
@@ -298,102 +258,3 @@ class HttpNode(Node):
                 "with a bundle",
             )
         return address or self.url
-
-
-def serve(
-    config: Config,
-    *,
-    peers: Sequence[PeerEntry] | None = None,
-    listener: socket.socket | None = None,
-    status_listener: socket.socket | None = None,
-    on_ready: Callable[[HttpNode], None] | None = None,
-    on_measurement: Callable[[dict[str, Any]], None] | None = None,
-    on_error: Callable[[Exception], None] | None = None,
-) -> ExitCode:
-    """Run a node until it is done or signalled, and return the process's exit code.
-
-    Blocks; call it in the main thread, with logging configured. SIGTERM and SIGINT stop it
-    cleanly, a second one at once. ``on_ready`` gets the started node, ``on_measurement`` each
-    history row; both run in the event loop. ``on_error`` gets what ended the node, if anything did.
-    """
-    allow_descriptors()
-    code = ExitCode.OK
-    node = None
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            node = HttpNode(config, peers=peers, listener=listener, status_listener=status_listener)
-            node.on_measurement = on_measurement
-            runner.run(_serve(node, on_ready))
-    except Exception as error:
-        code = exit_code(error)
-        event(log, logging.ERROR, "node.error", reason=error, exit_code=int(code))
-        if code is ExitCode.UNEXPECTED:
-            log.exception("node.bug")
-        if on_error is not None:
-            on_error(error)
-    if node is not None and node.working:
-        # Python would wait at exit for a thread that the deadline has given up on.
-        event(log, logging.WARNING, "work.abandoned", id=node.id)
-        _exit(code)
-    return code
-
-
-async def _serve(node: HttpNode, on_ready: Callable[[HttpNode], None] | None) -> None:
-    notifier = Notifier()
-    handled = _handle_signals(node, notifier)
-    watchdog = asyncio.create_task(_watchdog(node, notifier))
-    try:
-        async with node:
-            notifier.ready(f"{node.id} at {node.url}")
-            if on_ready is not None:
-                on_ready(node)
-            await node.run()
-            notifier.stopping("writing the last checkpoint")
-    finally:
-        watchdog.cancel()
-        for number in handled:
-            asyncio.get_running_loop().remove_signal_handler(number)
-
-
-def _handle_signals(node: HttpNode, notifier: Notifier) -> tuple[signal.Signals, ...]:
-    """Install the handlers and return their signals; none outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return ()
-    loop = asyncio.get_running_loop()
-    asked: list[signal.Signals] = []
-
-    def handle(number: signal.Signals) -> None:
-        asked.append(number)
-        if len(asked) > 1:
-            event(log, logging.ERROR, "node.forced", id=node.id, signal=number.name)
-            _exit(ExitCode.FORCED)
-        event(log, logging.INFO, "node.asked_to_stop", id=node.id, signal=number.name)
-        notifier.stopping(f"asked to stop by {number.name}")
-        node.request_stop()
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, handle, number)
-    return numbers
-
-
-async def _watchdog(node: HttpNode, notifier: Notifier) -> None:
-    """Give systemd signs of life; that this coroutine runs is the proof."""
-    while notifier.watchdog_s is not None and node.state != "failed":
-        notifier.alive()
-        await asyncio.sleep(notifier.watchdog_s)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's, where there is one: it halves the cost of a small push."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-def _exit(code: ExitCode) -> None:
-    """End the process at once, with the log written."""
-    logging.shutdown()
-    os._exit(code)

@@ -12,7 +12,6 @@ or over the lane that ``GET /v1/lane`` becomes; but for revocations, which their
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 from importlib.metadata import version
@@ -20,8 +19,7 @@ from ipaddress import ip_address
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
-from gossipnode.config import NetworkOptions
-from gossipnode.errors import ConfigError, NetworkError, PeerError
+from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import event
 from gossipnode.network import openapi, pages
 from gossipnode.network.answers import answer, fault
@@ -39,6 +37,7 @@ from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.pages import Route
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.ports import BACKLOG
 from gossipnode.network.push import Push
 from gossipnode.network.transfers import Transfers
 from gossipnode.network.trust.words import REASONS, StrangerError, reason_of
@@ -70,7 +69,6 @@ ROUTES = (
     Route("GET", "/v1/openapi.json", "This interface, for programs."),
     Route("GET", "/", "The dashboard.", pages.dashboard),
 )
-BACKLOG = 512
 # What aiohttp reads ahead of us before it pauses, twice over: with its own 64 KiB, a body of 100 MB
 # comes in hundreds of pauses and takes half as long again.
 READ_AHEAD_BYTES = 2**19
@@ -303,72 +301,6 @@ def require_c_parser() -> None:
             "aiohttp runs without its C parser; install a wheel of aiohttp for this platform, and "
             "unset AIOHTTP_NO_EXTENSIONS"
         )
-
-
-async def bind(
-    options: NetworkOptions, *, is_secure: bool = False, is_status: bool = False
-) -> socket.socket:
-    """Return a listening socket on ``options.bind`` and ``options.port``, or the status' ones.
-
-    Raises ``ConfigError`` for an address that is not loopback, unless that ``is_secure`` or
-    ``options.insecure``, and ``NetworkError`` where the port is taken or the address is not this
-    machine's.
-    """
-    host, port, what = options.bind, options.port, ""
-    if is_status:
-        host, port, what = options.status_bind, status_port(options), "status_"
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"{host!r} is no address of this machine: {error.strerror}", key=f"network.{what}bind"
-        ) from None
-    family, kind, protocol, _, address = found[0]
-    if not is_status:  # whoever sets status_bind shows what is not secret
-        require_loopback(str(address[0]), insecure=is_secure or options.insecure)
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise NetworkError(_cannot_bind(host, port, what, error)) from None
-    listener.setblocking(False)
-    return listener
-
-
-def status_port(options: NetworkOptions) -> int:
-    """Return the port of the second listener; 0 takes a free one."""
-    if options.status_port is not None:
-        return options.status_port
-    return options.port + 1 if 0 < options.port < 65_535 else 0
-
-
-def require_loopback(host: str, *, insecure: bool) -> None:
-    """Raise ``ConfigError`` where ``host``, an IP address, is not loopback and may not be."""
-    if not insecure and not ip_address(host.partition("%")[0]).is_loopback:
-        raise ConfigError(
-            f"{host} can be reached from outside, and this node speaks without encryption and "
-            "without knowing who is there. Give it a bundle (--bundle, docs/security.md) or, on a "
-            "network where you trust everybody, set network.insecure (--insecure)",
-            key="network.bind",
-            allowed="127.0.0.1, ::1, localhost",
-        )
-
-
-def _cannot_bind(host: str, port: int, what: str, error: OSError) -> str:
-    where, flag = f"{host}:{port}", f"--{what.replace('_', '-')}port"
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"{where} is in use: stop the process that listens there, or choose another port with "
-            f"{flag} (0 takes a free one)"
-        )
-    if error.errno == errno.EACCES:
-        return f"{where} may not be bound: ports below 1024 need privileges; choose another {flag}"
-    return f"{where} cannot be bound: {error.strerror}"
 
 
 class _PeersFault(logging.Filter):

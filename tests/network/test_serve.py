@@ -24,8 +24,7 @@ from gossipnode.errors import (
     StorageError,
     TrainingError,
 )
-from gossipnode.network import ExitCode, HttpNode, exit_code, serve
-from gossipnode.network import daemon as daemon_module
+from gossipnode.network import ExitCode, HttpNode, exit_code, serve, service
 
 # A step takes 0.1 ms: half an hour of training in one call, which nothing can interrupt.
 ENDLESS = {"local_steps": 1_000_000, "batch_size": 0}
@@ -224,4 +223,4 @@ async def test_what_fails_at_start_leaves_no_socket(tmp_path: Path) -> None:
 
 def test_uvloop_is_used_where_there_is_one() -> None:
     uvloop = pytest.importorskip("uvloop")
-    assert daemon_module._loop_factory() is uvloop.new_event_loop
+    assert service._loop_factory() is uvloop.new_event_loop

@@ -23,7 +23,8 @@ from gossipnode.config import NetworkOptions, PeerEntry
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.network import ROUTES, HttpNode
 from gossipnode.network import events as events_module
-from gossipnode.network.server import Server, bind
+from gossipnode.network.ports import bind
+from gossipnode.network.server import Server
 from gossipnode.node.status import Status
 
 NO_PAGES = {"/v1/events", "/v1/lane"}
