@@ -57,7 +57,7 @@ class QSGD(Codec):
         norm = min(euclidean(x, power), float_info.max * power)
         factor = s * ones(bits) / norm if norm else 0.0
         # To whole numbers c − s: what fits best is a·‖x‖₂/s, the size of a level.
-        fit = Fit(shift=-s, power=power) if self.contractive and norm else None
+        fit = Fit(bits, shift=-s, power=power) if self.contractive and norm else None
         data = rounded(x, bits, seed, factor=factor, power=power, zero=s, fit=fit)
         if fit is not None:
             norm = min(fit.best() * s, float_info.max * power)

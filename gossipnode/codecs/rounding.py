@@ -58,8 +58,10 @@ def rounded(
         np.empty(room, np.int32),
         np.empty(room, code_dtype(bits)),
     )
-    # Fixed point is unsigned, but casts to int32 are four times as fast as those to uint32.
-    offset = zero * ones(bits) - _HALF
+    # Fixed point is unsigned, but casts to int32 are four times as fast as those to uint32: what is
+    # on both sides of zero fits into one as it is, what is above it is lowered for the cast.
+    lowered = 0 if zero else _HALF
+    offset = np.uint32(zero * int(ones(bits)) + lowered)
     for at in blocks(x.size):
         n = at.stop - at.start
         value, t, code = values[:n], fixed[:n], codes[:n]
@@ -70,17 +72,18 @@ def rounded(
             value -= low
         value *= factor
         np.rint(value, out=value)
-        value += offset
+        if lowered:
+            value -= lowered
         np.copyto(t, value, casting="unsafe")
         total = t.view(np.uint32)
-        total += np.uint32(_HALF)
+        total += offset
         total += fractions(source, n, bits)
         total >>= np.uint32(WORD_BITS - bits)
         np.copyto(code, total, casting="unsafe")
         first = at.start * bits // 8
         pack(code, bits, data[first : first + packed_bytes(n, bits)])
         if fit is not None:
-            fit.add(x[at], code, values)
+            fit.add(x[at], total, values)
     return data
 
 
@@ -91,23 +94,29 @@ class Fit:
     ‖x‖² − ⟨x, q⟩²/‖q‖²; and it is convex, so with any a between 0 and that it is below ‖x‖².
     """
 
-    def __init__(self, *, shift: float, step: float = 1.0, power: float = 1.0) -> None:
+    def __init__(self, bits: int, *, shift: float, step: float = 1.0, power: float = 1.0) -> None:
+        self._is_narrow = bits <= 8
+        self._wide = np.empty(BLOCK)
         self._shift, self._step, self._power = shift, step, power
         self._products: list[float] = []  # of each block Σ x_i·power·(c_i + shift)
         self._size = self._sum = self._squares = 0  # d, Σ c, Σ c²
 
-    def add(self, x: Vector, code: NDArray[Any], scratch: Block) -> None:
-        """Take the next block and its codes; ``scratch``, of ``scratch_for``, is lost."""
+    def add(self, x: Vector, code: NDArray[np.uint32], scratch: Block) -> None:
+        """Take the next block and its codes, both lost, as is ``scratch``, of ``scratch_for``."""
         value = scratch[: x.size]
         np.copyto(value, code)
-        # Whole numbers whose sums are below 2^47: exact, in whatever order numpy adds.
         self._size += x.size
-        self._sum += int(np.add.reduce(value))
-        self._squares += int(np.einsum("i,i->", value, value))
+        self._sum += int(np.add.reduce(code, dtype=np.uint32))  # of codes to 2^16, 2^31 at most
+        if self._is_narrow:  # squares to 2^16
+            np.multiply(code, code, out=code)
+            self._squares += int(np.add.reduce(code, dtype=np.uint32))
+        else:  # their sum is below 2^47: exact, in whatever order numpy adds
+            self._squares += int(np.einsum("i,i->", value, value))
         value += self._shift
         if self._power != 1.0:
             value *= self._power
-        value *= x
+        np.copyto(self._wide[: x.size], x)  # of two types numpy would make one in small pieces
+        value *= self._wide[: x.size]
         self._products.append(folded(scratch, x.size))
 
     def best(self) -> float:

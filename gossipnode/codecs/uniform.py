@@ -56,7 +56,11 @@ class Uniform(Codec):
         factor = n * ones(self.bits) / spread if spread else 0.0
         # Where all are equal, and of two, Q(x) is x.
         fits = self.contractive and spread > 0 and x.size > 2
-        fit = Fit(shift=low * power * n / spread, step=spread / n, power=power) if fits else None
+        fit = (
+            Fit(self.bits, shift=low * power * n / spread, step=spread / n, power=power)
+            if fits
+            else None
+        )
         data = rounded(x, self.bits, seed, factor=factor, power=power, low=low * power, fit=fit)
         if fit is not None:
             low, high = _scaled(fit.best(), low, high, float(np.finfo(x.dtype).max))
