@@ -39,7 +39,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
+from gossipnode.algorithms.base import ALL, Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.lockstep import LockstepOptions
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
 from gossipnode.algorithms.vectors import narrowed
@@ -70,7 +70,8 @@ class AllReduce:
     """One node's part in the all-reduces of one algorithm, which hands it what has role ``sum``.
 
     Its phases are ``first`` to ``everybody``, the one in which everybody sends to everybody; what
-    is reduced has ``size`` elements, or is a model.
+    is reduced has ``size`` elements, or is a model. With ``stands_for`` those stand for so many of
+    a model, and what they save is counted.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class AllReduce:
         self.first, self.last = first, everybody
         self.mailbox = Mailbox(options, room=3) if mailbox is None else mailbox
         self.size: int | None = None
+        self.stands_for: int | None = None
         self.formed = -1  # the last round that was reduced in this form
         self.given_up = -1  # the last round that cannot be, as its algorithm has heard elsewhere
 
@@ -171,7 +173,7 @@ class AllReduce:
                 # The last chunk is never empty, so the numbers go with it.
                 also = sums if out == n - 1 else None
                 index = {"kind": "range", "start": edges[out], "stop": edges[out + 1]}
-                node.push([after], {"sum": S[out]}, scalars=also, phase=self.first + s, index=index)
+                self.push(node, [after], S[out], also, self.first + s, index)
             if not S[c].size:
                 continue
             # In step 0 who is late is to blame; later it may wait for somebody itself.
@@ -210,9 +212,9 @@ class AllReduce:
                 return None
             mean = await self.added_up(node, x, numbers, came)
             told = {**mean.numbers, "count": mean.count}
-            node.push(others, {"sum": mean.vector}, scalars=told, phase=self.first + FROM_HUB)
+            self.push(node, others, mean.vector, told, self.first + FROM_HUB)
             return Mean(mean.vector.copy(), mean.count, mean.numbers)
-        node.push([hub], {"sum": x}, scalars=numbers, phase=self.first + TO_HUB)
+        self.push(node, [hub], x, numbers, self.first + TO_HUB)
         # The hub may wait a deadline for others before it answers.
         within = None if node.is_unknown(hub) else 2 * self.deadline_s
         beat = (k, self.first + FROM_HUB)
@@ -231,10 +233,25 @@ class AllReduce:
         others: list[str],
     ) -> Mean:
         """Send x to all, and take the mean of those that came."""
-        node.push(others, {"sum": x}, scalars=numbers, phase=self.last)
+        self.push(node, others, x, numbers, self.last)
         # Who is in the next round already has finished this one without us.
         came = await self.mailbox.take(node, (k, self.last), others, lead=0)
         return await self.added_up(node, x, numbers, came)
+
+    def push(
+        self,
+        node: NodeInterface,
+        peers: Sequence[str],
+        x: Vector,
+        numbers: Mapping[str, float] | None,
+        phase: int,
+        index: Mapping[str, Any] = ALL,
+    ) -> None:
+        """Send x, or a chunk of it, and tell what that saves."""
+        size = self.size_of(node)
+        more = 0 if self.stands_for is None else x.size * (self.stands_for - size) // size
+        saved = more * x.itemsize
+        node.push(peers, {"sum": x}, scalars=numbers, phase=phase, index=index, saved=saved)
 
     async def added_up(
         self,

@@ -296,6 +296,7 @@ class NodeInterface(Protocol):
         age: int | None = None,
         version: int = 0,
         base_version: int | None = None,
+        saved: int = 0,
     ) -> None:
         """Queue one message for ``peers``; returns at once. A newer one replaces one unsent.
 
@@ -303,7 +304,9 @@ class NodeInterface(Protocol):
         answers an exchange leaves.
 
         ``index`` tells which coordinates the parts are, if not all; ``age`` defaults to the
-        node's. ``version`` and ``base_version`` go along with a difference.
+        node's. ``version`` and ``base_version`` go along with a difference. ``saved`` >= 0 are the
+        bytes by which the parts are smaller than the vectors that they stand for; what a codec
+        saves is added to it.
         """
 
     def peer_round(self, peer: str) -> int:

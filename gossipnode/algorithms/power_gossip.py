@@ -130,8 +130,8 @@ class PowerGossip(Algorithm):
         )
         for j, edge in E.items():
             before = {} if edge.before is None else {BEFORE: edge.before}
-            node.push([j], {"p": sent[j]}, scalars={DIGEST: edge.digest, **before}, version=edge.t)
-            node.count("bytes_saved", half.nbytes - sent[j].nbytes)
+            scalars, saved = {DIGEST: edge.digest, **before}, half.nbytes - sent[j].nbytes
+            node.push([j], {"p": sent[j]}, scalars=scalars, version=edge.t, saved=saved)
         came = await self.mailbox.take(node, (k, 0), neighbours)
         self.alone = not came
         terms: list[tuple[float, Term]] = []

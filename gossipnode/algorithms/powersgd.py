@@ -147,6 +147,9 @@ class PowerSGD(Lockstep):
             self.split = split(tensors, self.rank)
             left, self.right.size = sizes(self.split.matrices)
             self.left.size = self.split.plain_size + left
+            # The two stand for one of a model. Counted is it with the second: a round that is
+            # whole has no such, and saves nothing.
+            self.right.stands_for = sum([tensor.size for tensor in tensors]) - self.left.size
         return self.split
 
     def size_fits(self, role: str, size: int, tensors: Sequence[Tensor]) -> bool:

@@ -319,6 +319,7 @@ class ActiveSide:
         age: int | None = None,
         version: int = 0,
         base_version: int | None = None,
+        saved: int = 0,
     ) -> None:
         """Queue one message for ``peers``: encoded once, whatever their number."""
         if not self.is_active:
@@ -334,7 +335,7 @@ class ActiveSide:
             version=version,
             base_version=base_version,
         )
-        saved = sum([part.saved for part in parts.values() if isinstance(part, Coded)])
+        saved += sum([part.saved for part in parts.values() if isinstance(part, Coded)])
         parcel = Parcel(frame, purpose, self.params, self.age, saved)
         for peer in peers:
             self.courier.put(peer, parcel, self.tasks)

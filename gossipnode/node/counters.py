@@ -19,7 +19,8 @@ HELP = {
     "pushes_refused": "Arrivals refused, by code.",
     "bytes_sent": "Bytes of the frames sent; HTTP headers are not counted.",
     "bytes_received": "Bytes of the frames let in; HTTP headers are not counted.",
-    "bytes_saved": "Bytes that codecs and low rank kept off the wire: raw, so many more were sent.",
+    "bytes_saved": "Bytes that codecs and low rank kept out of the frames sent, repeats included: "
+    "without them, bytes_sent would be so much more.",
     "local_steps": "Local SGD steps taken in this life.",
     "rounds": "Rounds or periods closed in this life.",
     "rounds_skipped": "Rounds passed over to catch up with the neighbours.",

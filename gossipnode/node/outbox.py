@@ -21,7 +21,7 @@ from gossipnode.wire.frame import Frame
 class Parcel:
     """One frame on its way, and what an exchange needs when the answer comes.
 
-    ``saved`` are the bytes by which it is shorter than with the same parts raw.
+    ``saved`` are the bytes by which it is shorter than with raw vectors, without codec or low rank.
     """
 
     frame: Frame

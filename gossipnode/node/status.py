@@ -77,8 +77,8 @@ class PushStatus:
 class BytesStatus:
     """Bytes of frames since the node started; ``arriving`` is memory held for bodies now.
 
-    Without codecs ``sent`` would be more by ``saved``. ``state`` is the memory of what the
-    algorithm keeps besides the params: trackers, residuals, copies of neighbours.
+    Without codecs and low rank ``sent`` would be more by ``saved``. ``state`` is the memory of what
+    the algorithm keeps besides the params: trackers, residuals, copies of neighbours.
     """
 
     sent: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from power_gossip_swarms import (
+    LAYOUT,
     PULL,
     assert_alike,
     config,
@@ -80,6 +81,19 @@ def test_both_ends_missing_each_other_changes_nothing(monkeypatch: pytest.Monkey
         rounds = 12 - edges_of(swarm)[NAMES[4], NAMES[5]].t
         assert counted(swarm, "missing_models") == 2 * rounds > 0
         assert_alike(swarm)
+
+
+def test_nothing_is_saved_on_what_is_not_sent() -> None:
+    with swarm_of(config(60, **SHORT), step_s=0.01) as swarm:
+        swarm.run_until(lambda: all(n.round >= 20 for n in swarm.up), 100, every=0.005)
+        swarm.kill(NAMES[7])
+        swarm.run_to_end(within=100)
+        for node in (swarm.nodes[NAMES[6]], swarm.nodes[NAMES[8]]):
+            get = node.counters.get
+            pushes = get("pushes_sent")
+            assert 60 + 20 <= pushes < 2 * 60  # a suspect is tried now and then
+            header = (get("bytes_sent") + get("bytes_saved")) / pushes - 8 * LAYOUT.size
+            assert 0 < header < 400
 
 
 @pytest.mark.long

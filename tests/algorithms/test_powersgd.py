@@ -173,13 +173,16 @@ def test_it_comes_to_the_optimum_of_the_sum() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_message_has_no_more_than_the_factors(form: str) -> None:
-    def sent(name: str) -> int:
+    def sent(name: str) -> list[int]:
         with swarm_of(10, algorithm__name=name, algorithm__form=form) as swarm:
             swarm.run_to_end(within=100)
-            return sum(node.counters.get("bytes_received") for node in swarm.up)
+            counters = [node.counters for node in swarm.up]
+        return [sum(c.get(f"bytes_{what}") for c in counters) for what in ("received", "saved")]
 
     factors, model = 2 * (M + COLUMNS) + COLUMNS, D
-    assert sent("powersgd") == pytest.approx(sent("allreduce") * factors / model, rel=1e-12)
+    (thin, saved), (whole, nothing) = sent("powersgd"), sent("allreduce")
+    assert thin == pytest.approx(whole * factors / model, rel=1e-12)
+    assert (thin + saved, nothing) == (whole, 0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
