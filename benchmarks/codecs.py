@@ -3,10 +3,11 @@
 ``python -m benchmarks.codecs [--quick] [--json FILE]``. GB/s count the bytes of the float32 vector
 once, whatever the codec makes of it, so that all lines can be compared with each other, with the
 copy and with a network. A repetition takes the copy and every codec's encoding and decoding once,
-one after the other, so that whatever else the machine does falls on all of them; a time is what the
-processor spent on it, pages of memory included, and a speed that of the median. A decoded vector is new memory each time, as it is in a node, and each encoding draws
-anew: randomk keeps the mask that it drew last, so one seed for all would measure no drawing at all.
-Contractive is what choco sends.
+one after the other, so that whatever else the machine does falls on all of them; a time is what
+the processor spent on it, pages of memory included, and a speed that of the median. A decoded
+vector is new memory each time, as it is in a node, and each encoding draws anew: randomk keeps the
+mask that it drew last, so one seed for all would measure no drawing at all. Contractive is what
+choco sends.
 
 Invariant: everything runs in the calling thread.
 """
