@@ -8,7 +8,7 @@ the loop's, handed in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal
@@ -89,7 +89,8 @@ class PeerTable:
     """All peers of this node, without the node itself.
 
     Those of ``directory`` are there from the beginning, and cost memory only once something is
-    known about them; ``limit`` bounds those that are learnt besides. Of more than ``kept`` listed
+    known about them; ``limit`` bounds those that are learnt besides, of whom a record stays until
+    ``forget``, or as long as something is on its way to them. Of more than ``kept`` listed
     ones, if that is given, the one met first is forgotten unless it is suspect: it is then
     unknown again, and just as likely to be chosen. ``known`` are the records by id; ``alive`` and
     ``suspects`` say how many of them are. ``troubled`` are the ids of those that are suspect,
@@ -109,12 +110,13 @@ class PeerTable:
         self.alive = self.suspects = 0
         self.troubled: dict[str, None] = {}
         self._learnt: list[str] = []
+        self._leaving: dict[str, None] = {}  # no peers any more, but something is on its way
 
     def __getitem__(self, peer_id: str) -> Peer:
         return self.known[peer_id]
 
     def __contains__(self, peer_id: str) -> bool:
-        return peer_id in self.known or (
+        return (peer_id in self.known and peer_id not in self._leaving) or (
             peer_id in self.directory.number and peer_id != self.own_id
         )
 
@@ -134,7 +136,8 @@ class PeerTable:
         number = self.directory.number.get(peer_id)
         if number is None or peer_id == self.own_id:
             return None
-        if self.kept is not None and len(self.known) - len(self._learnt) >= self.kept:
+        listed = len(self.known) - len(self._learnt) - len(self._leaving)
+        if self.kept is not None and listed >= self.kept:
             self._forget_one()
         peer = self.known[peer_id] = _listed(self.directory.entries[number])
         return peer
@@ -155,14 +158,36 @@ class PeerTable:
     def add(self, peer_id: str, address: str) -> Peer | None:
         """Add a peer or, unless it is listed, update its address; None where the table is full."""
         peer = self.get(peer_id)
-        if peer is None:
-            if len(self._learnt) >= self.limit:
+        if peer is None or peer_id in self._leaving:
+            if len(self._learnt) >= self.limit or peer_id == self.own_id:
                 return None
             self._learnt.append(peer_id)
-            peer = self.known[peer_id] = Peer(peer_id, address)
-        elif not peer.listed:
+            if peer is None:
+                peer = self.known[peer_id] = Peer(peer_id, address)
+            else:
+                del self._leaving[peer_id]
+                state, peer.state = peer.state, "unknown"  # counted anew
+                self.mark(peer, state)
+        if not peer.listed:
             peer.address = address
         return peer
+
+    def forget(self, peer_id: str) -> None:
+        """Choose a learnt peer no more; its record goes with ``sweep``. Others are left alone."""
+        peer = self.known.get(peer_id)
+        if peer is None or peer.listed or peer_id in self._leaving:
+            return
+        state = peer.state
+        self.mark(peer, "unknown")
+        self.troubled.pop(peer_id, None)
+        self._learnt.remove(peer_id)
+        self._leaving[peer_id] = None
+        peer.state = state  # whoever still sends to it goes on with that
+
+    def sweep(self, busy: Container[str]) -> None:
+        """Give back the records of those that were forgotten, but for the ``busy`` ones."""
+        for peer_id in [peer_id for peer_id in self._leaving if peer_id not in busy]:
+            del self._leaving[peer_id], self.known[peer_id]
 
     @property
     def learnt(self) -> list[Peer]:
@@ -183,7 +208,8 @@ class PeerTable:
         """
         if len(self) <= limit:
             return list(self)
-        sources = islice(self.troubled, limit // 2), neighbours, self.troubled, self.known
+        known = (peer_id for peer_id in self.known if peer_id not in self._leaving)
+        sources = islice(self.troubled, limit // 2), neighbours, self.troubled, known
         chosen: dict[str, None] = {}
         for peer_id in chain(*sources, self._ids()):
             chosen[peer_id] = None
@@ -231,6 +257,9 @@ class PeerTable:
 
     def mark(self, peer: Peer, state: PeerState) -> None:
         """Change the state of a peer of this table."""
+        if peer.id in self._leaving:
+            peer.state = state
+            return
         self.alive += (state == "alive") - (peer.state == "alive")
         self.suspects += (state == "suspect") - (peer.state == "suspect")
         peer.state = state
@@ -238,6 +267,8 @@ class PeerTable:
 
     def note_trouble(self, peer: Peer) -> None:
         """Keep account of whether a peer is troubled; call when its texts have changed."""
+        if peer.id in self._leaving:
+            return
         if peer.state == "suspect" or peer.reason or peer.refusal or peer.refused_here:
             self.troubled.setdefault(peer.id)
         elif self.troubled:

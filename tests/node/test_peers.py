@@ -139,16 +139,58 @@ CROWD = Directory([PeerEntry(id=f"n{i}", address=f"http://n{i}:1") for i in rang
 STATES: tuple[PeerState, ...] = ("unknown", "alive", "suspect")
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcdefz"), st.sampled_from(STATES)), max_size=40))
-def test_the_counts_are_those_of_all_peers_one_by_one(marks: list[tuple[str, PeerState]]) -> None:
+NAMES = st.sampled_from("abcdefz")
+CHANGES = st.one_of(
+    st.tuples(NAMES, st.sampled_from(STATES)),
+    st.tuples(NAMES, st.sampled_from(["forget", "add"])),
+    st.tuples(NAMES, st.just("sweep")),
+)
+
+
+@given(st.lists(CHANGES, max_size=40))
+def test_the_counts_are_those_of_all_peers_one_by_one(changes: list[tuple[str, PeerState]]) -> None:
     table = PeerTable(10, listing("abcdefg"), "g", kept=4)
     table.add("z", "http://z:1")
-    for name, state in marks:
-        table.mark(table[name], state)
+    for name, change in changes:
+        if change in STATES:
+            if name in table.known or name != "z":  # whoever sends to it may do so after it is gone
+                table.mark(table[name], change)
+        elif change == "sweep":
+            table.sweep({name})
+        elif name == "z":
+            (table.forget if change == "forget" else lambda z: table.add(z, "http://z:1"))(name)
         counted = Counter(peer.state for peer in table)
         assert table.states == {key: counted[key] for key in STATES}
         suspects = {peer.id for peer in table if peer.state == "suspect"}
         assert table.troubled.keys() == suspects
+        assert [peer.id for peer in table.first((), 3)] == list(
+            dict.fromkeys(peer.id for peer in table.first((), 3))
+        )
+
+
+def test_a_peer_that_is_forgotten_stays_until_nothing_is_sent_to_it_any_more() -> None:
+    table = PeerTable(2, listing("ab"), "b")
+    peer = table.add("z", "http://z:1")
+    assert peer is not None
+    table.mark(peer, "suspect")
+    table.forget("z")
+    table.forget("a")  # it is listed
+    table.sweep({"z"})
+    assert table.known["z"] is peer  # whoever sends to it finds it
+    assert "z" not in table
+    assert [one.id for one in table] == ["a"]
+    assert table.candidates(None, 1e9) == ["a"]
+    assert table.states == {"alive": 0, "suspect": 0, "unknown": 1}
+    table.add("z", "http://z:2")
+    assert (table["z"], peer.address, table.suspects) == (peer, "http://z:2", 1)
+    table.forget("z")
+    table.sweep(())
+    assert "z" not in table.known
+    for name in "xyz":
+        table.forget("x")
+        table.add(name, f"http://{name}:1")
+    table.sweep(())
+    assert {one.id for one in table} == {"a", "y", "z"}  # there was room again
 
 
 def test_trouble_is_a_suspicion_or_a_refusal_and_ends_when_the_peer_is_heard_of() -> None:
