@@ -40,7 +40,6 @@ from typing import Any, Literal
 import numpy as np
 
 from gossipnode.algorithms.base import (
-    Algorithm,
     Answer,
     Arrival,
     NodeInterface,
@@ -50,8 +49,8 @@ from gossipnode.algorithms.base import (
 from gossipnode.algorithms.choco_copies import BEHIND, GAMMA, START, Copies, add, checked
 from gossipnode.algorithms.choco_pace import Pace, check_pace
 from gossipnode.algorithms.choco_quality import Quality, encoded, isotropic_alignment, kind_of
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
-from gossipnode.algorithms.mailbox import Mailbox
+from gossipnode.algorithms.lockstep_options import LockstepOptions
+from gossipnode.algorithms.mailbox_rounds import MailboxRounds
 from gossipnode.algorithms.vectors import narrowed, widened
 from gossipnode.errors import PeerError
 from gossipnode.options import Facts, Needs, option
@@ -103,7 +102,7 @@ class ChocoOptions(LockstepOptions):
         return Needs(weights="doubly", symmetric=True, static=True)
 
 
-class Choco(Algorithm):
+class Choco(MailboxRounds):
     """SGD with compressed gossip by CHOCO."""
 
     Options = ChocoOptions
@@ -111,11 +110,10 @@ class Choco(Algorithm):
     roles = frozenset({"q", "x"})
     bundles = (frozenset({"q"}), frozenset({"x"}))  # a difference, or x̂ whole
     coded = frozenset({"q"})
-    needs_graph = True
 
     def __init__(self, options: ChocoOptions, local_steps: int) -> None:
+        super().__init__(options)
         self.tau, self.given = local_steps, options.gamma
-        self.mailbox = Mailbox(options)
         self.copies, self.quality, self.pace = Copies(), Quality(), Pace()
         self.tells: dict[str, float] = {}  # besides γ, with this version
         self.hat: Vector | None = None  # x̂_i after so many differences, the last of round ``of``
@@ -123,7 +121,6 @@ class Choco(Algorithm):
         self.gamma = 1.0  # γ_i, as was told with this version
         self.goes_on = False  # whether the neighbours are yet to hear what a checkpoint held
         self.whole: dict[str, int] = {}  # neighbour -> version of the last x̂_i sent whole
-        self.alone = False  # whether nothing came in the last round
         self.lock = asyncio.Lock()  # adding may leave the loop: one message at a time
 
     def begin(self, node: NodeInterface) -> None:
@@ -136,18 +133,9 @@ class Choco(Algorithm):
             self.hat = x
             self.copies.begin_at(x)
 
-    async def run(self, node: NodeInterface) -> None:
-        """Run rounds until the budget is used up."""
-        neighbours = tuple(node.row.weights)
-        self.copies.forget_all_but(neighbours)
-        self.mailbox.skip(node, (node.round, 0))
-        while self.catch_up(node, neighbours):
-            began = node.time()
-            await self.step(node, node.round, neighbours)
-            await node.end_round()
-            if self.alone and node.time() - began < CLOCK_S:
-                # Nobody to wait for and no time that passes: rounds would follow without end.
-                await node.sleep(PROBE_EVERY_S if neighbours else 0.0)
+    def resume(self, node: NodeInterface) -> None:
+        """Forget the copies of those that are no neighbours any more."""
+        self.copies.forget_all_but(self.neighbours(node))
 
     async def step(self, node: NodeInterface, k: int, neighbours: Sequence[str]) -> None:
         """Train, send the difference, and mix what the neighbours hold with what is held here."""
@@ -240,19 +228,6 @@ class Choco(Algorithm):
         if not await node.compute(add, q, base):
             raise PeerError("not_finite", "with this difference x̂ would not be finite")
         return q
-
-    def catch_up(self, node: NodeInterface, neighbours: Sequence[str]) -> bool:
-        """Go on in the neighbours' round if they have gone on without us; False at the end."""
-        gone = [node.peer_round(j) for j in neighbours if node.went_on_without(j, node.round)]
-        if gone:
-            node.skip_to(max(gone))
-            self.mailbox.skip(node, (node.round, 0))
-        return node.budget_left
-
-    def peer_changed(self, node: NodeInterface, peer: str) -> None:
-        """A peer was suspected, or is further than we thought: maybe nobody is left."""
-        del peer
-        self.mailbox.recheck(node)
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return x̂_i, the copies, and what was measured."""

@@ -34,8 +34,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Vector
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
+from gossipnode.algorithms.lockstep_options import LockstepOptions
 from gossipnode.algorithms.low_rank_edge import (
     Edge,
     Term,
@@ -48,7 +48,7 @@ from gossipnode.algorithms.low_rank_edge import (
     projected,
     unpacked,
 )
-from gossipnode.algorithms.mailbox import Mailbox
+from gossipnode.algorithms.mailbox_rounds import MailboxRounds
 from gossipnode.codecs.base import Tensor
 from gossipnode.codecs.matrices import Split, split
 from gossipnode.errors import PeerError
@@ -87,41 +87,30 @@ class PowerGossipOptions(LockstepOptions):
         return Needs(weights="doubly", symmetric=True, static=True)
 
 
-class PowerGossip(Algorithm):
+class PowerGossip(MailboxRounds):
     """SGD with PowerGossip on a graph that stays."""
 
     Options = PowerGossipOptions
     name = "power_gossip"
     roles = frozenset({"p"})
-    needs_graph = True
 
     def __init__(self, options: PowerGossipOptions, local_steps: int) -> None:
+        super().__init__(options)
         self.tau, self.rank = local_steps, options.rank
-        self.mailbox = Mailbox(options)
         self.edges: dict[str, Edge] = {}  # by neighbour
-        self.alone = False  # whether nothing came in the last round
         self._kept: tuple[Mapping[str, Vector], Mapping[str, Any]] | None = None
         self._split: tuple[Sequence[Tensor], Split] | None = None
 
-    async def run(self, node: NodeInterface) -> None:
-        """Run rounds until the budget is used up."""
-        parted, neighbours = self.split(node.tensors), tuple(node.row.weights)
+    def resume(self, node: NodeInterface) -> None:
+        """Take up the edges of an earlier life, where their bases have as many directions."""
         if self._kept is not None and self._kept[1].get("rank") == self.rank:
+            parted = self.split(node.tensors)
             self.edges = unpacked(*self._kept, parted, basis_dtype(node.params.dtype))
         self._kept = None
-        self.mailbox.skip(node, (node.round, 0))
-        while self.catch_up(node):
-            began = node.time()
-            await self.step(node, node.round, parted, neighbours)
-            await node.end_round()
-            if self.alone and node.time() - began < CLOCK_S:
-                # Nobody to wait for and no time that passes: rounds would follow without end.
-                await node.sleep(PROBE_EVERY_S if neighbours else 0.0)
 
-    async def step(
-        self, node: NodeInterface, k: int, parted: Split, neighbours: Sequence[str]
-    ) -> None:
+    async def step(self, node: NodeInterface, k: int, neighbours: Sequence[str]) -> None:
         """Train, send each neighbour its projection, and add what both then know."""
+        parted = self.split(node.tensors)
         await node.train(self.tau)
         half, dtype = node.params, basis_dtype(node.params.dtype)
         E = {j: self.edges.get(j) or begun(parted, node.id, j, k, dtype) for j in neighbours}
@@ -187,19 +176,6 @@ class PowerGossip(Algorithm):
         if self._split is None or self._split[0] is not tensors:
             self._split = tensors, split(tensors, self.rank)
         return self._split[1]
-
-    def catch_up(self, node: NodeInterface) -> bool:
-        """Go on in the neighbours' round if they have gone on without us; False at the end."""
-        gone = [node.peer_round(j) for j in node.row.weights if node.went_on_without(j, node.round)]
-        if gone:
-            node.skip_to(max(gone))
-            self.mailbox.skip(node, (node.round, 0))
-        return node.budget_left
-
-    def peer_changed(self, node: NodeInterface, peer: str) -> None:
-        """A peer was suspected, or is further than we thought: maybe nobody is left."""
-        del peer
-        self.mailbox.recheck(node)
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return what both ends of each edge know."""

@@ -31,9 +31,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gossipnode.algorithms.base import Algorithm, Answer, Arrival, NodeInterface, Vector
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
-from gossipnode.algorithms.mailbox import Mailbox
+from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
+from gossipnode.algorithms.lockstep_options import LockstepOptions
+from gossipnode.algorithms.mailbox_rounds import MailboxRounds
 from gossipnode.algorithms.vectors import narrowed, widened
 from gossipnode.errors import PeerError
 from gossipnode.options import Facts, Needs
@@ -62,49 +62,46 @@ class RelaySumOptions(LockstepOptions):
         return Needs(symmetric=True, static=True)
 
 
-class RelaySum(Algorithm):
+class RelaySum(MailboxRounds):
     """SGD with RelaySum over a spanning tree."""
 
     Options = RelaySumOptions
     name = "relay_sum"
     roles = frozenset({"sum"})
-    needs_graph = True
 
     def __init__(self, options: RelaySumOptions, local_steps: int) -> None:
+        super().__init__(options)
         self.tau = local_steps
-        self.mailbox = Mailbox(options)
         # What came last, by tree neighbour: sum, count and round.
         self.m: dict[str, Vector] = {}
         self.c: dict[str, int] = {}
         self.of: dict[str, int] = {}
-        self.alone = False  # whether nothing came in the last round
 
-    async def run(self, node: NodeInterface) -> None:
-        """Run rounds until the budget is used up."""
-        tree = node.tree_neighbours
-        self.keep([j for j in tree if j in self.m])  # an earlier life may have had another tree
-        self.mailbox.skip(node, (node.round, 0))
-        while self.catch_up(node, tree):
-            began = node.time()
-            await self.step(node, node.round, tree)
-            await node.end_round()
-            if self.alone and node.time() - began < CLOCK_S:
-                # Nobody to wait for and no time that passes: rounds would follow without end.
-                await node.sleep(PROBE_EVERY_S if tree else 0.0)
+    def neighbours(self, node: NodeInterface) -> tuple[str, ...]:
+        """Return the neighbours in the tree."""
+        return node.tree_neighbours
 
-    async def step(self, node: NodeInterface, k: int, tree: Sequence[str]) -> None:
+    def resume(self, node: NodeInterface) -> None:
+        """Forget those that an earlier life had in another tree."""
+        self.keep(self.neighbours(node))
+
+    def skipped(self, node: NodeInterface) -> None:
+        """Forget what is too old by now."""
+        self.keep_since(node.round - node.nodes)
+
+    async def step(self, node: NodeInterface, k: int, neighbours: Sequence[str]) -> None:
         """Train, relay, and average what was relayed to here."""
         await node.train(self.tau)
         half = node.params
-        sums = await node.compute(_relayed, half, [self.m.get(j) for j in tree])
-        for j, m in zip(tree, sums, strict=True):
+        sums = await node.compute(_relayed, half, [self.m.get(j) for j in neighbours])
+        for j, m in zip(neighbours, sums, strict=True):
             c = 1 + sum(self.c[peer] for peer in self.c if peer != j)
             node.push([j], {"sum": m}, scalars={COUNT: c})
-        came = await self.mailbox.take(node, (k, 0), tree)
+        came = await self.mailbox.take(node, (k, 0), neighbours)
         self.alone = not came
         for j, arrival in came.items():
             self.m[j], self.c[j], self.of[j] = arrival.parts["sum"], int(arrival.scalars[COUNT]), k
-        self.keep([j for j in self.m if self.of[j] >= k - node.nodes])
+        self.keep_since(k - node.nodes)
         if self.m:
             own = max(node.nodes - sum(self.c.values()), 1)
             total = own + sum(self.c.values())
@@ -116,6 +113,10 @@ class RelaySum(Algorithm):
         for j in self.m.keys() - set(neighbours):
             del self.m[j], self.c[j], self.of[j]
 
+    def keep_since(self, k: int) -> None:
+        """Forget the sums of rounds before ``k``."""
+        self.keep([j for j in self.m if self.of[j] >= k])
+
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Keep a sum for its round."""
         if arrival.sender not in node.tree_neighbours:
@@ -124,20 +125,6 @@ class RelaySum(Algorithm):
         if arrival.phase or not 1 <= count < node.nodes or count != int(count):
             raise PeerError("unsupported_message", "a sum needs its count, from 1 to n - 1")
         return self.mailbox.put(node, arrival)
-
-    def catch_up(self, node: NodeInterface, tree: Sequence[str]) -> bool:
-        """Go on in the neighbours' round if they have gone on without us; False at the end."""
-        gone = [node.peer_round(j) for j in tree if node.went_on_without(j, node.round)]
-        if gone:
-            node.skip_to(max(gone))
-            self.mailbox.skip(node, (node.round, 0))
-            self.keep([j for j in self.m if self.of[j] >= node.round - node.nodes])
-        return node.budget_left
-
-    def peer_changed(self, node: NodeInterface, peer: str) -> None:
-        """A peer was suspected, or is further than we thought: maybe nobody is left."""
-        del peer
-        self.mailbox.recheck(node)
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the sums that are to be relayed."""
