@@ -52,7 +52,7 @@ class Type(IntEnum):
 
     FRAME = 1  # a push; answered under its number by a REPLY, or a FRAME of an exchange
     REPLY = 2
-    ANSWER = 3  # a frame of kind EXCHANGE_REPLY
+    ANSWER = 3  # a frame: of an exchange, or of who is there
     PING = 4
     PONG = 5
     CLOSE = 6

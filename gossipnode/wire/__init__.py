@@ -18,6 +18,7 @@ from gossipnode.wire.frame import (
     encode,
     verify_checksum,
 )
+from gossipnode.wire.members import Member
 from gossipnode.wire.message import Kind, Message, Part
 from gossipnode.wire.reply import Reply
 
@@ -28,6 +29,7 @@ __all__ = [
     "Frame",
     "FrameReader",
     "Kind",
+    "Member",
     "Message",
     "Part",
     "Prefix",

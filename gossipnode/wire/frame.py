@@ -50,6 +50,8 @@ _OPTIONAL: Final[tuple[tuple[str, object], ...]] = (
     ("resync", False),
     ("address", None),
     ("scalars", {}),
+    ("control", None),
+    ("members", ()),
 )
 _PART_OPTIONAL: Final = ("bits", "scale", "zero", "norm", "seed", "base_version")
 

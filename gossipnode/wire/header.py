@@ -17,8 +17,10 @@ from gossipnode.wire.fields import (
     U63_MAX,
     U64_MAX,
     Fields,
+    is_name,
     unpack_map,
 )
+from gossipnode.wire.members import read_members
 from gossipnode.wire.message import ALL, CODECS, DTYPES, ROLES, Kind, Message, Part, Role
 
 PARTS_MAX: Final = 64
@@ -44,6 +46,8 @@ _RARE: Final = frozenset(
         "resync",
         "scalars",
         "metrics",
+        "control",
+        "members",
     }
 )
 _HEX: Final = "0123456789abcdef"
@@ -92,7 +96,17 @@ def _rare(fields: Fields) -> dict[str, Any]:
         "resync": fields.flag("resync"),
         "scalars": fields.numbers("scalars"),
         "metrics": fields.numbers("metrics"),
+        "control": _control(fields),
+        "members": read_members(fields),
     }
+
+
+def _control(fields: Fields) -> str | None:
+    """Return the word of a CONTROL or VIEW message: a short lower-case identifier."""
+    word = fields.optional_text("control", NAME_CHARS_MAX)
+    if word is not None and not is_name(word):
+        raise fields.fault("control", "is no lower-case identifier")
+    return word
 
 
 def _texts(fields: Fields, found: dict[str, object]) -> tuple[Any, ...]:

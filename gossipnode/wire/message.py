@@ -16,6 +16,8 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from gossipnode.wire.members import Member
+
 
 class Kind(IntEnum):
     """What a message asks of its receiver."""
@@ -27,7 +29,7 @@ class Kind(IntEnum):
     PULL = 5  # answer with a model
     ACK = 6
     NACK = 7  # a difference is missing: send everything (resync)
-    CONTROL = 8
+    CONTROL = 8  # a word about who is there
     VIEW = 9  # peers known to the sender
     METRIC = 10  # scalars and metrics only
 
@@ -112,7 +114,8 @@ class Message:
 
     (``sender``, ``epoch``, ``seq``) identifies it for ever. ``age`` counts local SGD steps, one
     number or one per part of a partition. ``scalars`` take part in the algorithm (push-sum
-    ``mass``, ``count``, ``samples``); ``metrics`` are only looked at. ``checksum`` is set by
+    ``mass``, ``count``, ``samples``); ``metrics`` are only looked at. ``control`` is the word of a
+    CONTROL or VIEW message, and ``members`` what it tells of other nodes. ``checksum`` is set by
     decoding; encoding computes its own.
     """
 
@@ -137,6 +140,8 @@ class Message:
     address: str | None = None
     scalars: dict[str, float | int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    control: str | None = None
+    members: tuple[Member, ...] = ()
     parts: tuple[Part, ...] = ()
     checksum: tuple[str, int] | None = None
 

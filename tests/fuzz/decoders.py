@@ -21,7 +21,7 @@ from gossipnode.network.hosts import is_ours
 from gossipnode.network.records import HEAD_BYTES, Record, RecordReader, Type, record_head
 from gossipnode.network.upgrade import read_answer
 from gossipnode.node.addresses import is_address
-from gossipnode.wire import FrameReader, Kind, Message, Part, decode, decode_header, encode
+from gossipnode.wire import FrameReader, Kind, Member, Message, Part, decode, decode_header, encode
 from gossipnode.wire.frame import PREFIX_BYTES, Prefix
 from gossipnode.wire.reply import Reply
 
@@ -134,7 +134,8 @@ def _sound() -> bytes:
     message = Message(
         Kind.MODEL, "swarm", "5d1c0ffee5d1c0ff", "gossip", "b", 3, 7, round=9, phase=1, degree=2,
         graph="0123456789abcdef", age=(1, 2, 3), address="http://10.0.0.7:7946",
-        scalars={"mass": 0.5}, metrics={"loss": 1.0}, parts=parts,
+        scalars={"mass": 0.5}, metrics={"loss": 1.0}, parts=parts, control="ping",
+        members=(Member("c", "http://10.0.0.8:7946", "suspect", 5, 1), Member("d", "", "left", 4, 0)),
     )  # fmt: skip
     return encode(message, [vector, signs]).tobytes()
 

@@ -73,6 +73,8 @@ def frames():
         "address": "10.0.0.3:7946",
         "scalars": {"mass": 0.5, "count": 3},
         "metrics": {"loss": 0.25},
+        "control": "ping",
+        "members": [["node-05", "http://10.0.0.5:7946", "suspect", 3, 1], ["b", "", "left", 1, 0]],
     }
     two = [
         {"role": "u", "dtype": "float64", "size": 2, "nbytes": 16},
@@ -105,6 +107,12 @@ def frames():
         good("explicit", "positions in a part of their own",
              model(FLOATS + struct.pack("<3I", 4, 9, 2), positions), 1, {},
              [array, {"dtype": "uint32", "values": [4, 9, 2]}]),
+        good("ping", "with what was heard of two others",
+             frame({**BASE, "control": "ping", "members": every["members"]}, kind=8), 8,
+             {"control": "ping", "members": every["members"]}),
+        good("members, largest", "32 rows, 64 bits of epoch and 32 of incarnation",
+             frame({**BASE, "members": [["x" * 128, "", "down", 2**64 - 1, 2**32 - 1]] * 32},
+                   kind=9), 9, {"members": [["x" * 128, "", "down", 2**64 - 1, 2**32 - 1]] * 32}),
         good("largest integers", "epoch and seq have 64 bits, the others 63",
              frame({**BASE, "epoch": 2**64 - 1, "seq": 2**64 - 1, "round": 2**63 - 1}, kind=10),
              10, {"epoch": 2**64 - 1, "seq": 2**64 - 1, "round": 2**63 - 1}),
@@ -113,6 +121,22 @@ def frames():
 
 def bad(name, code, data, mentions=""):
     return {"name": name, "code": code, "mentions": mentions, "frame": data.hex()}
+
+
+def member_cases():
+    """Yield (name, code, what the reason names, row)."""
+    m, row = "malformed_frame", ["b", "", "alive", 1, 0]
+    yield "no array", m, "", "b"
+    yield "four entries", m, "", row[:4]
+    yield "six entries", m, "", [*row, 0]
+    for place, key, value in (
+        (0, "id", ""), (0, "id", "n" * 129), (0, "id", 5), (1, "address", None),
+        (1, "address", "a" * 256), (1, "address", "a\nb"), (2, "state", 1), (3, "epoch", -1),
+        (3, "epoch", True), (4, "incarnation", 2**32), (4, "incarnation", 1.0),
+    ):  # fmt: skip
+        code = "unsupported_message" if key == "state" else m
+        yield f"{key} {value!r:.9}", code, f".{key}", [*row[:place], value, *row[place + 1 :]]
+    yield "state unknown", "unsupported_message", ".state", ["b", "", "zombie", 1, 0]
 
 
 def header_cases():
@@ -125,7 +149,8 @@ def header_cases():
         "seq": 1.0, "round": True, "phase": 256, "topology_epoch": 2**63, "degree": 2**32,
         "graph": "0123456789ABCDEF", "weight_applied": 1, "origin": b"raw", "age": [],
         "version": "1", "base_version": -1, "resync": 0, "address": "a" * 256, "scalars": [1],
-        "metrics": {"Loss": 1.0}, "parts": {}, "checksum": ["crc32"],
+        "metrics": {"Loss": 1.0}, "parts": {}, "checksum": ["crc32"], "control": "Ping",
+        "members": {"b": 1},
     }.items():  # fmt: skip
         yield f"{key} wrong", m, key, {key: value}
     yield "graph too short", m, "graph", {"graph": "0123456789abcde"}
@@ -137,6 +162,11 @@ def header_cases():
     yield "too many metrics", m, "metrics", {"metrics": {f"m{i}": 1 for i in range(33)}}
     yield "checksum kind", u, "checksum", {"checksum": ["md5", 1]}
     yield "crc32 above 32 bits", m, "checksum", {"checksum": ["crc32", 2**32]}
+    yield "control too long", m, "control", {"control": "p" * 33}
+    yield "too many members", m, "members", {"members": [["b", "", "alive", 1, 0]] * 33}
+    for name, code, mentions, row in member_cases():
+        rows = [["a", "", "alive", 1, 0], row]
+        yield f"member: {name}", code, f"members[1]{mentions}", {"members": rows}
     yield "too many parts", m, "parts", {"parts": [X3] * 65}
     yield "parts without checksum", m, "checksum", {"parts": [X3]}
 

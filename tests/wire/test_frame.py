@@ -17,6 +17,7 @@ from gossipnode.wire import (
     PREFIX_BYTES,
     FrameReader,
     Kind,
+    Member,
     Message,
     Part,
     arrays,
@@ -26,6 +27,7 @@ from gossipnode.wire import (
     encode,
     verify_checksum,
 )
+from gossipnode.wire.members import STATES
 from gossipnode.wire.message import DTYPES, ROLES
 
 u63 = st.integers(0, 2**63 - 1)
@@ -36,6 +38,17 @@ ids = st.text(
 numbers = st.dictionaries(
     st.from_regex(r"[a-z_][a-z0-9_]{0,31}", fullmatch=True),
     st.floats(allow_nan=False, allow_infinity=False),
+    max_size=32,
+)
+members = st.lists(
+    st.builds(
+        Member,
+        id=ids,
+        address=st.just("") | ids,
+        state=st.sampled_from(sorted(STATES)),
+        epoch=u64,
+        incarnation=st.integers(0, 2**32 - 1),
+    ),
     max_size=32,
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -108,6 +121,8 @@ def bundles(draw):
         address=draw(st.none() | ids),
         scalars=draw(numbers),
         metrics=draw(numbers),
+        control=draw(st.none() | st.from_regex(r"[a-z_][a-z0-9_]{0,31}", fullmatch=True)),
+        members=tuple(draw(members)),
         parts=tuple(part for part, _ in pairs),
     )
     return message, [array for _, array in pairs]
@@ -124,6 +139,7 @@ def rich(checksum="xxh3"):
         graph="0123456789abcdef", degree=3, weight_applied=True, origin="node-07",
         age=(1, 70000, 3), version=9, base_version=8, resync=True, address="[::1]:7946",
         scalars={"mass": 0.5, "count": 3}, metrics={"loss": 1.5, "duration_s": 0.1},
+        control="ping", members=(Member("b", "http://b:1", "suspect", 7, 2),),
         parts=(
             dataclasses.replace(Part.of("q", values), bits=32, scale=1.5, zero=0.5, norm=2.0,
                                 seed=5, base_version=4,

@@ -40,7 +40,7 @@ def test_good_frame_is_read(case, read):
     assert message.kind == case["kind"]
     for key, expected in case["fields"].items():
         value = getattr(message, key)
-        assert (list(value) if isinstance(value, tuple) else value) == expected, key
+        assert json.loads(json.dumps(value)) == expected, key
     assert len(views) == len(case["arrays"])
     for view, expected in zip(views, case["arrays"], strict=True):
         assert view.dtype == np.dtype(expected["dtype"])
@@ -57,7 +57,7 @@ def test_malformed_frame_is_refused(case, read):
         assert case["mentions"] in refusal.value.reason
 
 
-@by_name([case for case in GOOD if case["name"] in {"smallest", "every key", "model xxh3"}])
+@by_name([case for case in GOOD if case["name"] in {"smallest", "every key", "model xxh3", "ping"}])
 def test_encoding_gives_the_same_header_and_body(case):
     data = bytes.fromhex(case["frame"])
     message, views = decode(data)

@@ -11,6 +11,7 @@ from gossipnode.errors import REFUSALS
 from gossipnode.wire import CONTENT_TYPE, HEADER_BYTES_MAX, Kind, Message, Part, Reply, decode
 from gossipnode.wire.fields import NUMBERS_MAX, VECTOR_MAX
 from gossipnode.wire.header import CHECKSUMS, PARTS_MAX
+from gossipnode.wire.members import MEMBERS_MAX, STATES
 from gossipnode.wire.message import DTYPES, INDEX_KINDS, ROLES
 from gossipnode.wire.reply import REPLY_BYTES_MAX, STATUSES
 
@@ -49,6 +50,8 @@ def test_every_closed_set_is_listed():
         assert f"`{word}`" in section("Parts")
     for status in STATUSES:
         assert f"`{status}`" in section("Reply")
+    for state in STATES:
+        assert f"`{state}`" in section("Members")
     for kind in Kind:
         assert f"| {kind.value} | {kind.name} |" in section("Kinds")
 
@@ -65,6 +68,7 @@ def test_limits_and_content_type_are_the_real_ones():
     assert f"| parts | {PARTS_MAX} |" in limits
     assert f"| entries in an array | {VECTOR_MAX} |" in limits
     assert f"| `scalars`, `metrics` | {NUMBERS_MAX} entries each |" in limits
+    assert f"| `members` | {MEMBERS_MAX} entries |" in limits
     assert CONTENT_TYPE in section("Over HTTP")
 
 
