@@ -31,6 +31,7 @@ from gossipnode.config.membership import (
     TrustOptions,
 )
 from gossipnode.config.network import DEFAULT_PORT, NetworkOptions
+from gossipnode.config.presence import MembershipOptions
 from gossipnode.config.running import CheckpointOptions, LogOptions, RunOptions
 from gossipnode.config.soundness import complaints
 from gossipnode.options import AlgorithmOptions, Section
@@ -48,6 +49,7 @@ __all__ = [
     "DataOptions",
     "GraphName",
     "LogOptions",
+    "MembershipOptions",
     "NetworkOptions",
     "NodeOptions",
     "PeerEntry",
@@ -82,6 +84,7 @@ class Config(Section):
     topology: TopologyOptions = TopologyOptions()
     codec: CodecOptions = CodecOptions()
     network: NetworkOptions = NetworkOptions()
+    membership: MembershipOptions = MembershipOptions()
     trust: TrustOptions = TrustOptions()
     run: RunOptions = RunOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()

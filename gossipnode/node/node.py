@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,9 @@ from gossipnode.node.world import World
 from gossipnode.wire.message import Message
 from gossipnode.wire.reply import Reply
 
+if TYPE_CHECKING:
+    from gossipnode.node.membership.membership import Membership
+
 log = logging.getLogger("gossipnode.node")
 
 # Streams of random numbers, apart so that one more draw here changes nothing there.
@@ -61,7 +64,8 @@ class Node(ActiveSide):
     to the one that the config describes, ``node_id`` to the config's. Of at most ``peers_kept``
     peers more is remembered than the peer list says, and of ``senders_max`` what was merged from
     them, unless they are neighbours. ``address`` is where peers dial this node; whoever owns
-    the network sets it before ``start``. ``on_measurement`` gets each history row.
+    the network sets it before ``start``. ``on_measurement`` gets each history row. ``membership``
+    says whether it finds out who is there; by default the config does.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Node(ActiveSide):
         node_id: str = "",
         peers_kept: int = PEERS_KEPT,
         senders_max: int = SENDERS_MAX,
+        membership: bool | None = None,
     ) -> None:
         self.config, self.world, self.directory = config, world, Directory.of(peers)
         self.place: Place = find_place(config, self.directory, node_id)
@@ -90,6 +95,9 @@ class Node(ActiveSide):
         self.measurements = Measurements(self)
         self.passive = PassiveSide(self)
         self.memory = Memory(self)
+        self.membership: Membership | None = None
+        on = config.membership.probes if membership is None else membership
+        self._has_membership = on and (len(self.peers) > 0 or not self.algorithm.needs_graph)
         self.address: str | None = None
         self.on_measurement: Callable[[dict[str, Any]], None] | None = None
         self.state, self.reason, self.round = "created", "", 0
@@ -167,6 +175,11 @@ class Node(ActiveSide):
             room={} if self.algorithm.cumulative else self.place.room,
             room_least=self.algorithm.room,
         )
+        if self._has_membership:
+            # Here, not above: who has no peers does without.
+            from gossipnode.node.membership.membership import build_membership
+
+            self.membership = build_membership(self)
         await self.memory.recall()
 
     def _senders(self) -> Collection[str] | None:
@@ -192,6 +205,8 @@ class Node(ActiveSide):
         try:
             async with asyncio.TaskGroup() as self.tasks:
                 self.is_active = True
+                if self.membership is not None:
+                    self.membership.begin(self.tasks)
                 await self.measure()
                 self.algorithm.begin(self)
                 if self.algorithm.keeps_first and not self.memory.recalled:
@@ -207,6 +222,8 @@ class Node(ActiveSide):
                     while not self._asked_to_stop:
                         await self._until_woken()
                 self.is_active = False
+                if self.membership is not None:
+                    self.membership.end()
         except BaseExceptionGroup as group:
             error = _single(group)
             if isinstance(error, PeerError):  # mixing overflowed: nobody's message is to blame

@@ -21,7 +21,7 @@ from gossipnode.node.outbox import Parcel
 from gossipnode.node.peers import Peer
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame, encode
-from gossipnode.wire.message import ALL, Message, Part, Role
+from gossipnode.wire.message import ALL, Kind, Message, Part, Role
 from gossipnode.wire.reply import Reply, Status
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ BUSY_RETRY_S = 0.1
 ANSWERS_KEPT, ANSWERS_BYTES = 16, 4 * 2**20
 # Senders whose last refusal is remembered, so that repeating it fills no log.
 REFUSED_KEPT = 1024
+# What is asked about nodes, and carries no model.
+ABOUT_NODES = frozenset({Kind.CONTROL, Kind.VIEW})
 # Made once: asking an enumeration for its value takes as long as counting.
 LABELS: dict[Outcome, tuple[str, Status]] = {o: ("outcome", o.value) for o in Outcome}
 
@@ -63,6 +65,10 @@ class PassiveSide:
         if not self.node.ready:
             code = "busy" if self.node.state in ("created", "starting") else "draining"
             raise PeerError(code, f"this node is {self.node.state}")
+        membership = self.node.membership
+        if membership is not None and message.kind in ABOUT_NODES:
+            membership.admit(message)
+            return Admission(message, 0, False, 0)
         return self.node.inbox.admit(message)
 
     async def deliver(self, admission: Admission, body: memoryview | Sequence[Vector]) -> Delivery:
@@ -71,11 +77,16 @@ class PassiveSide:
         ``body`` is writable memory or, where there never were bytes, the vectors themselves.
         """
         node, message = self.node, admission.message
+        if node.membership is not None and message.kind in ABOUT_NODES:
+            answered = await node.membership.answer(message)
+            if isinstance(answered, Reply):
+                return Delivery(answered)
+            return Delivery(self.reply(Outcome.MERGED), answered)
         try:
             if not node.inbox.mark(message):
                 node.counters.add("pushes_merged", label=LABELS[Outcome.DUPLICATE])
-                answered = self._answered.get(_identity(message))
-                return Delivery(self.reply(Outcome.DUPLICATE), answered)
+                again = self._answered.get(_identity(message))
+                return Delivery(self.reply(Outcome.DUPLICATE), again)
             try:
                 if isinstance(body, memoryview):
                     arrival = await node.inbox.open(message, body, node.compute)

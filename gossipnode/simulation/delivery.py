@@ -66,6 +66,11 @@ class ObjectEncoder:
             message.degree and message.degree.bit_length(),
             len(message.sender),
             message.address and len(message.address),
+            message.control,
+            *[
+                (len(one.id), len(one.address), one.state, one.epoch.bit_length(), one.incarnation)
+                for one in message.members
+            ],
             *[
                 (name, value.bit_length() if isinstance(value, int) else None)
                 for name, value in message.scalars.items()
@@ -119,7 +124,7 @@ async def deliver(node: Node, message: Message, body: Body) -> tuple[Receipt, st
         delivery = await node.deliver(node.admit(message), body)
     except PeerError as error:
         return Receipt(reply=node.refuse(error, message.sender)), error.code
-    outcome = delivery.reply.status
+    outcome: str = delivery.reply.status if message.control is None else message.control
     if delivery.frame is None:
         return Receipt(reply=delivery.reply), outcome
     return answered(delivery.frame), outcome

@@ -61,8 +61,9 @@ class SimulatedSwarm(FaultVerbs):
     ``seed`` decides network and faults (the model and the data have ``config.swarm.seed``);
     ``step_s`` is what a local step takes; ``learners`` replace what the config describes, one a
     node. ``stores`` gives each node a simulated disk. Those of ``late`` wait for ``start_late``.
-    ``objects`` passes messages without making bytes: the same trace, faster. ``replay`` is the
-    command to print when an invariant breaks. Use it as a context: entering starts the nodes.
+    ``objects`` passes messages without making bytes: the same trace, faster. With ``membership``
+    nodes ask each other who is there, as the config has it. ``replay`` is the command to print
+    when an invariant breaks. Use it as a context: entering starts the nodes.
     """
 
     # Where none is given. Whoever runs many swarms by one command, as a test does, sets it here.
@@ -82,6 +83,7 @@ class SimulatedSwarm(FaultVerbs):
         objects: bool = False,
         late: Iterable[str] = (),
         replay: str = "",
+        membership: bool = False,
     ) -> None:
         self.config, self.seed, self.replay = config, seed, replay or self.replay_default
         self.names = tuple(names) or tuple(f"n{i}" for i in range(nodes))
@@ -90,7 +92,7 @@ class SimulatedSwarm(FaultVerbs):
         self.nodes: dict[str, Node] = {}
         self.worlds: dict[str, SimulatedWorld] = {}
         self.down: set[str] = set(late)
-        self.step_s = step_s
+        self.step_s, self.membership = step_s, membership
         self._stores = (
             {name: SimulatedStore(config.checkpoint.keep) for name in self.names} if stores else {}
         )
@@ -246,6 +248,8 @@ class SimulatedSwarm(FaultVerbs):
 
     def delivered(self, receiver: str, message: Message, outcome: str) -> None:
         """Check a delivery that the wires have just made; they hand in what came of it."""
+        if message.control is not None:
+            return  # nothing to merge
         fault, overtaken = self._checkers.delivered(
             self.nodes[receiver], message, outcome, look=self._encode is None
         )
@@ -271,6 +275,7 @@ class SimulatedSwarm(FaultVerbs):
             peers=self._peers,
             learner=self._learners.get(name),
             node_id=name,
+            membership=self.membership,
             **(REMEMBERED_IN_A_CROWD if len(self.names) >= CROWD else {}),
         )
         node.address = address_of(name)

@@ -135,7 +135,9 @@ def _sound() -> bytes:
         Kind.MODEL, "swarm", "5d1c0ffee5d1c0ff", "gossip", "b", 3, 7, round=9, phase=1, degree=2,
         graph="0123456789abcdef", age=(1, 2, 3), address="http://10.0.0.7:7946",
         scalars={"mass": 0.5}, metrics={"loss": 1.0}, parts=parts, control="ping",
-        members=(Member("c", "http://10.0.0.8:7946", "suspect", 5, 1), Member("d", "", "left", 4, 0)),
+        members=(
+            Member("c", "http://10.0.0.8:7946", "suspect", 5, 1), Member("d", "", "left", 4, 0),
+        ),
     )  # fmt: skip
     return encode(message, [vector, signs]).tobytes()
 

@@ -15,7 +15,17 @@ from urllib.parse import urlsplit
 
 import pytest
 from laning import frame_to, push_from
-from loopback import PATIENCE_S, Connection, config_of, frame_for, get, head, until, vector_for
+from loopback import (
+    PATIENCE_S,
+    Connection,
+    config_of,
+    frame_for,
+    get,
+    head,
+    message_for,
+    until,
+    vector_for,
+)
 from trusting import DAY, authority_in, bundle_of, context_of, now
 
 from gossipnode.config import PeerEntry
@@ -26,6 +36,7 @@ from gossipnode.network.trust.authority import Authority
 from gossipnode.network.trust.bundle import Bundle
 from gossipnode.network.trust.trust import Trust
 from gossipnode.node.world import Posted, result
+from gossipnode.wire import Kind, encode
 
 Start = Callable[..., Awaitable[HttpNode]]
 
@@ -76,6 +87,12 @@ async def test_nobody_sends_in_anothers_name(lanes: bool, start: Start) -> None:
     b = await start("b", peers=(a,))
     before = a.params.tobytes()
     reply = (await push_from(b, a, frame_to(a, vector_for(a, 9.0), sender=c.id))).reply
+    assert (reply.status, reply.code) == ("refused", "not_a_neighbour")
+    assert c.id in reply.reason
+    ping = encode(
+        message_for(a, a.params, kind=Kind.CONTROL, control="ping", parts=(), sender=c.id), []
+    )
+    reply = (await push_from(b, a, ping)).reply
     assert (reply.status, reply.code) == ("refused", "not_a_neighbour")
     assert c.id in reply.reason
     assert b.id in reply.reason
