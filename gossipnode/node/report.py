@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from gossipnode.node.node import Node
 
 # Sections that all nodes of a swarm share, and the keys of them that are a node's own business.
-SHARED = ("swarm", "task", "data", "training", "algorithm", "topology", "codec")
+SHARED = (
+    "swarm",
+    "task",
+    "data",
+    "training",
+    "algorithm",
+    "topology",
+    "codec",
+    "membership",
+)
 OWN = {("swarm", "peers"), ("data", "share")}
 
 
