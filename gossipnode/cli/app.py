@@ -47,6 +47,7 @@ VERBS = {
     "start": "Run a node.",
     "status": "Show how a node is.",
     "peers": "Show a node's peers.",
+    "doctor": "Look what keeps a node from starting or from being reached.",
     "ca": "Make a swarm's authority, issue bundles, revoke nodes.",
     "id": "Make an identity that signs itself, for a swarm of friends.",
     "trust": "Say which self-signed certificates a node trusts.",
@@ -91,10 +92,14 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-def notes(*codes: int, examples: Sequence[str]) -> str:
-    """Return what stands below a verb's options: examples and its exit codes."""
+def notes(*codes: int, examples: Sequence[str], **meanings: str) -> str:
+    """Return what stands below a verb's options: examples and its exit codes.
+
+    ``meanings`` are what some codes mean to this verb, by their names: ``network="…"``.
+    """
+    own = {globals()[name.upper()]: text for name, text in meanings.items()}
     lines = ["\b", "Examples:", *(f"  {example}" for example in examples), "", "\b", "Exit codes:"]
-    lines += [f"  {code:<3} {EXIT_CODES[code]}" for code in codes]
+    lines += [f"  {code:<3} {own.get(code, EXIT_CODES[code])}" for code in codes]
     return "\n".join(lines)
 
 

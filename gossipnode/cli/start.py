@@ -123,11 +123,9 @@ def _plan(
     url: str | None, path: Path | None, settings: Sequence[str], flags: dict[str, Any]
 ) -> Plan:
     if url is None:
-        config = read_config(path, settings, flags)
-        peers: Sequence[PeerEntry] = load_peers(config.swarm.peers) if config.swarm.peers else ()
-        if config.trust.bundle:
-            config, peers = _trusting(config, peers)
-        return Plan(_placed(config, peers), peers, None)
+        config, peers = settled(path, settings, flags)
+        _warn_if_out_of_reach(config, peers)
+        return Plan(config, peers, None)
     joined = asyncio.run(join(url, _trust(path, settings, flags)))
     config = read_config(path, settings, flags, joined.options)
     if config.trust.bundle:
@@ -137,7 +135,20 @@ def _plan(
     logs.event(
         log, logging.INFO, "swarm.joined", url=url, peers=len(peers), share=config.data.share
     )
-    return Plan(_placed(config, peers), peers, joined)
+    config = _placed(config, peers)
+    _warn_if_out_of_reach(config, peers)
+    return Plan(config, peers, joined)
+
+
+def settled(
+    path: Path | None, settings: Sequence[str], flags: dict[str, Any]
+) -> tuple[Config, Sequence[PeerEntry]]:
+    """Return the config of a node that joins nobody, and its peers; raises ``ConfigError``."""
+    config = read_config(path, settings, flags)
+    peers: Sequence[PeerEntry] = load_peers(config.swarm.peers) if config.swarm.peers else ()
+    if config.trust.bundle:
+        config, peers = _trusting(config, peers)
+    return _placed(config, peers), peers
 
 
 def _trusting(config: Config, peers: Sequence[PeerEntry]) -> tuple[Config, Sequence[PeerEntry]]:
@@ -166,9 +177,7 @@ def _trust(path: Path | None, settings: Sequence[str], flags: dict[str, Any]) ->
 
 def _placed(config: Config, peers: Sequence[PeerEntry]) -> Config:
     """Fill in address and port where nobody gave them: from the own entry, or from the system."""
-    node_id = config.node.id or host_id()
-    given = config.network.model_fields_set
-    entry = next((peer for peer in peers if peer.id == node_id), None)
+    given, entry = config.network.model_fields_set, _entry_of(config, peers)
     changes: dict[str, Any] = {}
     if entry is not None and not {"bind", "port"} & given:
         address = urlsplit(entry.address)
@@ -191,12 +200,16 @@ def _placed(config: Config, peers: Sequence[PeerEntry]) -> Config:
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if config.trust.bundle else "http"
         changes["network.advertise"] = f"{scheme}://{host}:{config.network.port}"
-    config = with_options(config, changes)
-    _warn_if_out_of_reach(config, entry)
-    return config
+    return with_options(config, changes)
 
 
-def _warn_if_out_of_reach(config: Config, entry: PeerEntry | None) -> None:
+def _entry_of(config: Config, peers: Sequence[PeerEntry]) -> PeerEntry | None:
+    node_id = config.node.id or host_id()
+    return next((peer for peer in peers if peer.id == node_id), None)
+
+
+def _warn_if_out_of_reach(config: Config, peers: Sequence[PeerEntry]) -> None:
+    entry = _entry_of(config, peers)
     advertised = config.network.advertise or (entry.address if entry else "")
     if not advertised or not _is_loopback(config.network.bind):
         return

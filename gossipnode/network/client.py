@@ -8,12 +8,14 @@ redirect is followed, nothing is decompressed, and no proxy of the environment i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import json
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from ssl import SSLContext, SSLError
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -62,11 +64,29 @@ class NoNodeError(NetworkError):
         super().__init__(f"{URL(url).origin()} answers, but is no gossipnode")
 
 
+class ToldError(NetworkError):
+    """A node answers there, with an error of HTTP: ``status`` is which, ``reason`` its own."""
+
+    def __init__(self, status: int, reason: str, url: str = "") -> None:
+        self.status, self.reason = status, reason
+        super().__init__(f"{url}: " * bool(url) + f"HTTP {status}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An answer, whatever its status; the names of ``headers`` are of any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class HttpClient:
     """One session for all peers. Enter it in the running loop; close it there.
 
     Addresses that begin with ``https`` are dialled with ``tls``; ``meant`` tells which id must
-    answer at one, and ``dates`` what to say where a peer thinks our certificate too old.
+    answer at one, and ``dates`` what to say where a peer thinks our certificate too old. A
+    ``token`` is shown to whoever is asked, so it is for a client of one node.
     """
 
     def __init__(
@@ -74,7 +94,9 @@ class HttpClient:
         tls: SSLContext | None = None,
         meant: Callable[[str], str | None] = lambda _: None,
         dates: Callable[[], str] = lambda: "",
+        token: str = "",
     ) -> None:
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._tls, self._meant, self._dates = tls, meant, dates
         self._session: aiohttp.ClientSession | None = None
         self._probe = Probe()
@@ -107,6 +129,7 @@ class HttpClient:
             ),
             # Each call has one deadline of its own, retry included.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -149,12 +172,18 @@ class HttpClient:
             return await self._in_time(self._get(url, limit), timeout_s)
         except NoNodeError:
             raise
+        except ToldError as error:
+            raise ToldError(error.status, error.reason, url) from None
         except NetworkError as error:
             raise NetworkError(f"{url}: {error}") from None
 
     async def send(self, url: str, data: bytes, timeout_s: float = GET_TIMEOUT_S) -> None:
         """POST ``data``; raises ``NetworkError``, also where the answer is an error."""
         await self._in_time(self._send(url, data), timeout_s)
+
+    async def ask(self, method: str, url: str, timeout_s: float = GET_TIMEOUT_S) -> Heard:
+        """Return what is answered, errors of HTTP included; raises ``NetworkError``."""
+        return await self._in_time(self._ask(method, url), timeout_s)
 
     async def _in_time(self, call: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """Await ``call`` for at most ``timeout_s``; every failure in plain words."""
@@ -196,7 +225,7 @@ class HttpClient:
 
     async def _send(self, url: str, data: bytes) -> None:
         assert self._session is not None, "the client is not open"
-        name = self._meant(url.partition("/v1/")[0]) or None
+        name = self._meant(_origin(url)) or None
         async with self._session.post(
             url, data=data, allow_redirects=False, server_hostname=name
         ) as response:
@@ -205,25 +234,36 @@ class HttpClient:
                 raise _fault(response, text)
 
     async def _get(self, url: str, limit: int) -> bytes:
+        async with self._answered("GET", url) as response:
+            if response.status != 200:
+                raise _fault(response, (await _at_most(response, REPLY_BYTES_MAX)) or b"")
+            data = await _at_most(response, limit)
+        if data is None:
+            raise NetworkError(f"the answer has more than {limit} bytes")
+        return data
+
+    async def _ask(self, method: str, url: str) -> Heard:
+        async with self._answered(method, url) as response:
+            body = await _at_most(response, JSON_BYTES_MAX)
+            if body is None:
+                raise NetworkError(f"the answer has more than {JSON_BYTES_MAX} bytes")
+            return Heard(response.status, response.headers, body)
+
+    @contextlib.asynccontextmanager
+    async def _answered(self, method: str, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None, "the client is not open"
         headers = {"Accept": "application/json, */*"}
         try:
-            name = self._meant(url.partition("/v1/")[0]) or None
-            async with self._session.get(
-                url, headers=headers, allow_redirects=False, server_hostname=name
+            name = self._meant(_origin(url)) or None
+            async with self._session.request(
+                method, url, headers=headers, allow_redirects=False, server_hostname=name
             ) as response:
-                if response.status != 200:
-                    text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
-                    raise _fault(response, text)
-                data = await _at_most(response, limit)
+                yield response
         except aiohttp.ClientResponseError:
             raise NoNodeError(url) from None  # what came is not HTTP
         except (aiohttp.ClientError, OSError) as error:
             await self._look_for_tls(URL(url), error)
             raise
-        if data is None:
-            raise NetworkError(f"the answer has more than {limit} bytes")
-        return data
 
 
 class _Resolver(aiohttp.ThreadedResolver):
@@ -334,10 +374,15 @@ def _is_cut(error: BaseException) -> bool:
     )
 
 
+def _origin(url: str) -> str:
+    """Return the address as peer lists have it: a port that is the scheme's own stays."""
+    return "/".join(url.split("/", 3)[:3])
+
+
 def _fault(response: aiohttp.ClientResponse, text: bytes) -> NetworkError:
     """Return what an error answer says; a node's is JSON with a reason, whatever is wrong."""
     try:
-        return NetworkError(f"HTTP {response.status}: {bounded(json.loads(text)['reason'])}")
+        return ToldError(response.status, bounded(json.loads(text)["reason"]))
     except (ValueError, KeyError, TypeError):
         return NoNodeError(response.url)
 

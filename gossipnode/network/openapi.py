@@ -20,6 +20,7 @@ SCHEMA = "#/components/schemas/"
 ANSWERS: dict[str, type] = {"/v1/status": Status, "/v1/peers": PeerPage}
 QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/history": {"since": {"type": "integer", "minimum": 0, "default": 0}},
+    "/v1/view": {"port": {"type": "integer", "minimum": 1, "maximum": 65_535}},
     "/v1/peers": {
         "after": {"type": "string", "default": ""},
         "limit": {

@@ -16,14 +16,18 @@ from gossipnode.errors import ConfigError, NetworkError
 BACKLOG = 512
 
 
+class PortTakenError(NetworkError):
+    """Somebody listens there already."""
+
+
 async def bind(
     options: NetworkOptions, *, is_secure: bool = False, is_status: bool = False
 ) -> socket.socket:
     """Return a listening socket on ``options.bind`` and ``options.port``, or the status' ones.
 
     Raises ``ConfigError`` for an address that is not loopback, unless that ``is_secure`` or
-    ``options.insecure``, and ``NetworkError`` where the port is taken or the address is not this
-    machine's.
+    ``options.insecure``, ``PortTakenError`` where somebody listens there, and ``NetworkError``
+    where the address is not this machine's.
     """
     host, port, what = options.bind, options.port, ""
     if is_status:
@@ -46,7 +50,7 @@ async def bind(
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise NetworkError(_cannot_bind(host, port, what, error)) from None
+        raise _cannot_bind(host, port, what, error) from None
     listener.setblocking(False)
     return listener
 
@@ -70,13 +74,15 @@ def require_loopback(host: str, *, insecure: bool) -> None:
         )
 
 
-def _cannot_bind(host: str, port: int, what: str, error: OSError) -> str:
+def _cannot_bind(host: str, port: int, what: str, error: OSError) -> NetworkError:
     where, flag = f"{host}:{port}", f"--{what.replace('_', '-')}port"
     if error.errno == errno.EADDRINUSE:
-        return (
+        return PortTakenError(
             f"{where} is in use: stop the process that listens there, or choose another port with "
             f"{flag} (0 takes a free one)"
         )
     if error.errno == errno.EACCES:
-        return f"{where} may not be bound: ports below 1024 need privileges; choose another {flag}"
-    return f"{where} cannot be bound: {error.strerror}"
+        return NetworkError(
+            f"{where} may not be bound: ports below 1024 need privileges; choose another {flag}"
+        )
+    return NetworkError(f"{where} cannot be bound: {error.strerror}")

@@ -7,6 +7,7 @@ Built on aiohttp's low-level server with a dictionary for a router: measured 5 %
 ``web.Application`` per small push, and 404 and 405 are ours to word. Invariant: it binds
 loopback alone unless told otherwise, and a request changes the node in ``POST /v1/push`` only,
 or over the lane that ``GET /v1/lane`` becomes; but for revocations, which their signer changes.
+Of those that change nothing, ``POST /v1/view`` alone has it dial anybody.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from gossipnode.network.trust.words import REASONS, StrangerError, reason_of
 from gossipnode.network.upgrade import PATH as LANE_PATH
 from gossipnode.network.upgrade import PROTOCOL as LANE_PROTOCOL
 from gossipnode.network.upgrade import asks_for_lane, hello_of
+from gossipnode.network.view import PATH as VIEW_PATH
+from gossipnode.network.view import View
 from gossipnode.node.node import Node
 
 if TYPE_CHECKING:
@@ -66,6 +69,9 @@ ROUTES = (
     Route("GET", "/v1/swarm", "What a joining node adopts.", pages.swarm),
     Route("GET", REVOCATIONS_PATH, "Who was shut out, as the swarm's authority signed it."),
     Route("POST", REVOCATIONS_PATH, "Bring a newer list of who was shut out."),
+    Route(
+        "POST", VIEW_PATH, "How this node sees whoever asks, and whether it can be dialled back."
+    ),
     Route("GET", "/v1/openapi.json", "This interface, for programs."),
     Route("GET", "/", "The dashboard.", pages.dashboard),
 )
@@ -107,7 +113,7 @@ class Server:
         limit = node.config.network.inflight_bytes_max
         self._pool = BufferPool(limit) if lanes is None else lanes.pool
         self.transfers = Transfers()
-        self._streams = Streams(node)
+        self._streams, self._view = Streams(node), View(node)
         self._routes: dict[str, dict[str, Route]] = {}
         for route in ROUTES:
             if for_peers or (route.method == "GET" and route.path != LANE_PATH):
@@ -233,6 +239,8 @@ class Server:
             return await self._streams.answer(request)
         if route.path == LANE_PATH:
             return self._lane(request, proven)
+        if route.path == VIEW_PATH:
+            return await self._view.answer(request, proven)
         if route.path == REVOCATIONS_PATH:
             return await pages.revocations(self.vigil, request)
         if route.path == "/v1/openapi.json":
@@ -247,8 +255,10 @@ class Server:
     def _refusal(self, route: Route, request: BaseRequest) -> StreamResponse | None:
         """Return why a page may not be read like this, if it may not."""
         host = request.headers.get("Host", "localhost")  # browsers never leave it out
-        # Peers may know this node by names of their own; no page opens a lane or sends revocations.
-        if route.path not in (LANE_PATH, REVOCATIONS_PATH) and not is_ours(host, self._names()):
+        # Peers may know this node by names of their own, and what has an Origin is refused there.
+        if route.path not in (LANE_PATH, REVOCATIONS_PATH, VIEW_PATH) and not is_ours(
+            host, self._names()
+        ):
             self._node.counters.add("requests_refused", label=("reason", "host"))
             return fault(request, 421, "wrong_host", not_ours(host))
         if request.headers.get("Content-Encoding", "identity") != "identity":

@@ -16,7 +16,7 @@ from cli_processes import Command, wait_for
 from plain_learner import PlainLearner, plain_config
 
 from gossipnode.cli import app, join
-from gossipnode.cli.start import _placed, how_to_join, own_address
+from gossipnode.cli.start import _placed, _warn_if_out_of_reach, how_to_join, own_address
 from gossipnode.cli.status import TEXT_CHARS_MAX, lines_of, peer_lines
 from gossipnode.config import Config, NetworkOptions, NodeOptions, PeerEntry
 from gossipnode.configfile import load_config
@@ -264,7 +264,8 @@ def test_address_and_port_come_from_the_own_entry_unless_given(network, address,
 
 
 def test_a_node_out_of_reach_is_warned(capsys):
-    _placed(config(), entries("http://127.0.0.1:1", "http://10.0.0.6:7000"))
+    peers = entries("http://127.0.0.1:1", "http://10.0.0.6:7000")
+    _warn_if_out_of_reach(_placed(config(), peers), peers)
     assert "warning: peers dial http://10.0.0.6:7000" in capsys.readouterr().err
 
 

@@ -1,0 +1,97 @@
+"""``gossipnode doctor``: what keeps a node from starting, or from being reached.
+
+Invariant: it needs no terminal, ends in time whatever hangs, and its exit code tells whether
+anything has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gossipnode.cli.addresses import NODE_URL
+from gossipnode.cli.app import NETWORK, OK, USAGE, notes
+from gossipnode.cli.flags import OptionsCommand, config_options, split_flags
+from gossipnode.cli.start import settled
+from gossipnode.cli.status import escaped
+from gossipnode.config import Config, PeerEntry
+from gossipnode.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gossipnode.network.doctor.findings import Finding
+    from gossipnode.network.doctor.patient import Patient
+
+
+@click.command(
+    cls=OptionsCommand,
+    epilog=notes(
+        OK, USAGE, NETWORK,
+        examples=[
+            "gossipnode doctor --config node.toml",
+            "gossipnode doctor --bundle alpha.bundle",
+            "gossipnode doctor http://10.0.0.5:7946",
+            "gossipnode doctor --peers peers.toml --id alpha --json",
+        ],
+        network="a check has failed",
+    ),
+)  # fmt: skip
+@click.argument("url", type=NODE_URL, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
+@config_options()
+def command(
+    url: str | None,
+    as_json: bool,
+    config_path: Path | None,
+    settings: Sequence[str],
+    **flags: Any,
+) -> int:
+    """Look at this machine's node, at its peers and, if given, at the node at URL.
+
+    With the options of `start`: its ports, its address, its certificate, its clock, its data
+    folder, and of each peer its name, the way there, and whether it can dial back. The node may
+    run meanwhile, or not. Every check prints ok, warning or failed, and what to do.
+    """
+    from gossipnode.network.doctor.examine import examine
+    from gossipnode.network.doctor.findings import failed, ok
+
+    try:
+        patient = _patient(*settled(config_path, settings, split_flags(flags)))
+    except ConfigError as error:
+        found = [failed("config", str(error), "mend that first; nothing else was looked at")]
+        code = USAGE
+    else:
+        found = [ok("config", f"{config_path or 'no file'}: all options can be used")]
+        found += asyncio.run(examine(patient, url or ""))
+        code = NETWORK if any(one.state == "failed" for one in found) else OK
+    if as_json:
+        rows = [asdict(one) for one in found]
+        click.echo(json.dumps({"healthy": code == OK, "findings": rows}))
+    else:
+        click.echo("\n".join(line for one in found for line in _lines(one)))
+    return code
+
+
+def _patient(config: Config, peers: Sequence[PeerEntry]) -> Patient:
+    """Return whom to look at; raises ``ConfigError`` where the bundle cannot be used at all."""
+    from gossipnode.network.doctor.patient import Patient
+
+    if not config.trust.bundle:
+        return Patient(config, peers)
+    from gossipnode.network.trust.bundle import read_bundle
+    from gossipnode.network.trust.trust import Trust
+
+    # Not trust_of, which refuses a certificate that has ended: here that is a finding.
+    bundle, _ = read_bundle(Path(config.trust.bundle).expanduser())
+    return Patient(config, peers, Trust(bundle))
+
+
+def _lines(one: Finding) -> list[str]:
+    """Return a finding for people: what was found, and below it what to do."""
+    lines = [f"{one.state:<8} {one.check}: {escaped(one.said)}"]
+    return lines if one.state == "ok" else [*lines, f"{'':<8} {escaped(one.advice)}"]
