@@ -405,10 +405,10 @@ class Algorithm(ABC):
     def size_fits(self, role: str, size: int, tensors: Sequence[Tensor]) -> bool:
         """Whether a part of ``role``, of all coordinates, may have ``size`` elements.
 
-        ``tensors`` are the layout's; by default there is one element for each param.
+        Asked where that is not one for each param, as always fits. ``tensors`` are the layout's.
         """
-        del role
-        return size == sum([tensor.size for tensor in tensors])
+        del role, size, tensors
+        return False
 
     def refused(self, node: NodeInterface, peer: str, code: str) -> None:  # noqa: B027 - optional
         """Notice that ``peer`` refused a message for good, and why: a code of ``REFUSALS``."""
