@@ -13,7 +13,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from ssl import SSLContext, SSLError
 from typing import TYPE_CHECKING
 
@@ -23,13 +22,14 @@ from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lane import Lane
-from gossipnode.network.partials import RESUME_BYTES_MIN, Partials
+from gossipnode.network.partials import Partials
 from gossipnode.network.pending import LaneBrokenError
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.posted import LanePost
 from gossipnode.network.records import Hello
 from gossipnode.network.trust.words import StrangerError, words_of
 from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
+from gossipnode.network.ways import Way, is_large
 from gossipnode.node.addresses import Reach, is_address
 from gossipnode.node.node import Node
 from gossipnode.node.status import TransferStatus
@@ -61,20 +61,6 @@ SILENT_S = 60.0
 SHUTDOWN_S = 1.0
 
 
-@dataclass(slots=True)
-class _Way:
-    """How to reach one address."""
-
-    lane: Lane | None = None
-    opening: asyncio.Task[Lane | None] | None = None
-    opened_at: float = 0.0
-    failures: int = 0
-    retry_at: float = 0.0
-    # The head of a large frame that was not answered, and how much of it the peer has had.
-    unfinished: bytes = b""
-    reached: int = 0
-
-
 class Lanes:
     """All lanes of ``node``. Constructing does nothing; close it in the loop that used it.
 
@@ -97,7 +83,7 @@ class Lanes:
         # Without a frame either way a lane is closed, and idle memory given back.
         self._idle_s = node.config.network.lane_idle_s
         self._per_address_max = node.config.network.connections_per_address_max
-        self._ways: dict[str, _Way] = {}
+        self._ways: dict[str, Way] = {}
         self._lanes: set[Lane] = set()
         self._rng = np.random.default_rng()  # for pauses alone, which no run repeats
         self._timer: asyncio.TimerHandle | None = None
@@ -138,7 +124,7 @@ class Lanes:
             way = self._ways[address]
             reached = way.reached
             try:
-                return await self._push(lane, way, frame, deadline - loop.time())
+                return await way.push(lane, frame, deadline - loop.time(), self._counters)
             except LaneBrokenError as error:
                 self._broke(lane, error)
             if not way.unfinished:
@@ -153,7 +139,7 @@ class Lanes:
         So also for a large frame: ``push`` sees to it that it goes on where a lane has broken.
         """
         lane = self.to(address)
-        if lane is None or frame.nbytes - len(frame.head) >= RESUME_BYTES_MIN:
+        if lane is None or is_large(frame):
             return False
         self._counters.add("lane_pushes")
         posted.send(lane, frame, timeout_s)
@@ -240,33 +226,6 @@ class Lanes:
         self.pool.hand.close()
         self.pool.trim()
 
-    async def _push(self, lane: Lane, way: _Way, frame: Frame, timeout_s: float) -> Receipt:
-        """Push over one lane; a large frame goes on where another lane broke."""
-        self._counters.add("lane_pushes")
-        if frame.nbytes - len(frame.head) < RESUME_BYTES_MIN:
-            return await lane.push(frame, timeout_s)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        offset = 0
-        if way.unfinished == frame.head:
-            offset = await lane.kept_of(frame, timeout_s)
-        else:
-            way.unfinished, way.reached = frame.head, 0
-        if offset:
-            self._counters.add("lane_resumes")
-            who = bounded(lane.peer.id)
-            event(log, logging.DEBUG, "lane.resumed", peer=who, offset=offset)
-        if offset > way.reached:
-            way.reached, way.failures = offset, 0  # a link that breaks, but leads there
-        receipt = await lane.push(frame, deadline - loop.time(), offset)
-        code = receipt.reply.code if receipt.reply is not None else None
-        if offset and code in ("malformed_frame", "checksum_mismatch"):
-            # It was not ours that was kept there, or it is no longer.
-            receipt = await lane.push(frame, deadline - loop.time())
-        if code != "busy":
-            way.unfinished, way.reached = b"", 0
-        return receipt
-
     def _kept(self, asker: Lane, message: Message) -> int:
         """Return how much of a body is here that the asker's peer began to send on another lane.
 
@@ -282,7 +241,7 @@ class Lanes:
     async def _open(self, address: str) -> Lane | None:
         """Return a new lane, or None where it is not the time for one or none can be had."""
         loop = asyncio.get_running_loop()
-        way = self._ways.setdefault(address, _Way())
+        way = self._ways.setdefault(address, Way())
         if self._closed or loop.time() < way.retry_at:
             return None
         if way.opening is None:
@@ -293,7 +252,7 @@ class Lanes:
             way.opening.add_done_callback(lambda task: _opened(way, task))
         return await asyncio.shield(way.opening)
 
-    async def _dial(self, address: str, way: _Way) -> Lane | None:
+    async def _dial(self, address: str, way: Way) -> Lane | None:
         try:
             async with asyncio.timeout(OPEN_S):
                 transport, hello, rest = await dial(
@@ -329,7 +288,7 @@ class Lanes:
         transport.resume_reading()
         return self.to(address)
 
-    def _refused(self, address: str, way: _Way, error: LaneRefusedError | TimeoutError) -> None:
+    def _refused(self, address: str, way: Way, error: LaneRefusedError | TimeoutError) -> None:
         unavailable = isinstance(error, LaneRefusedError) and error.status == 503
         pause_s = UNAVAILABLE_S if unavailable else FALLBACK_S
         way.retry_at = asyncio.get_running_loop().time() + self._jittered(pause_s)
@@ -367,13 +326,13 @@ class Lanes:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         if address is None:
             return
-        way = self._ways.setdefault(address, _Way())
+        way = self._ways.setdefault(address, Way())
         way.opened_at = asyncio.get_running_loop().time()
         other, way.lane = way.lane, lane
         if other is not None and not other.is_closing:
             self._choose(way, other, lane)
 
-    def _choose(self, way: _Way, old: Lane, new: Lane) -> None:
+    def _choose(self, way: Way, old: Lane, new: Lane) -> None:
         """Keep one of two lanes: both nodes opened one at once, or a peer opened another.
 
         Both ends keep that of the smaller id; among one opener's, the new one. Only the opener
@@ -423,7 +382,7 @@ class Lanes:
                 del self._ways[address]
 
 
-def _opened(way: _Way, task: asyncio.Task[Lane | None]) -> None:
+def _opened(way: Way, task: asyncio.Task[Lane | None]) -> None:
     way.opening = None
     if not task.cancelled():
         task.exception()  # whoever waited has seen it; perhaps nobody waits any more

@@ -15,7 +15,7 @@ from laning import LARGE, Peer, frame_to, framed, lanes_of, push_from
 from loopback import StartNode, frame_for, until, vector_for
 
 from gossipnode.errors import NetworkError
-from gossipnode.network import HttpNode, lanes, partials
+from gossipnode.network import HttpNode, partials, ways
 from gossipnode.network.records import Type, frame_record, record_head
 from gossipnode.wire import Frame
 
@@ -23,7 +23,7 @@ from gossipnode.wire import Frame
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte is large here."""
-    for module in (partials, lanes):
+    for module in (partials, ways):
         monkeypatch.setattr(module, "RESUME_BYTES_MIN", 2**20)
 
 
