@@ -45,8 +45,8 @@ class NetworkOptions(Section):
     )
     status_port: int | None = option(
         None,
-        "With trust: the port of that listener; unset: the one after `port`, or where that is 0 a "
-        "free one.",
+        "With trust: the port of that listener; unset: the next one after `port` that no node of "
+        "the peer list on this machine needs. Where that is taken, or `port` is 0: a free one.",
         flag="--status-port",
         ge=0,
         le=65_535,

@@ -23,7 +23,7 @@ from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
 from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
-from gossipnode.network.ports import bind, require_loopback
+from gossipnode.network.ports import bind, bind_pages, ports_beside, require_loopback
 from gossipnode.network.server import Server
 from gossipnode.network.world import NO_TLS, DaemonWorld
 from gossipnode.node.addresses import Reach
@@ -174,6 +174,7 @@ class HttpNode(Node):
             status.name = self.trust.member.name
             status.network.certificate_ends = iso(self.trust.member.not_after.timestamp())
             status.network.revocations = self.trust.revocations.counter
+            status.network.pages = self.status_url
         status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
         if self.lanes is not None:
             status.network.lanes = len(self.lanes)
@@ -205,7 +206,8 @@ class HttpNode(Node):
     async def _show_pages(self) -> None:
         """Open the second listener: plain, without anything that changes the node."""
         assert self._pages is not None
-        listener = self._status_listener or await bind(self.config.network, is_status=True)
+        beside = ports_beside(self.address or "", self.directory)
+        listener = self._status_listener or await bind_pages(self.config.network, beside)
         self._status_listener = listener
         self.status_url = self._pages.origin_of(listener)
         await self._pages.start(listener)

@@ -110,7 +110,7 @@ class NetworkStatus:
     ``loop_lag_s_max`` is how late the event loop has been at most since the node was ready, null
     where nobody measures that. ``connections_refused`` counts peers that got no further, by what
     was wrong. With trust ``certificate_ends`` tells when this node's certificate does, and
-    ``revocations`` which list of who was shut out it has.
+    ``revocations`` which list of who was shut out it has, and ``pages`` where its pages are.
     """
 
     lanes: int = 0
@@ -118,6 +118,7 @@ class NetworkStatus:
     connections_refused: dict[str, int] = field(default_factory=dict)
     certificate_ends: str | None = None
     revocations: int | None = None
+    pages: str | None = None
     transfers: list[TransferStatus] = field(default_factory=list)
 
 

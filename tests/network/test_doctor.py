@@ -408,6 +408,14 @@ async def test_the_node_itself_is_found_by_its_certificate(
         assert "--status-port" in one(found, "status port").advice
 
 
+async def test_pages_that_will_move(authority: Authority, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        network = {"port": port_of(other) - 1, "status_port": None}
+        patient = trusting(tmp_path / "a", bundle_of(authority, "a"), **network)
+        found = one(await examine(patient), "status port")
+    assert (found.state, "will be on a free port" in found.said) == ("warning", True)
+
+
 @pytest.mark.parametrize(
     ("outcome", "told"),
     [

@@ -21,7 +21,13 @@ from gossipnode.network.doctor.patient import (
     node_at,
     numbers_of,
 )
-from gossipnode.network.ports import PortTakenError, bind, status_port
+from gossipnode.network.ports import (
+    PortTakenError,
+    bind,
+    bind_pages,
+    ports_beside,
+    status_port,
+)
 from gossipnode.network.world import data_folder
 from gossipnode.node.addresses import is_loopback, may_dial
 
@@ -56,20 +62,26 @@ async def ports(patient: Patient, urls: tuple[str, ...] = ()) -> list[Finding]:
 
 
 async def _pages(patient: Patient, urls: tuple[str, ...]) -> Finding:
-    options = patient.config.network
-    port = status_port(options)
+    options, check = patient.config.network, "status port"
+    port = status_port(options, ports_beside(patient.advertised, patient.peers))
+    asked = options.model_copy(update={"status_port": port})
     try:
-        listener = await bind(options, is_status=True)
+        listener = await bind_pages(asked)
     except ConfigError as error:
-        return failed("status port", str(error), "correct network.status_bind")
+        return failed(check, str(error), "correct network.status_bind")
     except PortTakenError as error:
         host = _dialled(options.status_bind)
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        return await _taken(patient, "status port", url, error, urls)
+        found = await _taken(patient, check, url, error, urls)
+        if found.state == "ok" or options.status_port is not None:
+            return found
+        advice = "choose one yourself with --status-port, so that others find the pages"
+        said = f"{options.status_bind}:{port} is in use, so the pages will be on a free port"
+        return warning(check, said, advice)
     except NetworkError as error:
-        return failed("status port", str(error), "correct --status-bind or --status-port")
+        return failed(check, str(error), "correct --status-bind or --status-port")
     listener.close()
-    return ok("status port", f"{options.status_bind}:{port or 'any'} is free")
+    return ok(check, f"{options.status_bind}:{port or 'any'} is free")
 
 
 async def _taken(
