@@ -20,8 +20,9 @@ test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m long
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --hypothesis-profile drawn --ignore tests/scenarios
 
-# What `make test` does in little: power cut twice, everywhere; 1,000 times SIGKILL.
+# What `make test` does in little: power cut twice, everywhere; 2,000 storms; 1,000 times SIGKILL.
 survive: $(VENV)/.dev
+	$(BIN)/python tests/scenarios/campaign.py --seeds 2000
 	GOSSIPNODE_SECOND_CUTS=100000 $(BIN)/python -m pytest --timeout 3600 tests/node/test_power_cuts.py
 	$(BIN)/python tests/daemon/killing.py --cycles 1000
 
