@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -19,11 +19,9 @@ import xxhash
 from gossipnode.algorithms.base import ALL, Algorithm, Purpose, Row, Sent, Vector, Weight
 from gossipnode.codecs.base import Codec, Coded, Tensor
 from gossipnode.config import Config
-from gossipnode.errors import PeerError, TrainingError
-from gossipnode.learning.learner import GradientLearner, Learner, TrainResult
-from gossipnode.learning.params import Layout, all_finite
+from gossipnode.learning.params import Layout
 from gossipnode.logs import event
-from gossipnode.node.counters import Counters
+from gossipnode.node.computing import Computing
 from gossipnode.node.courier import Courier
 from gossipnode.node.directory import Directory
 from gossipnode.node.measuring import Measurements
@@ -32,17 +30,14 @@ from gossipnode.node.outbox import Parcel
 from gossipnode.node.passive import PassiveSide
 from gossipnode.node.peers import PeerTable
 from gossipnode.node.place import Place
-from gossipnode.node.replica import Replica
-from gossipnode.node.world import INLINE_BYTES_MAX, World
 
 log = logging.getLogger("gossipnode.node")
 
 
-class ActiveSide:
+class ActiveSide(Computing):
     """What the algorithm sees of its node, in the daemon and in virtual time alike."""
 
     config: Config
-    world: World
     directory: Directory
     place: Place
     id: str
@@ -51,21 +46,15 @@ class ActiveSide:
     reason: str
     time: Callable[[], float]  # monotonic seconds: the clock of the loop that started the node
     algorithm: Algorithm
-    learner: Learner
     layout: Layout
     codec: Codec | None
-    replica: Replica
     peers: PeerTable
     courier: Courier
     passive: PassiveSide
     measurements: Measurements
     memory: Memory
-    counters: Counters
     tasks: asyncio.TaskGroup
     is_active: bool  # whether ``tasks`` takes more
-    round: int
-    in_step: bool
-    last_training: TrainResult | None
     round_times: deque[float]
     _round_began: float
     _rng: np.random.Generator
@@ -227,69 +216,6 @@ class ActiveSide:
             self._waiting.discard(event_)
         return not self.stopping
 
-    async def train(self, steps: int) -> None:
-        """Train a private copy, then apply the difference."""
-        if not steps:
-            return
-        before = self.params
-        after, result = await self._steps_from(before, steps)
-        try:
-            await self.replica.commit(after, before, steps=steps)
-            self.in_step = False
-        except PeerError:
-            raise self._diverged("params are") from None
-        self.last_training = result
-        self.counters.add("local_steps", steps)
-
-    async def trained(self, at: Vector, steps: int) -> Vector:
-        """Return what local steps make of a copy of ``at``."""
-        after, self.last_training = await self._steps_from(at, steps)
-        if not await self.compute(all_finite, after):
-            raise self._diverged("params are")
-        self.counters.add("local_steps", steps)
-        return after
-
-    async def _steps_from(self, at: Vector, steps: int) -> tuple[Vector, TrainResult]:
-        def work() -> tuple[Vector, TrainResult]:
-            after = at.copy()
-            return after, self.learner.train(after, steps)
-
-        # Until the result is in the params, the learner has moved on and they have not.
-        self.in_step = True
-        return await self.world.train(work, steps)
-
-    def _diverged(self, what: str) -> TrainingError:
-        return TrainingError(
-            f"training diverged in round {self.round}: the {what} no longer finite; "
-            "lower training.learning_rate"
-        )
-
-    async def gradient(self, at: Vector) -> tuple[Vector, float]:
-        """Return the gradient on the next batch, and its η."""
-        learner = cast("GradientLearner", self.learner)
-        step_size = learner.step_size
-
-        def work() -> tuple[Vector, TrainResult]:
-            found = np.empty_like(at)
-            return found, learner.gradient(at, found)
-
-        # As above: only the end of the round says that the params have followed.
-        self.in_step = True
-        found, self.last_training = await self.world.train(work, 1)
-        if not await self.compute(all_finite, found):
-            raise self._diverged("gradient is")
-        self.counters.add("local_steps")
-        return found, step_size
-
-    async def compute(self, work: Callable[..., Any], *vectors: Any, size: int = 0) -> Any:
-        """Run a vector operation here, or in the worker when it is large.
-
-        ``size`` is its bytes; by default those of the first of ``vectors``.
-        """
-        if (size or vectors[0].nbytes) <= INLINE_BYTES_MAX:
-            return _quietly(work, *vectors)
-        return await self.world.work(_quietly, work, *vectors)
-
     async def merge(self, incoming: Vector, weight: Weight, age: int) -> None:
         """Set params ← params + weight·(incoming − params)."""
         await self.replica.merge(incoming, weight, age)
@@ -412,13 +338,6 @@ class ActiveSide:
     async def measure(self) -> None:
         """Measure loss and accuracy on the test samples, and add a row to the history."""
         await self.measurements.measure()
-
-
-# As a decorator it costs half of what it does in a with statement.
-@np.errstate(all="ignore")
-def _quietly(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run without numpy's warnings: what is not finite is found by ``all_finite`` and refused."""
-    return work(*arguments)
 
 
 def finish(future: asyncio.Future[None]) -> None:
