@@ -40,7 +40,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gossipnode.algorithms.base import ALL, Answer, Arrival, NodeInterface, Vector
-from gossipnode.algorithms.lockstep import LockstepOptions
+from gossipnode.algorithms.lockstep_options import LockstepOptions
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
 from gossipnode.algorithms.vectors import narrowed
 from gossipnode.errors import ConfigError, PeerError

@@ -37,9 +37,9 @@ from pydantic import model_validator
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.hub import HubAlgorithm, work_of
 from gossipnode.algorithms.hub_clients import HubOptions, Work
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.staleness import MergeOptions, no_ages, staleness_function
 from gossipnode.algorithms.vectors import narrowed, widened
+from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S
 from gossipnode.codecs import CODECS, UNBIASED
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, Needs, option

@@ -35,7 +35,7 @@ from pydantic import model_validator
 from gossipnode.algorithms.all_reduce import ROOM, AllReduce, Mean
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
-from gossipnode.algorithms.lockstep import LockstepOptions
+from gossipnode.algorithms.lockstep_options import LockstepOptions
 from gossipnode.algorithms.staleness import MergeOptions, no_ages
 from gossipnode.options import Facts, Needs, option
 

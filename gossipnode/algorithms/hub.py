@@ -33,8 +33,8 @@ from collections.abc import Collection, Mapping
 from gossipnode.algorithms.all_reduce import hub_of
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome, Vector
 from gossipnode.algorithms.hub_clients import ANSWER, MODEL, NO_SAMPLES, Client, HubOptions, Work
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
+from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S
 from gossipnode.errors import PeerError
 
 

@@ -32,7 +32,8 @@ from gossipnode.algorithms.base import (
     Vector,
 )
 from gossipnode.algorithms.feedback import AnswerFeedback
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.lockstep_options import LockstepOptions
+from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S
 from gossipnode.errors import PeerError
 from gossipnode.logs import event
 from gossipnode.options import Needs, option

@@ -34,6 +34,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from gossipnode.algorithms.base import (
@@ -48,15 +49,12 @@ from gossipnode.algorithms.base import (
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
 from gossipnode.algorithms.vectors import add_weighted, add_weighted_and_check
-from gossipnode.algorithms.waiting import waiting_for
+from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S, wait_for
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import add_scaled, stays_finite
 
 __all__ = ["Lockstep", "LockstepOptions", "OpenRound", "SharingOptions"]
 
-PROBE_EVERY_S = 0.5
-# Timers may fire early by what a clock cannot tell apart.
-CLOCK_S = 1e-6
 # The scalar that names the round in which all begin anew.
 RESTART = "restart"
 # How much longer than n rounds a word may take where each round has another graph. Worst are three
@@ -188,18 +186,7 @@ class Lockstep(Algorithm):
         if any(node.is_unknown(j) for j in unknown):
             # Never heard of: it may still be starting, so that a swarm may start in any order.
             until = max(until, self.started + self.start_deadline_s)
-        while not await node.wait(now.complete, min(PROBE_EVERY_S, until - node.time())):
-            missing = list(self.missing(node, now, k))
-            if node.stopping:
-                break
-            if node.time() >= until - CLOCK_S:
-                for j in missing:
-                    node.suspect(j, f"no model of round {k} within the deadline")
-                break
-            # A process that died says so at once, when asked: no need to wait out the deadline.
-            node.probe(missing)
-            node.tell(waiting_for(missing, k))
-        node.tell("")
+        await wait_for(node, now.complete, until, partial(self.missing, node, now, k), k)
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Add w_ij·v_j to the sums of its round, or treat it as late."""

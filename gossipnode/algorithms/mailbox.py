@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Outcome
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
-from gossipnode.algorithms.waiting import waiting_for
+from gossipnode.algorithms.lockstep_options import LockstepOptions
+from gossipnode.algorithms.waiting import wait_for
 from gossipnode.errors import PeerError
 
 Beat = tuple[int, int]
@@ -114,17 +115,8 @@ class Mailbox:
         until = node.time() + (self.deadline_s if within is None else within)
         if within is None and any(node.is_unknown(j) for j in self.missing(node)):
             until = max(until, self.started + self.start_deadline_s)
-        while not await node.wait(waiting.complete, min(PROBE_EVERY_S, until - node.time())):
-            missing = list(self.missing(node))
-            if node.stopping:
-                break
-            if node.time() >= until - CLOCK_S:
-                for j in missing if blame else ():
-                    node.suspect(j, f"no message of round {waiting.beat[0]} within the deadline")
-                break
-            node.probe(missing)
-            node.tell(waiting_for(missing, waiting.beat[0]))
-        node.tell("")
+        missing, k = partial(self.missing, node), waiting.beat[0]
+        await wait_for(node, waiting.complete, until, missing, k, what="message", blame=blame)
 
     def missing(self, node: NodeInterface) -> Iterator[str]:
         """Yield those whose message of the awaited beat may still come."""

@@ -13,8 +13,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from gossipnode.algorithms.base import Algorithm, NodeInterface
-from gossipnode.algorithms.lockstep import CLOCK_S, PROBE_EVERY_S, LockstepOptions
+from gossipnode.algorithms.lockstep_options import LockstepOptions
 from gossipnode.algorithms.mailbox import Mailbox
+from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S
 
 
 class MailboxRounds(Algorithm):

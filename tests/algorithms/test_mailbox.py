@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gossipnode.algorithms.base import Arrival, Outcome, Purpose
 from gossipnode.algorithms.dpsgd import DpsgdOptions
-from gossipnode.algorithms.lockstep import PROBE_EVERY_S
 from gossipnode.algorithms.mailbox import ANY_LEAD, Mailbox
+from gossipnode.algorithms.waiting import PROBE_EVERY_S
 from gossipnode.errors import PeerError
 from gossipnode.simulation import loop as virtual_time
 
