@@ -15,7 +15,8 @@ from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.dpsgd import DpsgdOptions
 from gossipnode.algorithms.gossip_learning import GossipOptions
 from gossipnode.config import Config, PeerEntry
-from gossipnode.configfile import load_config, load_peers, options
+from gossipnode.config.listing import options
+from gossipnode.configfile import load_config, load_peers
 from gossipnode.errors import ConfigError
 from gossipnode.registry import algorithm_class
 

@@ -17,7 +17,7 @@ from test_docs import parse
 
 from gossipnode import Config, Node, load_peers
 from gossipnode.config import DEFAULT_PORT
-from gossipnode.configfile import options
+from gossipnode.config.listing import options
 from gossipnode.network import ExitCode
 from gossipnode.network.daemon import CLOSE_S
 

@@ -20,7 +20,8 @@ import pytest
 
 from gossipnode.cli.app import VERBS, root
 from gossipnode.cli.simulate.compare import variants
-from gossipnode.configfile import load_config, load_peers, options
+from gossipnode.config.listing import options
+from gossipnode.configfile import load_config, load_peers
 from gossipnode.node.status import Status
 
 ROOT = Path(__file__).parents[1]

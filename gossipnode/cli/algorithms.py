@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from gossipnode.cli import describe
-from gossipnode.configfile import Option
+from gossipnode.config.listing import Option
 from gossipnode.options import AlgorithmOptions, Facts, Needs
 from gossipnode.registry import ALGORITHMS, FORMS, algorithm_class
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from gossipnode.config import Config
-from gossipnode.configfile import Option, algorithm_options
+from gossipnode.config.listing import Option, algorithm_options
 from gossipnode.options import AlgorithmOptions, Section
 from gossipnode.registry import DEFAULT_ALGORITHM, names_taken
 

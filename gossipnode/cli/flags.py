@@ -15,7 +15,8 @@ import click
 
 from gossipnode.cli import describe
 from gossipnode.config import Config
-from gossipnode.configfile import ENV_PREFIX, Option, load_config, options
+from gossipnode.config.listing import ENV_PREFIX, Option, options
+from gossipnode.configfile import load_config
 from gossipnode.errors import ConfigError, nearest_spelling
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -15,7 +15,7 @@ import click
 from gossipnode.cli import describe
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
 from gossipnode.config import DEFAULT_PORT, Config
-from gossipnode.configfile import Option, options
+from gossipnode.config.listing import Option, options
 from gossipnode.errors import ConfigError, StorageError
 from gossipnode.node.place import host_id
 from gossipnode.registry import DEFAULT_ALGORITHM

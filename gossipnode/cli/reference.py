@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from gossipnode.cli import algorithms, describe
 from gossipnode.config import Config
-from gossipnode.configfile import Option, options
+from gossipnode.config.listing import Option, options
 from gossipnode.registry import ALGORITHMS
 
 HEAD = (

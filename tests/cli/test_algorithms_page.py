@@ -9,7 +9,8 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from gossipnode.cli import algorithms, describe, reference
-from gossipnode.configfile import load_config, options
+from gossipnode.config.listing import options
+from gossipnode.configfile import load_config
 from gossipnode.options import AlgorithmOptions, Facts
 from gossipnode.registry import ALGORITHMS, FORMS
 

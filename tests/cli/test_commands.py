@@ -16,7 +16,8 @@ from gossipnode.cli import app, describe, reference
 from gossipnode.cli.flags import read_config
 from gossipnode.cli.init import node_file
 from gossipnode.config import Config
-from gossipnode.configfile import load_config, load_peers, options
+from gossipnode.config.listing import options
+from gossipnode.configfile import load_config, load_peers
 from gossipnode.errors import (
     ConfigError,
     DataError,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gossipnode.cli import app
-from gossipnode.configfile import options
+from gossipnode.config.listing import options
 
 Ran = tuple[int, str]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gossipnode.cli import app, describe
-from gossipnode.configfile import options
+from gossipnode.config.listing import options
 from gossipnode.topology import GRAPHS, SEQUENCES
 
 ROOT = Path(__file__).parents[2]
