@@ -107,10 +107,19 @@ class NetworkOptions(Section):
     # A tenth of a good modem. It holds the memory of its model meanwhile.
     body_rate_min: float = option(
         1600.0,
-        "Least mean rate of a body in any 10 s of its coming.",
+        "Least mean rate of a body in any 10 s of its coming, and of what is written to a peer.",
         unit="bytes/s",
         ge=0,
         le=10**9,
+    )
+    # 100 MB at 2.7 Mbit/s.
+    answer_timeout_s: float = option(
+        300.0,
+        "Time in which whoever asked must have read the answer, the model included; besides, it "
+        "must be taken at `body_rate_min`.",
+        unit="s",
+        gt=0,
+        le=86_400,
     )
     # Two models of 25 M params and the one under way; 750 of 85 k.
     inflight_bytes_max: int = option(

@@ -13,10 +13,11 @@ from typing import Any
 
 import msgpack
 
-from gossipnode.network.http import BaseRequest, Response
+from gossipnode.network.http import BaseRequest, Response, StreamResponse
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
+PIECE_BYTES = 2**18
 
 
 def answer(
@@ -42,6 +43,25 @@ def fault(
 ) -> Response:
     """Return an error answer: ``code`` for programs, ``reason`` for people."""
     return answer(request, {"code": code, "reason": reason}, status, headers)
+
+
+def in_pieces(response: Response) -> StreamResponse:
+    """Return the head of ``response``, whose body ``write_pieces`` writes."""
+    stream = StreamResponse(status=response.status, headers=response.headers)
+    stream.content_length = response.content_length
+    return stream
+
+
+async def write_pieces(request: BaseRequest, stream: StreamResponse, body: bytes) -> None:
+    """Write a long body, no more at a time than the transport has room for.
+
+    With TLS a transport takes whatever it is given, and tells nobody that it is full.
+    """
+    await stream.prepare(request)
+    view = memoryview(body)
+    for start in range(0, len(view) if request.method != "HEAD" else 0, PIECE_BYTES):
+        await stream.write(view[start : start + PIECE_BYTES])
+    await stream.write_eof()
 
 
 def json_bytes(value: Any) -> bytes:

@@ -12,9 +12,11 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from ssl import SSLContext
 
 from gossipnode.logs import event
+from gossipnode.network.gate import Gate, Watched
 from gossipnode.network.trust.handshakes import alerts_to
 
 log = logging.getLogger("gossipnode.network.door")
@@ -23,23 +25,26 @@ log = logging.getLogger("gossipnode.network.door")
 ROW = 64
 # Without a free descriptor the queue of the kernel has to wait.
 FULL_S = 0.5
+# After this end has said that it closes: the peer of an idle connection may be gone.
+SHUTDOWN_S = 0.5
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Door:
-    """Hands connections to protocols of ``factory``; those that fail to ``on_refused``.
+    """Hands connections to protocols of ``gate``, which counts them from their handshake on.
 
-    It is told the address, without the port, and the exception. A handshake has ``timeout_s``.
+    ``on_refused`` is told of those that fail: the address, without the port, and the exception. A
+    handshake has ``timeout_s``.
     """
 
     def __init__(
         self,
-        factory: Callable[[], asyncio.BaseProtocol],
+        gate: Gate,
         context: SSLContext,
         on_refused: Callable[[str, Exception], None],
         timeout_s: float,
     ) -> None:
-        self._factory, self._context, self._on_refused = factory, context, on_refused
+        self._gate, self._context, self._on_refused = gate, context, on_refused
         self._timeout_s = timeout_s
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,9 +88,22 @@ class Door:
                     raise
                 self._rest(error)
                 return
-            task = self._loop.create_task(self._lead(connection, str(address[0])))
+            handler = self._gate.arrive(str(address[0]))
+            if handler is None:
+                connection.close()
+                continue
+            task = self._loop.create_task(self._lead(connection, handler))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            handler.give_up = task.cancel
+            task.add_done_callback(partial(self._led, connection, handler))
+
+    def _led(self, connection: socket.socket, handler: Watched, task: asyncio.Task[None]) -> None:
+        """See that nothing is left of a handshake that was given up, even before it began."""
+        self._tasks.discard(task)
+        handler.give_up = None
+        if task.cancelled():
+            handler.abandon()
+            connection.close()
 
     def _rest(self, error: OSError) -> None:
         """Stop accepting for a moment: the descriptors are used up."""
@@ -98,21 +116,24 @@ class Door:
         if self._listener is not None:
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
-    async def _lead(self, connection: socket.socket, host: str) -> None:
+    async def _lead(self, connection: socket.socket, handler: Watched) -> None:
         connection.setblocking(False)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with alerts_to(connection):
                 transport, _ = await self._loop.connect_accepted_socket(
-                    self._factory,
+                    lambda: handler,
                     sock=connection,
                     ssl=self._context,
                     ssl_handshake_timeout=self._timeout_s,
+                    ssl_shutdown_timeout=SHUTDOWN_S,
                 )
         except OSError as error:
-            self._on_refused(host, error)
+            self._on_refused(handler.host, error)
+            handler.abandon()
             connection.close()
         except BaseException:
+            handler.abandon()
             connection.close()
             raise
         else:

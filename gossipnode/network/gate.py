@@ -1,10 +1,11 @@
-"""What a connection may cost before anybody knows what it wants.
+"""What a connection may cost before anybody knows what it wants, and after it was answered.
 
-aiohttp reads and answers; this counts its connections, in all and for each address, and ends those
-that do not come to a request: a header must be whole in its time and bounded in its bytes, and
-what is no HTTP is not read on. Invariant: an open port costs at most ``connections_max`` times one
-header, whoever dials it, and a newcomer who speaks at once is let in whatever waits there silently.
-Who speaks, and what of, is not asked here.
+aiohttp reads and answers; this counts its connections, in all and for each address, from before
+their TLS handshake on, and ends those that do not come to a request: a header must be whole in its
+time and bounded in its bytes, and what is no HTTP is not read on. It ends as well those that do not
+read what they asked for. Invariant: an open port costs at most ``connections_max`` times one
+header, and ``UNREAD_MAX`` times one answer, whoever dials it, and a newcomer who speaks at once is
+let in whatever waits there silently. Who speaks, and what of, is not asked here.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ import asyncio
 import contextlib
 import resource
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from gossipnode.config import NetworkOptions
 from gossipnode.network.http import HttpServer, RequestHandler
+from gossipnode.network.stall import StallWatch
+from gossipnode.network.taken import taking
 from gossipnode.node.counters import Counters
 
 # How often a header under way is looked at: what an end by deadline may be late.
 SWEEP_S = 0.5
 # Of one header's lines; what all of them may have together is an option.
 FIELDS_MAX = 64
+# Connections at once whose answers wait for the other end: a history may have 2 MB.
+UNREAD_MAX = 64
 # 900 lanes here and there, 1,024 connections that are none yet, as many pushes by POST, and files.
 DESCRIPTORS = 4096
 
@@ -47,11 +54,24 @@ class Gate(HttpServer):
         # Those without a request so far, the oldest first; and those with a header under way.
         self._silent: dict[Watched, None] = {}
         self._begun: dict[Watched, None] = {}
+        # Those whose answer the other end does not take, the longest first.
+        self._unread: dict[Watched, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> RequestHandler:
         """Return the protocol of one more connection."""
         return Watched(self)
+
+    def arrive(self, host: str) -> Watched | None:
+        """Return the protocol of a connection whose handshake begins, if it is let in.
+
+        It counts from now on, until it ends or ``Watched.abandon``.
+        """
+        if not self.admits(host):
+            return None
+        handler = Watched(self, host)
+        self.enter(handler)
+        return handler
 
     def settings(self) -> dict[str, Any]:
         """Return what aiohttp's handler is made with."""
@@ -74,7 +94,6 @@ class Gate(HttpServer):
         self.by_address[handler.host] += 1
         self.total += 1
         self._silent[handler] = None
-        self.begin(handler)
 
     def leave(self, handler: Watched) -> None:
         """Forget a connection: it has ended, or become a lane."""
@@ -83,6 +102,7 @@ class Gate(HttpServer):
         if not self.by_address[handler.host]:
             del self.by_address[handler.host]
         self.asked(handler)
+        self._unread.pop(handler, None)
 
     def begin(self, handler: Watched) -> None:
         """Let the time for a header run, unless it does."""
@@ -98,12 +118,21 @@ class Gate(HttpServer):
         self._silent.pop(handler, None)
         self._begun.pop(handler, None)
 
+    def unread(self, handler: Watched, *, is_full: bool) -> None:
+        """Take note that an answer waits for the other end, or does no longer."""
+        if not is_full:
+            self._unread.pop(handler, None)
+            return
+        if len(self._unread) >= UNREAD_MAX:
+            self.cut(next(iter(self._unread)), "unread")
+        self._unread[handler] = None
+
     def cut(self, handler: Watched, reason: str) -> None:
         """End a connection without a word: whoever this happens to reads none."""
         self.count(reason)
         self.asked(handler)
-        if handler.transport is not None:
-            handler.transport.abort()
+        self._unread.pop(handler, None)
+        handler.end()
 
     def count(self, reason: str) -> None:
         """Count one more connection that a limit has ended."""
@@ -129,32 +158,86 @@ class Gate(HttpServer):
 class Watched(RequestHandler):
     """aiohttp's handler of one connection, with an eye on its headers."""
 
-    __slots__ = ("_bytes", "_gate", "_is_deaf", "_is_in", "header_due", "host")
+    __slots__ = (
+        "_bytes",
+        "_gate",
+        "_is_deaf",
+        "_is_in",
+        "_is_open",
+        "_taking",
+        "give_up",
+        "header_due",
+        "host",
+    )
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, host: str | None = None) -> None:
+        """``host`` is that of a connection that has been let in."""
         super().__init__(gate, loop=asyncio.get_running_loop(), **gate.settings())
         self._gate, self._bytes = gate, 0
-        self._is_deaf = self._is_in = False
-        self.host, self.header_due = "", 0.0
+        self._is_deaf = self._is_open = False
+        self._is_in = host is not None
+        self._taking: StallWatch | None = None
+        self.give_up: Callable[[], object] | None = None  # its handshake
+        self.host, self.header_due = host or "", 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the connection in, or end it."""
-        peer = transport.get_extra_info("peername")
-        self.host = str(peer[0]) if peer else ""
-        if not self._gate.admits(self.host):
-            self._is_deaf = True
-            cast("asyncio.Transport", transport).abort()  # uvloop's is none by its type
-            return
-        self._is_in = True
+        if not self._is_in:
+            peer = transport.get_extra_info("peername")
+            self.host = str(peer[0]) if peer else ""
+            if self._is_deaf or not self._gate.admits(self.host):
+                self._is_deaf = True
+                cast("asyncio.Transport", transport).abort()  # uvloop's is none by its type
+                return
+            self._is_in = True
+            self._gate.enter(self)
+        self._is_open = True
         super().connection_made(transport)
-        self._gate.enter(self)
+        self._gate.begin(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection; aiohttp is told of those alone that it was told of."""
+        self.abandon()
+        if self._is_open:
+            self._is_open = False
+            super().connection_lost(exc)
+
+    def abandon(self) -> None:
+        """Count no longer."""
         if self._is_in:
             self._is_in = False
             self._gate.leave(self)
-            super().connection_lost(exc)
+        if self._taking is not None:
+            self._taking.stop()
+
+    def end(self) -> None:
+        """End the connection, or its handshake, at once."""
+        self._is_deaf = True
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.give_up is not None:
+            self.give_up()
+            self.abandon()
+
+    def pause_writing(self) -> None:
+        """Wait for the other end, but not for ever."""
+        super().pause_writing()
+        self._gate.unread(self, is_full=True)
+        if self._taking is None and self.transport is not None:
+            options = self._gate.options
+            stopped = partial(self._gate.cut, self, "unread")
+            self._taking = taking(
+                self.transport, stopped, options.body_rate_min, options.answer_timeout_s
+            )
+        if self._taking is not None:
+            self._taking.begun()
+
+    def resume_writing(self) -> None:
+        """Write on."""
+        super().resume_writing()
+        self._gate.unread(self, is_full=False)
+        if self._taking is not None:
+            self._taking.ended()
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless this was no HTTP: aiohttp would keep every piece of it."""

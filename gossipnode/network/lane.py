@@ -25,7 +25,7 @@ from gossipnode.network.arrivals import Arrivals
 from gossipnode.network.partials import Partials
 from gossipnode.network.pending import UNANSWERED_MAX, Answer, LaneBrokenError, Pending, Tell
 from gossipnode.network.pool import BufferPool
-from gossipnode.network.pump import Pump
+from gossipnode.network.pump import ANSWERS_MAX, Pump
 from gossipnode.network.records import (
     Hello,
     Record,
@@ -39,6 +39,7 @@ from gossipnode.network.records import (
     record_head,
 )
 from gossipnode.network.stall import StallWatch
+from gossipnode.network.taken import taking
 from gossipnode.network.transfers import Progress
 from gossipnode.network.turns import Breather
 from gossipnode.node.inbox import body_bytes_max
@@ -52,8 +53,7 @@ from gossipnode.wire.reply import Reply
 
 log = logging.getLogger("gossipnode.network.lane")
 
-# From saying that a lane closes to cutting it.
-CLOSE_S = 2.0
+CLOSE_S = 2.0  # from saying that a lane closes to cutting it
 
 
 class Lane(asyncio.BufferedProtocol):
@@ -148,10 +148,10 @@ class Lane(asyncio.BufferedProtocol):
             self._put_aside()
             self.abort("the peer goes on over another lane")
 
-    def ping(self) -> None:
-        """Ask for a sign of life."""
-        if not self.is_closing:
-            self._pump.small(record_head(Type.PING, 0, 0))
+    def say(self, word: Type) -> None:
+        """Ask for a sign of life (PING) or give one (PONG), unless something waits to leave."""
+        if not (self.is_closing or self._pump.waiting):
+            self._pump.small(record_head(word, 0, 0))
 
     def close(self, reason: str) -> None:
         """Send nothing new; let what is under way be answered, then end."""
@@ -189,13 +189,14 @@ class Lane(asyncio.BufferedProtocol):
         self.transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._pump, self._breather = Pump(self.transport), Breather(self.transport, self._loop)
+        self._breather, net = Breather(self.transport, self._loop), self._node.config.network
+        unread, rate = partial(self.abort, "the peer does not read"), net.body_rate_min
+        self._pump = Pump(self.transport, taking(self.transport, unread, rate))
         self._ahead = Ahead(self._breather, self._pool.hand)
         node, fault = self._node, partial(self.abort, "this node has a fault")
         self._arrivals = Arrivals(
             node, self._pool, self._partials, self.peer.id, self._is_proven, self._answer, fault
         )
-        net = node.config.network
         self._watch = StallWatch(
             net.body_timeout_s, lambda: self._reader.bytes_read, self._stalled, net.body_rate_min
         )
@@ -218,10 +219,6 @@ class Lane(asyncio.BufferedProtocol):
     def feed(self, data: bytes) -> None:
         """Take bytes that came right behind the handshake."""
         self._read(self._reader.feed, data)
-
-    def eof_received(self) -> bool:
-        """Close with the peer: half a lane is none."""
-        return False
 
     def pause_writing(self) -> None:
         """Wait for room."""
@@ -265,6 +262,9 @@ class Lane(asyncio.BufferedProtocol):
         try:
             if record.kind is Type.ANSWER:
                 body: memoryview | None = self._pending.buffer(record.number, message)
+            elif self._pump.answers >= ANSWERS_MAX:
+                self._arrivals.refuse(record.number, PeerError("busy", "read the answers"), None)
+                return None
             else:
                 body = self._arrivals.admit(record.number, message, record.offset)
         except PeerError as error:
@@ -366,7 +366,7 @@ class Lane(asyncio.BufferedProtocol):
         self._break(error)
 
     def _break(self, error: PeerError) -> None:
-        """End with a reason: what comes now has no meaning any more.
+        """End with a reason: what comes now has no meaning.
 
         It is read and forgotten until the peer closes too: bytes that wait unread would turn the
         end of the connection into a reset, which may overtake the reason.

@@ -20,6 +20,7 @@ import numpy as np
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
+from gossipnode.network import alive
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lane import Lane
 from gossipnode.network.partials import Partials
@@ -53,10 +54,6 @@ UNAVAILABLE_S = 1.0
 YOUNG_S = 10.0
 PAUSE_S = 0.5
 PAUSE_S_MAX = 60.0
-TICK_S = 5.0
-# Silence before a ping, below the minute after which common proxies and NATs forget; then the end.
-PING_S = 20.0
-SILENT_S = 60.0
 # For the peers' answers when this node closes; then the lanes are cut.
 SHUTDOWN_S = 1.0
 
@@ -323,7 +320,7 @@ class Lanes:
         where = bounded(address or "none")
         event(log, logging.DEBUG, "lane.opened", peer=bounded(lane.peer.id), address=where)
         if self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(alive.TICK_S, self._tick)
         if address is None:
             return
         way = self._ways.setdefault(address, Way())
@@ -367,14 +364,9 @@ class Lanes:
         """Look after all lanes: keep alive, or end, and forget ways that lead nowhere."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._timer = loop.call_later(TICK_S, self._tick) if self._lanes else None
+        self._timer = loop.call_later(alive.TICK_S, self._tick) if self._lanes else None
         for lane in tuple(self._lanes):
-            if now - lane.last_heard > SILENT_S:
-                lane.abort("the peer is silent")
-            elif now - lane.last_frame > self._idle_s and not lane.is_busy:
-                lane.close("idle")
-            elif now - lane.last_heard > PING_S:
-                lane.ping()
+            alive.look_after(lane, now, self._idle_s)
         if all(now - lane.last_frame > self._idle_s for lane in self._lanes):
             self.pool.trim()
         for address, way in tuple(self._ways.items()):

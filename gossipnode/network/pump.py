@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 
+from gossipnode.network.stall import StallWatch
 from gossipnode.network.transfers import SHOWN_BYTES_MIN, Progress
 from gossipnode.network.turns import TURN_S
 
@@ -19,13 +20,18 @@ from gossipnode.network.turns import TURN_S
 WRITE_BYTES = 2**22
 # Below this, one copy is cheaper than a second system call: 64 KiB are copied in 5 us.
 JOINED_BYTES_MAX = 2**16
+# Models that may wait for the peer to read them, before more of its frames are taken.
+ANSWERS_MAX = 4
 
 
 class Pump:
-    """Writes to ``transport``; ``pause`` and ``resume`` are what the transport says of its room."""
+    """Writes to ``transport``; ``pause`` and ``resume`` are what the transport says of its room.
 
-    def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport = transport
+    ``unread`` watches how the other end takes what is written.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport, unread: StallWatch) -> None:
+        self._transport, self._unread = transport, unread
         self._small: list[bytes] = []
         self._frames: deque[tuple[int, bytes, list[memoryview], int]] = deque()
         self._pieces: deque[bytes | memoryview] = deque()  # of the frame that has begun
@@ -44,6 +50,11 @@ class Pump:
     def waiting(self) -> int:
         """Records that have not begun."""
         return len(self._small) + len(self._frames)
+
+    @property
+    def answers(self) -> int:
+        """Frames that have not begun and are answers: their keys are below 0."""
+        return sum(entry[0] < 0 for entry in self._frames)
 
     def small(self, record: bytes) -> None:
         """Write a record as soon as the frame under way has left."""
@@ -84,10 +95,12 @@ class Pump:
     def pause(self) -> None:
         """Stop: the transport is full."""
         self._paused = True
+        self._unread.begun()
 
     def resume(self) -> None:
         """Go on."""
         self._paused = False
+        self._unread.ended()
         self._go()
 
     def finish(self) -> None:
@@ -100,6 +113,7 @@ class Pump:
     def drop(self) -> None:
         """Forget everything: the connection is gone."""
         self._paused = True
+        self._unread.stop()
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import event
 from gossipnode.network import openapi, pages
-from gossipnode.network.answers import answer, fault
+from gossipnode.network.answers import answer, fault, in_pieces, write_pieces
 from gossipnode.network.door import Door
 from gossipnode.network.events import Streams
 from gossipnode.network.gate import Gate
@@ -31,6 +31,7 @@ from gossipnode.network.hosts import host_of, is_ours, not_ours
 from gossipnode.network.http import (
     BaseRequest,
     HttpProcessingError,
+    Response,
     StreamResponse,
     http_parser,
 )
@@ -297,9 +298,20 @@ class Server:
         self._models += 1
         try:
             response = await route.handler(self._node, request)
-            await response.prepare(request)
-            await response.write_eof()
-            return response
+            if not isinstance(response, Response) or not isinstance(response.body, bytes):
+                return response
+            stream = in_pieces(response)
+            try:
+                async with asyncio.timeout(self._node.config.network.answer_timeout_s):
+                    await write_pieces(request, stream, response.body)
+            except ConnectionError:
+                pass  # gone, or cut by the gate
+            except TimeoutError:
+                assert self._http is not None
+                self._http.count("unread")
+                if request.transport is not None:
+                    request.transport.abort()
+            return stream
         finally:
             self._models -= 1
 

@@ -20,8 +20,8 @@ from gossipnode.network import HttpNode
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The lane lives on transports, and asyncio's differ from uvloop's: its tests take both."""
-    if item.path.name.startswith("test_lane"):
+    """What lives on transports is tested on both loops, for asyncio's differ from uvloop's."""
+    if item.path.name.startswith(("test_lane", "test_door", "test_unread")):
         return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
 

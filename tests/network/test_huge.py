@@ -6,6 +6,7 @@ The memory is mapped but never touched: neither the modelled transport nor the r
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 
 import msgpack
@@ -21,6 +22,7 @@ from gossipnode.network.records import (
     frame_record,
     have_of,
 )
+from gossipnode.network.stall import StallWatch
 from gossipnode.wire import Message
 from gossipnode.wire.frame import MAGIC, VERSION
 
@@ -72,7 +74,8 @@ async def test_a_frame_beyond_4_gib_leaves_in_order_and_whole(
     body: memoryview, offset: int
 ) -> None:
     transport = Model()
-    pump = transport.pump = Pump(transport)  # type: ignore[arg-type]
+    unread = StallWatch(math.inf, lambda: 0, pytest.fail, 0.0)
+    pump = transport.pump = Pump(transport, unread)  # type: ignore[arg-type]
     head = frame_record(1, len(head_of()) + BODY_BYTES, offset) + head_of()
     pump.frame(1, head, [body], offset)
     while not pump.is_empty:

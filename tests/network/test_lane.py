@@ -26,7 +26,7 @@ from loopback import (
 )
 
 from gossipnode.config import NetworkOptions
-from gossipnode.network import HttpNode, lane, lanes, stall, upgrade
+from gossipnode.network import HttpNode, alive, lane, stall, upgrade
 from gossipnode.network.records import Type, record_head
 from gossipnode.wire import Kind, decode
 
@@ -304,8 +304,9 @@ def test_the_numbers_in_the_docs_are_the_real_ones() -> None:
     section = " ".join(text.split("## The lane")[1].split("## Limits")[0].split())
     assert f"At most {lane.UNANSWERED_MAX} FRAMEs" in section
     assert f"After {lane.CLOSE_S:g} s either side may cut it" in section
-    assert f"After {lanes.PING_S:g} s of silence a PING" in section
-    assert f"after {lanes.SILENT_S:g} s the connection is cut" in section
+    assert f"After {alive.PING_S:g} s of silence a PING" in section
+    assert f"after {alive.SILENT_S:g} s the connection is cut" in section
+    assert f"a PONG each {alive.TICK_S:g} s" in section
     idle_s = NetworkOptions().lane_idle_s
     assert f"FRAME for {idle_s:g} s (`network.lane_idle_s`) is closed" in section
     assert "bring `network.body_rate_min` bytes a second" in section

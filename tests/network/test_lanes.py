@@ -31,7 +31,7 @@ from loopback import (
 from gossipnode.algorithms.base import Purpose
 from gossipnode.config import PeerEntry
 from gossipnode.errors import ConfigError, NetworkError
-from gossipnode.network import HttpNode, lane, lanes, upgrade
+from gossipnode.network import HttpNode, alive, lane, lanes, upgrade
 from gossipnode.node.outbox import Parcel
 from gossipnode.wire import Kind, encode
 
@@ -242,11 +242,11 @@ async def test_silence_is_asked_about_and_ends_the_lane(
     (at_a,) = lanes_of(node)._lanes
     (at_b,) = lanes_of(b)._lanes
     heard = at_b.last_heard
-    monkeypatch.setattr(lanes, "PING_S", -1.0)
+    monkeypatch.setattr(alive, "PING_S", -1.0)
     lanes_of(b)._tick()
     await until(lambda: at_b.last_heard > heard)  # the pong
     at_a.transport.pause_reading()
-    monkeypatch.setattr(lanes, "SILENT_S", -1.0)
+    monkeypatch.setattr(alive, "SILENT_S", -1.0)
     lanes_of(b)._tick()
     await until(lambda: not lanes_of(b))
     assert at_b._reason == "the peer is silent"
@@ -255,7 +255,7 @@ async def test_silence_is_asked_about_and_ends_the_lane(
 async def test_an_idle_lane_is_closed_and_opened_again_when_needed(
     node: HttpNode, start_b: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "TICK_S", 0.01)
+    monkeypatch.setattr(alive, "TICK_S", 0.01)
     b = await start_b(network={"lane_idle_s": 0.05})
     await push_from(b, node, frame_to(node))
     await until(lambda: not lanes_of(b) and not lanes_of(node))
