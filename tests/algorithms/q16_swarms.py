@@ -31,14 +31,6 @@ HASTY = {
 Recursion = Callable[..., Iterator[Matrix]]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return Q16 as a data source."""
-    path = tmp_path_factory.mktemp("q16") / "q16.npz"
-    np.savez(path, A=A, b=b)
-    return f"npz:{path}"
-
-
 def gradients(X: Matrix) -> Matrix:
     """Return the gradient of each node at its row."""
     return np.einsum("nij,nj->ni", A, X) - b

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from plain_learner import PlainLearner, plain_config
-from q16_swarms import (  # noqa: F401 - source is a fixture
-    BEST,
+from q16_swarms import (
     bias_under_loss,
     gradients,
     models_of,
     settings,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -112,7 +110,7 @@ def test_one_node_alone_is_its_own_mean(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_training_and_averaging_is_sgd_on_the_mean_gradient(source: str, form: str) -> None:  # noqa: F811
+def test_training_and_averaging_is_sgd_on_the_mean_gradient(source: str, form: str) -> None:
     rounds, eta = 25, 0.1
     X = models_of(settings(source, "allreduce", eta, algorithm__form=form, run__rounds=rounds))
     x = start()
@@ -325,7 +323,7 @@ def test_a_hub_that_is_not_in_the_list_is_a_fault_of_the_config() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
+def test_a_seed_is_a_run(source: str, form: str) -> None:
     config = settings(
         source, "allreduce", 0.1, algorithm__form=form, run__rounds=6,
         algorithm__deadline_s=0.1, algorithm__start_deadline_s=0.1, network__push_timeout_s=0.05,
@@ -336,7 +334,7 @@ def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:  # noqa: F811
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:
     config = settings(
         source, "allreduce", 0.1, algorithm__form=form, run__rounds=8, checkpoint__every_s=0.0
     )
@@ -349,7 +347,7 @@ def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) ->
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_tenth_of_the_messages_lost_leaves_less_bias_than_a_ring_has(
-    source: str,  # noqa: F811
+    source: str,
     form: str,
 ) -> None:
     """D-PSGD on a ring ends 0.1208 from the optimum without any loss."""

@@ -28,7 +28,6 @@ from q16_swarms import (
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -40,7 +39,7 @@ from gossipnode.errors import ConfigError, PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation import loop as virtual_time
 
-__all__ = ["source", "witness"]
+__all__ = ["witness"]
 
 
 def config(source: str, rounds: int, **flags: Any) -> Config:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 from choco_swarms import TOP, Witness, lagging, lazy_fixed_point, spread, witness
-from q16_swarms import BEST, HASTY, LINK, NAMES, A, b, lose, settings, simulated, source
+from q16_swarms import BEST, HASTY, LINK, NAMES, A, b, lose, settings, simulated
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface
 from gossipnode.algorithms.choco import Choco
 from gossipnode.config import Config
 from gossipnode.simulation import Link, SimulatedSwarm
 
-__all__ = ["source", "witness"]
+__all__ = ["witness"]
 
 BAD = Link(latency_s=0.001, jitter_s=0.02, loss=0.1, reply_loss=0.05, duplicate=0.1)
 GAMMA = {"algorithm__gamma": 0.3, **TOP}

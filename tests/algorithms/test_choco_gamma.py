@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from choco_swarms import CODECS, averaging, spread, top
-from q16_swarms import settings, simulated, source
+from q16_swarms import settings, simulated
 
 from gossipnode.algorithms.choco_quality import Quality, isotropic_alignment
 from gossipnode.codecs import Codec
@@ -16,8 +16,6 @@ from gossipnode.codecs.randomk import RandomK
 from gossipnode.codecs.sign import Sign
 from gossipnode.codecs.topk import TopK
 from gossipnode.codecs.uniform import Uniform
-
-__all__ = ["source"]
 
 
 def ring(n: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from plain_learner import PlainLearner, plain_config
-from q16_swarms import (  # noqa: F401 - source is a fixture
+from q16_swarms import (
     BEST,
     HASTY,
     NAMES,
@@ -20,7 +20,6 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -41,7 +40,7 @@ TOPK = {"codec__name": "topk", "codec__fraction": K / 10}
 Asked = Callable[[int], Sequence[int]]
 
 
-def config(source: str, form: str, rounds: int, tau: int = 1, **flags: Any) -> Any:  # noqa: F811
+def config(source: str, form: str, rounds: int, tau: int = 1, **flags: Any) -> Any:
     common = {"run__rounds": rounds, "training__local_steps": tau, **TOPK}
     return settings(source, form, ETA, **{**common, **flags})
 
@@ -105,7 +104,7 @@ def counted(of: Any) -> Iterator[list[tuple[int, list[str]]]]:
     [("fedsgd", 1, 1.0), ("fedavg", 4, 1.0), ("fedavg", 4, 0.5), ("fedyogi", 2, 1.0)],
 )
 def test_sixteen_nodes_are_the_dense_recursion(
-    source: str,  # noqa: F811
+    source: str,
     form: str,
     tau: int,
     fraction: float,
@@ -124,7 +123,7 @@ def test_sixteen_nodes_are_the_dense_recursion(
     np.testing.assert_allclose(found, E, rtol=0, atol=1e-12)
 
 
-def test_with_all_answers_in_its_buffer_fedbuff_is_the_same(source: str) -> None:  # noqa: F811
+def test_with_all_answers_in_its_buffer_fedbuff_is_the_same(source: str) -> None:
     X = models_of(config(source, "fedbuff", 20, 2, algorithm__buffer=16))
     *_, (x, _) = recursion(20, all_of_them, 2)
     np.testing.assert_allclose(X, np.broadcast_to(x, X.shape), rtol=0, atol=1e-12)
@@ -132,7 +131,7 @@ def test_with_all_answers_in_its_buffer_fedbuff_is_the_same(source: str) -> None
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["topk", "sign", "uniform"])
-def test_smaller_steps_lead_nearer_whatever_the_codec(source: str, name: str) -> None:  # noqa: F811
+def test_smaller_steps_lead_nearer_whatever_the_codec(source: str, name: str) -> None:
     """What is left out is of the order of η, and so is how far off that leads."""
 
     def bias(eta: float) -> float:
@@ -144,7 +143,7 @@ def test_smaller_steps_lead_nearer_whatever_the_codec(source: str, name: str) ->
 
 
 @pytest.mark.long
-def test_without_feedback_an_unbiased_codec_is_right_on_average(source: str) -> None:  # noqa: F811
+def test_without_feedback_an_unbiased_codec_is_right_on_average(source: str) -> None:
     flags = {"codec__name": "qsgd", "codec__feedback": False, "codec__levels": 2}
     found = []
     for seed in range(12):
@@ -164,7 +163,7 @@ def test_without_feedback_an_unbiased_codec_is_right_on_average(source: str) -> 
 # -- losses ----------------------------------------------------------------------------------------
 
 
-def test_an_answer_that_was_not_counted_is_as_if_nobody_had_asked(source: str) -> None:  # noqa: F811
+def test_an_answer_that_was_not_counted_is_as_if_nobody_had_asked(source: str) -> None:
     """A tenth of all messages are lost; what the hub counted tells all that comes of it."""
     rounds = 60
     link = Link(latency_s=0.001, jitter_s=0.002, loss=0.1)
@@ -223,7 +222,7 @@ def is_counted(feedback: Any, swarm: SimulatedSwarm, name: str) -> bool:
 
 
 @pytest.mark.parametrize("form", ["fedavg", "fedbuff"])
-def test_losses_cost_no_more_than_without_a_codec(source: str, form: str) -> None:  # noqa: F811
+def test_losses_cost_no_more_than_without_a_codec(source: str, form: str) -> None:
     """Who is missing is missed: 0.29 and 0.54 from the optimum, which is 4.3 from the start."""
     flags: dict[str, Any] = {**HASTY, "codec__fraction": 0.5}
     if form == "fedbuff":
@@ -240,7 +239,7 @@ def test_losses_cost_no_more_than_without_a_codec(source: str, form: str) -> Non
 # -- restarts --------------------------------------------------------------------------------------
 
 
-def test_a_swarm_that_stops_and_starts_goes_on_as_if_it_had_not(source: str) -> None:  # noqa: F811
+def test_a_swarm_that_stops_and_starts_goes_on_as_if_it_had_not(source: str) -> None:
     whole = models_of(config(source, "fedavg", 24, 2))
     in_two = stopped_and_started(config(source, "fedavg", 12, 2), 24)
     assert np.array_equal(whole, in_two)
@@ -292,7 +291,7 @@ def test_a_hub_with_a_codec_takes_no_models_and_one_without_no_differences(
     assert raised.value.code == "unsupported_message"
 
 
-def test_the_same_seed_is_the_same_run(source: str) -> None:  # noqa: F811
+def test_the_same_seed_is_the_same_run(source: str) -> None:
     flags = {**HASTY, "codec__name": "qsgd"}
     one, two = (trace_of(config(source, "fedavg", 10, **flags), 5) for _ in range(2))
     assert one[0] == two[0]

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from memory_swarm import MemorySwarm, swarm_of
 from q16 import q16, ring16
+from q16_swarms import NAMES, settings
 
 from gossipnode.config import Config
 from gossipnode.configfile import load_config
 from gossipnode.learning.learner import NumpyLearner, build_learner
 from gossipnode.simulation import loop as virtual_time
-
-NAMES = [f"n{i:02d}" for i in range(16)]
 
 # (η, form) -> ‖x̄ − x*‖, Ξ, f(x̄) − f*: the published fixed points, to the digits given.
 FIXED_POINTS = {
@@ -31,27 +30,8 @@ FIXED_POINTS = {
 ROUNDS = {0.2: 320, 0.1: 350, 0.05: 500, 0.02: 1150, 0.01: 2300}
 
 
-@pytest.fixture(scope="module")
-def q16_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    A, b, _ = q16()
-    path = tmp_path_factory.mktemp("q16") / "q16.npz"
-    np.savez(path, A=A, b=b)
-    return f"npz:{path}"
-
-
 def quadratic_config(source: str, eta: float, form: str, rounds: int) -> Config:
-    return load_config(
-        flags={
-            "task.kind": "quadratic",
-            "task.dtype": "float64",
-            "data.source": source,
-            "training.learning_rate": eta,
-            "training.local_steps": 1,
-            "algorithm.form": form,
-            "run.rounds": rounds,
-            "run.evaluate_every": 0,
-        }
-    )
+    return settings(source, "dpsgd", eta, algorithm__form=form, run__rounds=rounds)
 
 
 def run_swarm(config: Config, names: list[str] = NAMES) -> MemorySwarm:
@@ -64,10 +44,10 @@ def run_swarm(config: Config, names: list[str] = NAMES) -> MemorySwarm:
 
 
 @pytest.mark.parametrize(("eta", "form"), FIXED_POINTS)
-def test_lands_on_the_published_fixed_point(q16_file: str, eta: float, form: str) -> None:
+def test_lands_on_the_published_fixed_point(source: str, eta: float, form: str) -> None:
     A, b, best = q16()
     np.testing.assert_allclose(best[:4], [0.79776836, 1.16469359, 1.46831393, 1.30822708])
-    swarm = run_swarm(quadratic_config(q16_file, eta, form, ROUNDS[eta]))
+    swarm = run_swarm(quadratic_config(source, eta, form, ROUNDS[eta]))
     X = swarm.models()
     mean = X.mean(0)
 
@@ -82,7 +62,7 @@ def test_lands_on_the_published_fixed_point(q16_file: str, eta: float, form: str
 
 @pytest.mark.parametrize("form", ["atc", "cta"])
 @pytest.mark.parametrize("tau", [1, 3])
-def test_equals_the_dense_recursion(q16_file: str, form: str, tau: int) -> None:
+def test_equals_the_dense_recursion(source: str, form: str, tau: int) -> None:
     A, b, _ = q16()
     W, eta, rounds = ring16(), 0.1, 40
     X = np.zeros((16, 10))
@@ -94,7 +74,7 @@ def test_equals_the_dense_recursion(q16_file: str, form: str, tau: int) -> None:
 
     for _ in range(rounds):
         X = W @ local(X) if form == "atc" else W @ X + (local(X) - X)
-    config = quadratic_config(q16_file, eta, form, rounds)
+    config = quadratic_config(source, eta, form, rounds)
     training = config.training.model_copy(update={"local_steps": tau})
     swarm = run_swarm(config.model_copy(update={"training": training}))
     np.testing.assert_allclose(swarm.models(), X, rtol=0, atol=1e-12)
@@ -105,7 +85,7 @@ def test_equals_the_dense_recursion(q16_file: str, form: str, tau: int) -> None:
     ("graph", "nodes"),
     [("star", 6), ("complete", 5), ("torus", 9), ("hypercube", 8), ("exponential", 8), ("grid", 6)],
 )
-def test_every_graph_mixes_as_its_matrix(q16_file: str, graph: str, nodes: int) -> None:
+def test_every_graph_mixes_as_its_matrix(source: str, graph: str, nodes: int) -> None:
     from gossipnode.topology import build_graph, weight_matrix
 
     A, b, _ = q16()
@@ -114,19 +94,19 @@ def test_every_graph_mixes_as_its_matrix(q16_file: str, graph: str, nodes: int) 
     X = np.zeros((nodes, 10))
     for _ in range(30):
         X = W @ (X - 0.1 * (np.einsum("nij,nj->ni", A[:nodes], X) - b[:nodes]))
-    config = quadratic_config(q16_file, 0.1, "atc", 30)
+    config = quadratic_config(source, 0.1, "atc", 30)
     topology = config.topology.model_copy(update={"graph": graph})
     swarm = run_swarm(config.model_copy(update={"topology": topology}), NAMES[:nodes])
     np.testing.assert_allclose(swarm.models(), X, rtol=0, atol=1e-12)
 
 
-def test_complete_graph_is_parallel_sgd(q16_file: str) -> None:
+def test_complete_graph_is_parallel_sgd(source: str) -> None:
     """W = J and equal starts: every node follows SGD on the mean of all gradients."""
     A, b, _ = q16()
     x = np.zeros(10)
     for _ in range(25):
         x = x - 0.1 * np.mean([A[i] @ x - b[i] for i in range(16)], axis=0)
-    config = quadratic_config(q16_file, 0.1, "atc", 25)
+    config = quadratic_config(source, 0.1, "atc", 25)
     topology = config.topology.model_copy(update={"graph": "complete"})
     swarm = run_swarm(config.model_copy(update={"topology": topology}))
     np.testing.assert_allclose(swarm.models(), np.tile(x, (16, 1)), rtol=0, atol=1e-13)

@@ -7,16 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from plain_learner import PlainLearner, plain_config
-from q16_swarms import (  # noqa: F401 - source is a fixture
-    BEST,
-    NAMES,
-    models_of,
-    settings,
-    simulated,
-    source,
-    stopped_and_started,
-    trace_of,
-)
+from q16_swarms import BEST, NAMES, models_of, settings, simulated, stopped_and_started, trace_of
 
 from gossipnode.algorithms.base import Arrival, Purpose
 from gossipnode.algorithms.fedbuff import FedBuff, FedBuffOptions
@@ -32,7 +23,7 @@ FAST = {
 }
 
 
-def config(source: str, rounds: int, tau: int, name: str = "fedbuff", **flags: Any) -> Any:  # noqa: F811
+def config(source: str, rounds: int, tau: int, name: str = "fedbuff", **flags: Any) -> Any:
     return settings(source, name, ETA, run__rounds=rounds, training__local_steps=tau, **flags)
 
 
@@ -52,7 +43,7 @@ def small(nodes: int = 4, buffer: int = 2, **more: Any) -> SimulatedSwarm:
 
 
 @pytest.mark.parametrize("tau", [1, 4])
-def test_with_room_for_all_it_is_fedavg(source: str, tau: int) -> None:  # noqa: F811
+def test_with_room_for_all_it_is_fedavg(source: str, tau: int) -> None:
     for rounds in (1, 30):
         one = models_of(config(source, rounds, tau, algorithm__buffer=16))
         other = models_of(config(source, rounds, tau, "fedavg"))
@@ -60,7 +51,7 @@ def test_with_room_for_all_it_is_fedavg(source: str, tau: int) -> None:  # noqa:
         assert np.array_equal(one, np.broadcast_to(one[0], one.shape))
 
 
-def test_a_buffer_is_no_larger_than_the_swarm(source: str) -> None:  # noqa: F811
+def test_a_buffer_is_no_larger_than_the_swarm(source: str) -> None:
     """Else it would never be full: nobody trains twice from one model."""
     one, other = (models_of(config(source, 10, 2, algorithm__buffer=k)) for k in (16, 999))
     assert np.array_equal(one, other)
@@ -236,20 +227,20 @@ def test_a_hub_alone_neither_blocks_nor_spins() -> None:
 
 
 @pytest.mark.parametrize("buffer", [5, 16])
-def test_a_seed_is_a_run(source: str, buffer: int) -> None:  # noqa: F811
+def test_a_seed_is_a_run(source: str, buffer: int) -> None:
     flags = {"algorithm__buffer": buffer, **FAST}
     one, again, other = (trace_of(config(source, 8, 3, **flags), seed) for seed in (1, 1, 2))
     assert one[0] == again[0] != other[0]
     assert np.array_equal(one[1], again[1])
 
 
-def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str) -> None:  # noqa: F811
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str) -> None:
     flags = {"algorithm__buffer": 16, "checkpoint__every_s": 0.0}
     X = stopped_and_started(config(source, 12, 3, **flags), 25)
     np.testing.assert_allclose(X, models_of(config(source, 25, 3, **flags)), rtol=0, atol=1e-13)
 
 
-def test_a_tenth_of_the_messages_lost_leaves_it_near_the_optimum(source: str) -> None:  # noqa: F811
+def test_a_tenth_of_the_messages_lost_leaves_it_near_the_optimum(source: str) -> None:
     """With one client too few its pull is missing: η‖∇f_i(x*)‖τ/16, 0.053 on average."""
     link = Link(latency_s=0.001, loss=0.1)
     flags = {"algorithm__buffer": 16, **FAST}
@@ -263,11 +254,11 @@ def test_a_tenth_of_the_messages_lost_leaves_it_near_the_optimum(source: str) ->
         assert np.median(away) < 0.0413 + 4 * 0.053
 
 
-def test_its_rounds_have_no_ages(source: str) -> None:  # noqa: F811
+def test_its_rounds_have_no_ages(source: str) -> None:
     with pytest.raises(ConfigError, match="age is for gossip"):
         config(source, 5, 1, algorithm__staleness="age")
 
 
-def test_its_rounds_are_no_rounds_of_a_graph(source: str) -> None:  # noqa: F811
+def test_its_rounds_are_no_rounds_of_a_graph(source: str) -> None:
     with pytest.raises(ConfigError, match="no rounds"):
         config(source, 5, 1, topology__graph="one_peer_exponential")

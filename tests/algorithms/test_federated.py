@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from plain_learner import PlainLearner, plain_config
-from q16_swarms import (  # noqa: F401 - source is a fixture
+from q16_swarms import (
     BEST,
     NAMES,
     Matrix,
@@ -16,7 +16,6 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -65,7 +64,7 @@ def everywhere(x: Matrix, nodes: int = 16) -> Matrix:
     return np.broadcast_to(x, (nodes, x.size))
 
 
-def config(source: str, form: str, rounds: int, tau: int = 1, **flags: Any) -> Any:  # noqa: F811
+def config(source: str, form: str, rounds: int, tau: int = 1, **flags: Any) -> Any:
     return settings(source, form, ETA, run__rounds=rounds, training__local_steps=tau, **flags)
 
 
@@ -85,7 +84,7 @@ def config(source: str, form: str, rounds: int, tau: int = 1, **flags: Any) -> A
     ],
 )
 def test_sixteen_nodes_are_the_dense_recursion(
-    source: str,  # noqa: F811
+    source: str,
     form: str,
     tau: int,
     mu: float,
@@ -104,12 +103,12 @@ def test_sixteen_nodes_are_the_dense_recursion(
     np.testing.assert_allclose(X[0], expected, rtol=0, atol=1e-12)
 
 
-def test_one_step_of_fedavg_is_fedsgd(source: str) -> None:  # noqa: F811
+def test_one_step_of_fedavg_is_fedsgd(source: str) -> None:
     one, other = (models_of(config(source, form, 30)) for form in ("fedavg", "fedsgd"))
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)
 
 
-def test_fedprox_without_a_pull_is_fedavg_and_with_a_strong_one_stays(source: str) -> None:  # noqa: F811
+def test_fedprox_without_a_pull_is_fedavg_and_with_a_strong_one_stays(source: str) -> None:
     prox = models_of(config(source, "fedprox", 20, 4, algorithm__mu=0.0))
     np.testing.assert_allclose(prox, models_of(config(source, "fedavg", 20, 4)), rtol=0, atol=1e-14)
     # With ημ = 1 each step but the last is undone: as if there were but one, near x.
@@ -133,7 +132,7 @@ def test_the_bias_of_fedprox_is_the_published_one(mu: float, published: float) -
     assert away == pytest.approx(published, rel=5e-6)
 
 
-def test_a_swarm_comes_to_the_published_bias(source: str) -> None:  # noqa: F811
+def test_a_swarm_comes_to_the_published_bias(source: str) -> None:
     X = models_of(config(source, "fedavg", 80, 4))
     assert np.linalg.norm(X[3] - BEST) == pytest.approx(0.1122587, rel=5e-6)
 
@@ -155,7 +154,7 @@ def test_clients_weigh_by_their_samples() -> None:
         np.testing.assert_allclose(swarm.models(), expected, rtol=1e-15)
 
 
-def test_the_hub_may_be_any_node(source: str) -> None:  # noqa: F811
+def test_the_hub_may_be_any_node(source: str) -> None:
     one = models_of(config(source, "fedavg", 10, 2))
     other = models_of(config(source, "fedavg", 10, 2, algorithm__hub=NAMES[7]))
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)
@@ -166,7 +165,7 @@ def test_the_hub_may_be_any_node(source: str) -> None:  # noqa: F811
         swarm.run_to_end(within=5)
 
 
-def test_the_graph_is_not_used(source: str) -> None:  # noqa: F811
+def test_the_graph_is_not_used(source: str) -> None:
     assert config(source, "fedavg", 10).topology.graph == "star"
     one, other = (
         models_of(config(source, "fedavg", 10, 2, topology__graph=graph))
@@ -175,7 +174,7 @@ def test_the_graph_is_not_used(source: str) -> None:  # noqa: F811
     assert np.array_equal(one, other)
 
 
-def test_messages_are_two_for_each_client_that_is_asked(source: str) -> None:  # noqa: F811
+def test_messages_are_two_for_each_client_that_is_asked(source: str) -> None:
     for fraction, asked in ((1.0, 16), (0.25, 4)):
         rounds = 12
         with simulated(config(source, "fedavg", rounds, algorithm__fraction=fraction)) as swarm:
@@ -243,7 +242,7 @@ def test_yogi_forgets_by_a_share_of_what_is_new_and_adam_of_what_was() -> None:
 
 
 @pytest.mark.parametrize("form", SECONDS)
-def test_an_adaptive_swarm_is_the_dense_recursion(source: str, form: str) -> None:  # noqa: F811
+def test_an_adaptive_swarm_is_the_dense_recursion(source: str, form: str) -> None:
     rate, epsilon = (0.01, 1e-3) if form == "fedyogi" else (0.1, 1e-9)
     x, m, v = start()[0], 0.0, np.zeros(10)
     for _ in range(15):
@@ -260,7 +259,7 @@ def test_an_adaptive_swarm_is_the_dense_recursion(source: str, form: str) -> Non
 
 
 @pytest.mark.parametrize("samples", [-1.0, 0.5])
-def test_a_number_of_samples_that_is_none_is_refused(source: str, samples: float) -> None:  # noqa: F811
+def test_a_number_of_samples_that_is_none_is_refused(source: str, samples: float) -> None:
     with simulated(config(source, "fedavg", 5)) as swarm:
         hub = swarm.nodes[NAMES[0]]
         assert isinstance(hub.algorithm, Federated)
@@ -281,7 +280,7 @@ def test_a_number_of_samples_that_is_none_is_refused(source: str, samples: float
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
+def test_a_seed_is_a_run(source: str, form: str) -> None:
     flags = {"algorithm__fraction": 0.5, **FAST}
     one, again, other = (trace_of(config(source, form, 8, **flags), seed) for seed in (1, 1, 2))
     assert one[0] == again[0] != other[0]
@@ -289,7 +288,7 @@ def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:  # noqa: F811
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:
     tau = 1 if form == "fedsgd" else 3
     X = stopped_and_started(config(source, form, 12, tau, checkpoint__every_s=0.0), 25)
     through = models_of(config(source, form, 25, tau))
@@ -297,7 +296,7 @@ def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) ->
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.1])
-def test_a_lost_answer_is_missed_and_no_more(source: str, loss: float) -> None:  # noqa: F811
+def test_a_lost_answer_is_missed_and_no_more(source: str, loss: float) -> None:
     """All models are the hub's, whatever is lost, and near the optimum."""
     link = Link(latency_s=0.001, loss=loss)
     with simulated(config(source, "fedavg", 60, 2, **FAST), seed=3, link=link) as swarm:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from q16_swarms import (  # noqa: F401 - source is a fixture
+from q16_swarms import (
     BEST,
     NAMES,
     Matrix,
@@ -17,7 +17,6 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -56,7 +55,7 @@ def spread(X: Matrix) -> float:
 
 
 @pytest.mark.parametrize("H", [0, 3, 4])
-def test_sixteen_nodes_are_the_dense_recursion(source: str, H: int) -> None:  # noqa: F811
+def test_sixteen_nodes_are_the_dense_recursion(source: str, H: int) -> None:
     for rounds in (24, 26):
         config = settings(source, "gossip_pga", ETA, algorithm__every=H, run__rounds=rounds)
         X = models_of(config)
@@ -64,13 +63,13 @@ def test_sixteen_nodes_are_the_dense_recursion(source: str, H: int) -> None:  # 
         assert (spread(X) == 0) == bool(H and rounds % H == 0)
 
 
-def test_every_round_is_psgd_to_the_bit(source: str) -> None:  # noqa: F811
+def test_every_round_is_psgd_to_the_bit(source: str) -> None:
     one = settings(source, "gossip_pga", ETA, algorithm__every=1, run__rounds=20)
     other = settings(source, "allreduce", ETA, run__rounds=20)
     assert np.array_equal(models_of(one), models_of(other))
 
 
-def test_never_is_dpsgd_to_the_bit(source: str) -> None:  # noqa: F811
+def test_never_is_dpsgd_to_the_bit(source: str) -> None:
     one = settings(source, "gossip_pga", ETA, algorithm__every=0, run__rounds=20)
     other = settings(source, "dpsgd", ETA, run__rounds=20)
     assert np.array_equal(models_of(one), models_of(other))
@@ -85,7 +84,7 @@ def test_the_mean_goes_along_the_mean_gradient(H: int) -> None:
         before = X
 
 
-def test_the_mean_of_a_swarm_goes_along_its_mean_gradient(source: str) -> None:  # noqa: F811
+def test_the_mean_of_a_swarm_goes_along_its_mean_gradient(source: str) -> None:
     def mean_after(rounds: int) -> Matrix:
         return models_of(
             settings(source, "gossip_pga", ETA, algorithm__every=4, run__rounds=rounds)
@@ -139,7 +138,7 @@ def periods(swarm: Any) -> set[tuple[int, int | None]]:
     return {(node.algorithm.H, node.algorithm.due) for node in swarm.up}
 
 
-def test_all_nodes_find_the_same_period(source: str) -> None:  # noqa: F811
+def test_all_nodes_find_the_same_period(source: str) -> None:
     config = settings(source, "aga", ETA, algorithm__every=2, algorithm__warm_up=1, run__rounds=40)
     with simulated(config) as swarm:
         swarm.run_to_end(within=100)
@@ -150,7 +149,7 @@ def test_all_nodes_find_the_same_period(source: str) -> None:  # noqa: F811
         assert all(node.counters.get("missing_models") == 0 for node in swarm.up)
 
 
-def test_one_that_was_away_is_taken_along(source: str) -> None:  # noqa: F811
+def test_one_that_was_away_is_taken_along(source: str) -> None:
     """It comes back with the H of its last checkpoint, or with none."""
     config = settings(
         source,
@@ -172,7 +171,7 @@ def test_one_that_was_away_is_taken_along(source: str) -> None:  # noqa: F811
         assert sum(node.counters.get("missing_models") for node in swarm.up) == missing
 
 
-def test_two_with_different_periods_meet(source: str) -> None:  # noqa: F811
+def test_two_with_different_periods_meet(source: str) -> None:
     config = settings(source, "aga", ETA, algorithm__every=4, algorithm__warm_up=1, **FAST)
     with simulated(config, step_s=0.01) as swarm:
         swarm.run(0.3)
@@ -241,7 +240,7 @@ async def test_word_of_a_far_round_does_not_put_off_the_first_mean() -> None:
     assert algorithm.is_due(3 + 256)
 
 
-def test_only_those_that_know_a_loss_are_asked_for_it(source: str) -> None:  # noqa: F811
+def test_only_those_that_know_a_loss_are_asked_for_it(source: str) -> None:
     """One that takes no steps, or whose loss is no number, weighs nothing."""
     config = settings(source, "aga", ETA, algorithm__every=2, algorithm__warm_up=1, run__rounds=4)
     for reduction in ("ring", "naive", "server"):
@@ -276,7 +275,7 @@ def test_an_earlier_life_sets_no_period_beyond_the_limit_and_no_loss_that_is_non
     assert algorithm.numbers() == {"loss": 0.0, "first": 0.0, "told": 0.0}
 
 
-def test_its_rounds_have_no_ages(source: str) -> None:  # noqa: F811
+def test_its_rounds_have_no_ages(source: str) -> None:
     with pytest.raises(ConfigError, match="age is for gossip"):
         settings(source, "gossip_pga", ETA, algorithm__staleness="age")
 
@@ -285,7 +284,7 @@ def test_its_rounds_have_no_ages(source: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("form", ["pga", "aga"])
-def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
+def test_a_seed_is_a_run(source: str, form: str) -> None:
     config = settings(source, form, ETA, algorithm__every=3, run__rounds=12, **FAST)
     one, again, other = (trace_of(config, seed) for seed in (1, 1, 2))
     assert one[0] == again[0] != other[0]
@@ -293,7 +292,7 @@ def test_a_seed_is_a_run(source: str, form: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("form", ["pga", "aga"])
-def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:  # noqa: F811
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) -> None:
     flags = {"algorithm__every": 3, "algorithm__warm_up": 1, "checkpoint__every_s": 0.0}
     X = stopped_and_started(settings(source, form, ETA, run__rounds=14, **flags), 25)
     through = models_of(settings(source, form, ETA, run__rounds=25, **flags))
@@ -302,7 +301,7 @@ def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str, form: str) ->
         np.testing.assert_allclose(X, after(3, 25), rtol=0, atol=1e-12)
 
 
-def test_under_loss_the_nodes_are_closer_together_than_with_dpsgd(source: str) -> None:  # noqa: F811
+def test_under_loss_the_nodes_are_closer_together_than_with_dpsgd(source: str) -> None:
     """A tenth of the messages is lost: no mean is quite exact, but each is far better than none."""
 
     def spread_of(name: str, **flags: Any) -> float:

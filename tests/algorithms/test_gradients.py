@@ -13,29 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from memory_swarm import swarm_of
-from q16 import q16, ring16
-from q16_swarms import lose
+from q16_swarms import BEST, EYE, NAMES, Matrix, W, gradients, lose, settings, start
 
 from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.base import Row
 from gossipnode.algorithms.lockstep import Lockstep
 from gossipnode.config import Config, PeerEntry
-from gossipnode.configfile import load_config
 from gossipnode.errors import ConfigError
 from gossipnode.node.place import find_place
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation import loop as virtual_time
 from gossipnode.topology.sequences import build_sequence
 
-Matrix = Any
-A, b, BEST = q16()
-W, EYE = ring16(), np.eye(16)
-NAMES = [f"n{i:02d}" for i in range(16)]
 BETA = MU = 0.9
-
-
-def gradients(X: Matrix) -> Matrix:
-    return np.einsum("nij,nj->ni", A, X) - b
 
 
 def diging(X: Matrix, eta: float) -> Iterator[Matrix]:
@@ -119,28 +109,8 @@ FORMS: dict[str, tuple[str, Recursion]] = {
 UNBIASED = [form for form, (name, _) in FORMS.items() if name != "momentum"]
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("q16") / "q16.npz"
-    np.savez(path, A=A, b=b)
-    return f"npz:{path}"
-
-
 def config(source: str, form: str, eta: float, **flags: Any) -> Config:
-    common = {
-        "task.kind": "quadratic",
-        "task.dtype": "float64",
-        "data.source": source,
-        "training.learning_rate": eta,
-        "algorithm.name": FORMS[form][0],
-        "algorithm.form": form,
-        "run.evaluate_every": 0,
-    }
-    return load_config(flags={**common, **{k.replace("__", "."): v for k, v in flags.items()}})
-
-
-def start() -> Matrix:
-    return np.zeros((16, 10))
+    return settings(source, FORMS[form][0], eta, algorithm__form=form, **flags)
 
 
 # -- the recursions ---------------------------------------------------------------------------

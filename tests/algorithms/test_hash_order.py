@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from q16_swarms import HASTY, settings, simulated, source  # noqa: F401 - source is a fixture
+from q16_swarms import HASTY, settings, simulated
 
 from gossipnode.simulation import Link
 
@@ -28,7 +28,7 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def digests(source: str) -> dict[str, str]:  # noqa: F811
+def digests(source: str) -> dict[str, str]:
     """Return the digest of a run of each form, in which messages and a node are lost."""
     found, link = {}, Link(latency_s=0.001, jitter_s=0.002, loss=0.1, duplicate=0.05)
     for name, more in FORMS.items():
@@ -46,7 +46,7 @@ def digests(source: str) -> dict[str, str]:  # noqa: F811
 
 
 @pytest.mark.timeout(120)
-def test_processes_whose_hashes_differ_run_alike(source: str) -> None:  # noqa: F811
+def test_processes_whose_hashes_differ_run_alike(source: str) -> None:
     here = Path(__file__).parent
     script = "import sys, json, test_hash_order as t; print(json.dumps(t.digests(sys.argv[1])))"
     children = [

@@ -24,7 +24,6 @@ from q16_swarms import (
     rms,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -33,8 +32,6 @@ from q16_swarms import (
 from gossipnode.algorithms import build_algorithm
 from gossipnode.errors import ConfigError
 from gossipnode.simulation import loop as virtual_time
-
-__all__ = ["source"]
 
 BETA = MU = 0.9
 

@@ -24,17 +24,7 @@ from power_gossip_swarms import (
     torus,
 )
 from q16 import ring16
-from q16_swarms import (
-    LINK,
-    NAMES,
-    Matrix,
-    after,
-    gradients,
-    models_of,
-    settings,
-    source,
-    start,
-)
+from q16_swarms import LINK, NAMES, Matrix, after, gradients, models_of, settings, start
 
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Purpose
 from gossipnode.algorithms.low_rank_edge import Edge, applied, begun, exchanged, projected
@@ -44,8 +34,6 @@ from gossipnode.errors import ConfigError, PeerError
 from gossipnode.simulation import SimulatedSwarm
 from gossipnode.simulation import loop as virtual_time
 from gossipnode.topology import build_graph
-
-__all__ = ["source"]
 
 
 @pytest.mark.parametrize("graph", ["ring", "torus"])

@@ -25,7 +25,6 @@ from q16_swarms import (
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -37,8 +36,6 @@ from gossipnode.errors import ConfigError
 from gossipnode.node.place import find_place
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.topology import build_sequence
-
-__all__ = ["source"]
 
 ETA = 0.05
 

@@ -17,7 +17,6 @@ from q16_swarms import (
     rms,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -31,8 +30,6 @@ from gossipnode.simulation import Link
 from gossipnode.simulation import loop as virtual_time
 from gossipnode.topology import build_graph
 from gossipnode.topology.trees import spanning_tree
-
-__all__ = ["source"]
 
 # Steps take 10 ms here: who waits 5 ms longer misses nothing but what is lost.
 SHORT = {"algorithm__deadline_s": 0.005, "algorithm__start_deadline_s": 0.005}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from q16_swarms import (  # noqa: F401 - source is a fixture
+from q16_swarms import (
     BEST,
     NAMES,
     Matrix,
@@ -15,7 +15,6 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -54,7 +53,7 @@ def scaffold(
     return x, c, own
 
 
-def config(source: str, rounds: int, tau: int, **flags: Any) -> Any:  # noqa: F811
+def config(source: str, rounds: int, tau: int, **flags: Any) -> Any:
     return settings(source, "scaffold", ETA, run__rounds=rounds, training__local_steps=tau, **flags)
 
 
@@ -80,7 +79,7 @@ def agrees(swarm: SimulatedSwarm, tolerance: float = 4e-16) -> bool:
     ("tau", "fraction", "eta_g"), [(1, 1.0, 1.0), (4, 1.0, 1.0), (4, 0.5, 1.0), (3, 0.3, 0.7)]
 )
 def test_sixteen_nodes_are_the_dense_recursion(
-    source: str,  # noqa: F811
+    source: str,
     tau: int,
     fraction: float,
     eta_g: float,
@@ -96,7 +95,7 @@ def test_sixteen_nodes_are_the_dense_recursion(
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_c_is_the_mean_of_all_c_i(source: str, fraction: float) -> None:  # noqa: F811
+def test_c_is_the_mean_of_all_c_i(source: str, fraction: float) -> None:
     flags = {"algorithm__fraction": fraction}
     for rounds in (1, 2, 25):
         with simulated(config(source, rounds, 4, **flags)) as swarm:
@@ -122,7 +121,7 @@ def test_it_comes_to_rest_at_the_optimum(tau: int, fraction: float, rounds: int)
         np.testing.assert_allclose(own, there, rtol=0, atol=1e-7)
 
 
-def test_a_swarm_comes_to_rest_at_the_optimum(source: str) -> None:  # noqa: F811
+def test_a_swarm_comes_to_rest_at_the_optimum(source: str) -> None:
     with simulated(config(source, 130, 8)) as swarm:
         swarm.run_to_end(within=100)
         X, (_, own) = swarm.models(), variates(swarm)
@@ -135,7 +134,7 @@ def test_a_swarm_comes_to_rest_at_the_optimum(source: str) -> None:  # noqa: F81
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_what_is_lost_is_not_counted_by_either_side(source: str, fraction: float) -> None:  # noqa: F811
+def test_what_is_lost_is_not_counted_by_either_side(source: str, fraction: float) -> None:
     """A tenth of the messages: the answers, and the models that say which were counted."""
     flags = {"algorithm__fraction": fraction, **FAST}
     link = Link(latency_s=0.001, loss=0.1)
@@ -147,7 +146,7 @@ def test_what_is_lost_is_not_counted_by_either_side(source: str, fraction: float
         np.testing.assert_allclose(hub.params, BEST, rtol=0, atol=1e-6)
 
 
-def test_an_answer_that_was_not_counted_changes_nothing(source: str) -> None:  # noqa: F811
+def test_an_answer_that_was_not_counted_changes_nothing(source: str) -> None:
     """One client's answers are lost for a while: its c_i stays, and c the mean of all."""
     with simulated(config(source, 200, 4, **FAST), step_s=0.001) as swarm:
         swarm.run(0.05)
@@ -168,7 +167,7 @@ def test_an_answer_that_was_not_counted_changes_nothing(source: str) -> None:  #
 
 @pytest.mark.parametrize("who", [0, 5])
 def test_who_comes_back_from_an_old_checkpoint_makes_all_begin_anew(
-    source: str,  # noqa: F811
+    source: str,
     who: int,
 ) -> None:
     settings_ = config(source, 200, 4, checkpoint__every_s=0.0, **FAST)
@@ -202,7 +201,7 @@ def test_only_the_answer_that_was_counted_renews_c_i() -> None:
 
 
 def test_an_answer_that_tells_not_of_which_c_i_it_is_makes_nobody_begin_anew(
-    source: str,  # noqa: F811
+    source: str,
 ) -> None:
     with simulated(config(source, 5, 1)) as swarm:
         hub: Any = swarm.nodes[NAMES[0]]
@@ -212,7 +211,7 @@ def test_an_answer_that_tells_not_of_which_c_i_it_is_makes_nobody_begin_anew(
             hub.algorithm.hear(hub, answer)
 
 
-def test_a_clean_stop_and_start_of_a_client_disturbs_nothing(source: str) -> None:  # noqa: F811
+def test_a_clean_stop_and_start_of_a_client_disturbs_nothing(source: str) -> None:
     with simulated(config(source, 200, 4, **FAST), step_s=0.001, stores=True) as swarm:
         swarm.run(0.3)
         swarm.stop(NAMES[5])
@@ -225,20 +224,20 @@ def test_a_clean_stop_and_start_of_a_client_disturbs_nothing(source: str) -> Non
     np.testing.assert_allclose(X, np.broadcast_to(BEST, X.shape), rtol=0, atol=1e-8)
 
 
-def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str) -> None:  # noqa: F811
+def test_a_swarm_that_is_stopped_goes_on_where_it_was(source: str) -> None:
     X = stopped_and_started(config(source, 12, 3, checkpoint__every_s=0.0), 25)
     x, _, _ = scaffold(25, 3)
     np.testing.assert_allclose(X, np.broadcast_to(x, X.shape), rtol=0, atol=1e-12)
 
 
-def test_a_seed_is_a_run(source: str) -> None:  # noqa: F811
+def test_a_seed_is_a_run(source: str) -> None:
     settings_ = config(source, 8, 3, algorithm__fraction=0.5, **FAST)
     one, again, other = (trace_of(settings_, seed) for seed in (1, 1, 2))
     assert one[0] == again[0] != other[0]
     assert np.array_equal(one[1], again[1])
 
 
-def test_steps_of_no_length_leave_c_as_it_is(source: str) -> None:  # noqa: F811
+def test_steps_of_no_length_leave_c_as_it_is(source: str) -> None:
     """A cosine may end at a rate of zero: then there is nothing to divide by."""
     flags = {
         "training__schedule": "cosine", "training__schedule_steps": 8,
@@ -253,5 +252,5 @@ def test_steps_of_no_length_leave_c_as_it_is(source: str) -> None:  # noqa: F811
         assert swarm.nodes[NAMES[0]].counters.get("missing_models") == 0
 
 
-def test_no_local_steps_change_nothing(source: str) -> None:  # noqa: F811
+def test_no_local_steps_change_nothing(source: str) -> None:
     assert np.array_equal(models_of(config(source, 3, 0)), start())

@@ -18,7 +18,6 @@ from q16_swarms import (
     models_of,
     settings,
     simulated,
-    source,
     stopped_and_started,
 )
 
@@ -29,8 +28,6 @@ from gossipnode.config import Config
 from gossipnode.errors import ConfigError
 from gossipnode.learning.learner import build_learner
 from gossipnode.simulation import Link, SimulatedSwarm
-
-__all__ = ["source"]
 
 RHO = float(np.linalg.norm(W - 1 / 16, 2))
 FORMS = [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xxhash
 from plain_learner import PlainLearner, plain_config
-from q16_swarms import (  # noqa: F401 - source is a fixture
+from q16_swarms import (
     HASTY,
     Matrix,
     W,
@@ -20,7 +20,6 @@ from q16_swarms import (  # noqa: F401 - source is a fixture
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -40,7 +39,7 @@ RANDOMK = {"codec__name": "randomk", "codec__fraction": 0.3}
 Leaves = Callable[[int, Matrix], Matrix]
 
 
-def config(source: str, rounds: int, **flags: Any) -> Any:  # noqa: F811
+def config(source: str, rounds: int, **flags: Any) -> Any:
     return settings(source, "dpsgd", ETA, **{"run__rounds": rounds, **flags})
 
 
@@ -86,7 +85,7 @@ def recursion(form: str, C: Leaves) -> Iterator[Matrix]:
 
 
 @pytest.mark.parametrize("form", ["atc", "cta", "stale"])
-def test_sixteen_nodes_are_the_dense_recursion_on_what_is_drawn(source: str, form: str) -> None:  # noqa: F811
+def test_sixteen_nodes_are_the_dense_recursion_on_what_is_drawn(source: str, form: str) -> None:
     X = models_of(config(source, 60, algorithm__form=form, **RANDOMK))
     np.testing.assert_allclose(X, after(recursion(form, sampled), 60), rtol=0, atol=1e-12)
 
@@ -94,7 +93,7 @@ def test_sixteen_nodes_are_the_dense_recursion_on_what_is_drawn(source: str, for
 @pytest.mark.parametrize(("name", "C"), [("float16", halved), ("bfloat16", bfloat_of)])
 @pytest.mark.parametrize("form", ["atc", "stale"])
 def test_sixteen_nodes_are_the_dense_recursion_on_what_is_rounded(
-    source: str,  # noqa: F811
+    source: str,
     form: str,
     name: str,
     C: Leaves,
@@ -104,7 +103,7 @@ def test_sixteen_nodes_are_the_dense_recursion_on_what_is_rounded(
     np.testing.assert_allclose(X, after(recursion(form, C), 12), rtol=0, atol=1e-12)
 
 
-def test_all_coordinates_are_plain_dpsgd(source: str) -> None:  # noqa: F811
+def test_all_coordinates_are_plain_dpsgd(source: str) -> None:
     flags = {**RANDOMK, "codec__fraction": 1.0}
     one, other = models_of(config(source, 60, **flags)), models_of(config(source, 60))
     np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)
@@ -147,7 +146,7 @@ def test_rounded_models_differ_by_their_last_digits_and_keep_the_sum(name: str, 
     assert spread.max() > 0
 
 
-def test_nodes_may_differ_in_how_they_round(source: str) -> None:  # noqa: F811
+def test_nodes_may_differ_in_how_they_round(source: str) -> None:
     """Each message says how it is coded, and the sum does not care."""
     begun = np.random.default_rng(4).standard_normal((8, 40))
     learners = [PlainLearner(row.tolist()) for row in begun]
@@ -201,7 +200,7 @@ def test_who_mixes_whole_models_takes_any_that_are_whole(codec: Any) -> None:
     assert refusal(node, arriving(RandomK(0.3), seed_of(5))) == "this node mixes whole models"
 
 
-def test_swarms_of_two_seeds_refuse_each_other(source: str) -> None:  # noqa: F811
+def test_swarms_of_two_seeds_refuse_each_other(source: str) -> None:
     with simulated(config(source, 5, **RANDOMK, **HASTY)) as swarm:
         last = swarm.nodes[swarm.names[3]]
         swarm_options = last.config.swarm.model_copy(update={"seed": 9})
@@ -211,7 +210,7 @@ def test_swarms_of_two_seeds_refuse_each_other(source: str) -> None:  # noqa: F8
 
 
 @pytest.mark.parametrize("name", ["topk", "sign", "qsgd", "uniform", "lowrank"])
-def test_other_codecs_are_refused(source: str, name: str) -> None:  # noqa: F811
+def test_other_codecs_are_refused(source: str, name: str) -> None:
     with pytest.raises(ConfigError, match="would never agree"):
         config(source, 5, codec__name=name)
 
@@ -246,7 +245,7 @@ def test_a_late_sample_changes_its_coordinates_alone() -> None:
 
 
 @pytest.mark.parametrize(("name", "factor"), [("randomk", 1.5), ("bfloat16", 1.02)])
-def test_losses_cost_as_much_as_without_a_codec(source: str, name: str, factor: float) -> None:  # noqa: F811
+def test_losses_cost_as_much_as_without_a_codec(source: str, name: str, factor: float) -> None:
     """Half the coordinates a round leave models 1.4 times as far apart without losses, too."""
     link = Link(latency_s=0.001, loss=0.1)
 
@@ -259,13 +258,13 @@ def test_losses_cost_as_much_as_without_a_codec(source: str, name: str, factor: 
 
 
 @pytest.mark.parametrize("form", ["atc", "stale"])
-def test_a_swarm_that_stops_and_starts_goes_on_as_if_it_had_not(source: str, form: str) -> None:  # noqa: F811
+def test_a_swarm_that_stops_and_starts_goes_on_as_if_it_had_not(source: str, form: str) -> None:
     flags = {"algorithm__form": form, **RANDOMK}
     whole = models_of(config(source, 24, **flags))
     assert np.array_equal(stopped_and_started(config(source, 12, **flags), 24), whole)
 
 
-def test_the_same_seed_is_the_same_run(source: str) -> None:  # noqa: F811
+def test_the_same_seed_is_the_same_run(source: str) -> None:
     one, two = (trace_of(config(source, 10, **RANDOMK, **HASTY), 5) for _ in range(2))
     assert one[0] == two[0]
     assert np.array_equal(one[1], two[1])

@@ -18,7 +18,6 @@ from q16_swarms import (
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -27,8 +26,6 @@ from q16_swarms import (
 from gossipnode.errors import ConfigError
 from gossipnode.node.node import Node
 from gossipnode.simulation import Link, SimulatedSwarm
-
-__all__ = ["source"]
 
 
 def dpsgd(X: Matrix, eta: float) -> Iterator[Matrix]:

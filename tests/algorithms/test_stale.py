@@ -19,7 +19,6 @@ from q16_swarms import (
     models_of,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -29,8 +28,6 @@ from gossipnode.algorithms import build_algorithm
 from gossipnode.errors import ConfigError
 from gossipnode.simulation import Link
 from gossipnode.simulation.vectorised import VectorisedSwarm
-
-__all__ = ["source"]
 
 OWN = np.diag(np.diag(W))
 

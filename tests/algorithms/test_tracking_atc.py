@@ -19,7 +19,6 @@ from q16_swarms import (
     rms,
     settings,
     simulated,
-    source,
     start,
     stopped_and_started,
     trace_of,
@@ -32,8 +31,6 @@ from gossipnode.configfile import load_config
 from gossipnode.errors import PeerError
 from gossipnode.simulation import Link, SimulatedSwarm
 from gossipnode.simulation import loop as virtual_time
-
-__all__ = ["source"]
 
 
 def atc_gt(X: Matrix, eta: float) -> Iterator[Matrix]:
