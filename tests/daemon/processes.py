@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,15 @@ def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in held]
+
+
+def write_peers(folder: Path, names: Sequence[str], ports: Sequence[int]) -> None:
+    """Write ``peers.toml``: nodes of this machine, without trust."""
+    rows = (
+        f'[[peer]]\nid = "{name}"\naddress = "http://127.0.0.1:{port}"\n'
+        for name, port in zip(names, ports, strict=True)
+    )
+    (folder / "peers.toml").write_text("\n".join(rows))
 
 
 def until(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:

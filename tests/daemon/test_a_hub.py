@@ -6,18 +6,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from processes import Process, free_ports, get, processes, until
+from processes import Process, free_ports, get, processes, until, write_peers
 
 NAMES = ("hub", "one", "two", "three")
 DEADLINE_S = 60.0
 
 
 def write_config(folder: Path, ports: list[int]) -> None:
-    peers = "\n".join(
-        f'[[peer]]\nid = "{name}"\naddress = "http://127.0.0.1:{port}"\n'
-        for name, port in zip(NAMES, ports, strict=True)
-    )
-    (folder / "peers.toml").write_text(peers)
+    write_peers(folder, NAMES, ports)
     (folder / "node.toml").write_text(
         '[swarm]\npeers = "peers.toml"\n'
         f'[algorithm]\nname = "scaffold"\ndeadline_s = {DEADLINE_S}\n'

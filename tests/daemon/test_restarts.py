@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from processes import Process, free_ports, get, processes, until
+from processes import Process, free_ports, get, processes, until, write_peers
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 ALPHA, BETA, GAMMA, DELTA = range(4)
@@ -76,12 +76,7 @@ class Swarm:
     def __init__(self, folder: Path, form: Form, start: Callable[..., Process]) -> None:
         self.folder, self.form, self.start = folder, form, start
         self.ports = free_ports(len(NAMES))
-        (folder / "peers.toml").write_text(
-            "\n".join(
-                f'[[peer]]\nid = "{name}"\naddress = "http://127.0.0.1:{port}"\n'
-                for name, port in zip(NAMES, self.ports, strict=True)
-            )
-        )
+        write_peers(folder, NAMES, self.ports)
         (folder / "node.toml").write_text(f"{COMMON}rounds = {form.rounds}\n{form.tables}")
         self.nodes = [self.node(i) for i in range(len(NAMES))]
 

@@ -7,17 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from processes import Process, free_ports, get, processes, until
+from processes import Process, free_ports, get, processes, until, write_peers
 
 NAMES = ("alpha", "beta", "gamma")
 
 
 def write_config(folder: Path, ports: list[int]) -> None:
-    peers = "\n".join(
-        f'[[peer]]\nid = "{name}"\naddress = "http://127.0.0.1:{port}"\n'
-        for name, port in zip(NAMES, ports, strict=True)
-    )
-    (folder / "peers.toml").write_text(peers)
+    write_peers(folder, NAMES, ports)
     (folder / "node.toml").write_text(
         '[swarm]\npeers = "peers.toml"\n'
         "[algorithm]\ndeadline_s = 20.0\n"

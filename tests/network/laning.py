@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import msgpack
 import numpy as np
+import pytest
 from loopback import PATIENCE_S, Connection, head, message_for, vector_for
 
 from gossipnode.network import HttpNode, lanes
@@ -72,6 +73,19 @@ def framed(frame: bytes, number: int, kind: Type = Type.FRAME) -> bytes:
 
 def lanes_of(node: HttpNode) -> lanes.Lanes:
     return node.lanes
+
+
+def break_lanes_under_answers(node: HttpNode, patch: pytest.MonkeyPatch) -> None:
+    """Break all lanes of ``node`` when a push was delivered and before it is answered."""
+    deliver = node.deliver
+
+    async def breaking(admission: Any, body: memoryview) -> Any:
+        delivery = await deliver(admission, body)
+        for lane in list(lanes_of(node)._lanes):
+            lane.abort("a test")
+        return delivery
+
+    patch.setattr(node, "deliver", breaking)
 
 
 def frame_to(node: HttpNode, vector: np.ndarray | None = None, **changes: Any) -> Frame:

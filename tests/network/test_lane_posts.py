@@ -10,7 +10,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from laning import EXCHANGE, LARGE, Peer, frame_to, framed, lanes_of, push_from
+from laning import (
+    EXCHANGE,
+    LARGE,
+    Peer,
+    break_lanes_under_answers,
+    frame_to,
+    framed,
+    lanes_of,
+    push_from,
+)
 from loopback import PATIENCE_S, StartNode, frame_for, until, vector_for
 
 from gossipnode.algorithms.base import Answer
@@ -99,15 +108,7 @@ async def test_a_lane_that_breaks_under_a_post_sends_it_by_http(
     node: HttpNode, start_b: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     b, told = await opened(start_b, node), []
-    deliver = node.deliver
-
-    async def breaking(admission: Any, body: memoryview) -> Any:
-        delivery = await deliver(admission, body)
-        for one in list(lanes_of(node)._lanes):
-            one.abort("a test")
-        return delivery
-
-    monkeypatch.setattr(node, "deliver", breaking)
+    break_lanes_under_answers(node, monkeypatch)
     posted_to(b, node, told, seq=1)
     await until(lambda: told)
     assert told[0].outcome.reply.status == "duplicate"  # merged before the answer was lost

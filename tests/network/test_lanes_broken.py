@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
 
 import pytest
-from laning import frame_to, lanes_of, push_from
+from laning import break_lanes_under_answers, frame_to, lanes_of, push_from
 from loopback import (
     PATIENCE_S,
     StartNode,
@@ -53,15 +52,7 @@ async def test_a_lane_that_breaks_under_a_push_sends_it_by_post(
 ) -> None:
     b = await start_b()
     await push_from(b, node, frame_to(node))
-    deliver = node.deliver
-
-    async def breaking(admission: Any, body: memoryview) -> Any:
-        delivery = await deliver(admission, body)
-        for one in list(lanes_of(node)._lanes):
-            one.abort("a test")
-        return delivery
-
-    monkeypatch.setattr(node, "deliver", breaking)
+    break_lanes_under_answers(node, monkeypatch)
     receipt = await push_from(b, node, frame_to(node, seq=1))
     assert receipt.reply is not None
     assert receipt.reply.status == "duplicate"  # merged before the answer was lost
