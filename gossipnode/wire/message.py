@@ -93,7 +93,8 @@ class Part:
     def of(cls, role: Role, array: NDArray[Any], index: Mapping[str, Any] = ALL) -> Part:
         """Describe ``array`` (any shape, a dtype of ``DTYPES``) sent raw; by default it is all."""
         part = _raw_part(role, array.dtype, array.size)
-        return part if index is ALL else replace(part, index=index)
+        # By its kind, not ``is ALL``: other rooms have an ALL of their own.
+        return part if index["kind"] == "all" else replace(part, index=index)
 
     @property
     def covers_all(self) -> bool:

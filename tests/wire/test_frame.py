@@ -299,6 +299,14 @@ def test_parts_may_not_add_beyond_63_bits():
         decode_header(prefix, header)
 
 
+def test_parts_of_all_coordinates_are_one_object():
+    """However all of them are written: telling such parts apart would cost every message."""
+    x = np.zeros(3, np.float32)
+    assert Part.of("x", x, {"kind": "all"}) is Part.of("x", x)
+    piece = {"kind": "range", "start": 0, "stop": 3}
+    assert Part.of("x", x, piece).index == piece
+
+
 def test_encoding_copies_no_array():
     x = np.ones(1000, np.float32)
     frame = encode(message_of(Part.of("x", x)), [x])
