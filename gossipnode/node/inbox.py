@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gossipnode import codecs
 from gossipnode.algorithms.base import ALL, Algorithm, Arrival, Purpose, Vector
@@ -90,6 +90,14 @@ class Admission:
     held_bytes: int
 
 
+class Fit(NamedTuple):
+    """Parts that fit the layout, and what ``Admission`` says of them."""
+
+    parts: tuple[Part, ...]
+    body_bytes: int
+    held_bytes: int
+
+
 class Inbox:
     """Checks arrivals against the swarm, the layout, the ledger and the memory budget."""
 
@@ -111,30 +119,23 @@ class Inbox:
         self.inflight_bytes = 0
         self.draining = False
         self._ledgers: dict[str, Ledger] = {}  # the sender heard last comes last
-        self._fitting: tuple[Part, ...] | None = (
-            None  # what has passed: nearly all parts are the same
-        )
+        self._fit: Fit | None = None  # what passed last: nearly all parts are the same
 
-    def check(self, message: Message) -> None:
-        """Raise ``PeerError`` unless the message is of this swarm and fits the layout."""
+    def check(self, message: Message) -> Fit:
+        """Return its sizes; raises ``PeerError`` unless it is of this swarm and fits the layout."""
         self._check_identity(message)
-        self._check_parts(message)
+        return self._check_parts(message)
 
     def admit(self, message: Message) -> Admission:
         """Let the body come, or raise ``PeerError``. Call ``release`` when done with it."""
         if self.draining:
             raise PeerError("draining", "this node is stopping")
-        self.check(message)
+        _, body, held = self.check(message)
         duplicate = self._is_duplicate(message)
-        held = self._held_bytes(message)
         if self.inflight_bytes and self.inflight_bytes + held > self.inflight_bytes_max:
             raise PeerError("busy", "too many bodies are arriving at once; come again")
         self.inflight_bytes += held
-        return Admission(message, message.body_bytes, duplicate, held)
-
-    def _held_bytes(self, message: Message) -> int:
-        coded = sum([part.size for part in message.parts if part.codec != "raw"])
-        return message.body_bytes + coded * self.layout.dtype.itemsize
+        return Admission(message, body, duplicate, held)
 
     def release(self, admission: Admission) -> None:
         """Give the reserved bytes back; once for each admission."""
@@ -142,21 +143,20 @@ class Inbox:
         assert self.inflight_bytes >= 0
 
     async def open(
-        self, message: Message, body: memoryview, compute: Callable[..., Any]
+        self, message: Message, body: memoryview, size: int, compute: Callable[..., Any]
     ) -> Arrival:
         """Check the body and return the arrival; raises ``PeerError``.
 
         The arrival's vectors are views of ``body``, which must be writable and never reused.
+        ``size`` are the bytes that are held for it.
         """
-        size = self._held_bytes(message)
         vectors, bound = await compute(_read, message, body, self.layout, size=size)
         return arrival_of(message, vectors, bound)
 
     async def opened(
-        self, message: Message, vectors: Sequence[Vector], compute: Callable[..., Any]
+        self, message: Message, vectors: Sequence[Vector], size: int, compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
-        size = self._held_bytes(message)
         if size <= INLINE_BYTES_MAX:  # nothing to wait for and, since it only looks, to silence
             return arrival_of(message, *_checked(message, vectors, self.layout))
         vectors, bound = await compute(_checked, message, vectors, self.layout, size=size)
@@ -238,7 +238,7 @@ class Inbox:
                 "nodes have different peer lists or [topology] settings",
             )
 
-    def _check_parts(self, message: Message) -> None:
+    def _check_parts(self, message: Message) -> Fit:
         if message.schema != self.layout.schema:
             raise PeerError(
                 "wrong_schema",
@@ -246,11 +246,15 @@ class Inbox:
                 f"{self.layout.dtype.name} params), the sender's {bounded(message.schema)}: the "
                 "nodes differ in task, layer sizes, dtype, class names or feature names",
             )
-        if message.parts != self._fitting:
+        fit = self._fit
+        if fit is None or message.parts != fit.parts:
             self._check_fit(message)
-            self._fitting = message.parts
+            coded = sum(part.size for part in message.parts if part.codec != "raw")
+            body = message.body_bytes
+            fit = self._fit = Fit(message.parts, body, body + coded * self.layout.dtype.itemsize)
         if not isinstance(message.age, int):
             raise PeerError("unsupported_message", f"{self.algorithm.called} takes one age")
+        return fit
 
     def _check_fit(self, message: Message) -> None:
         limit = body_bytes_max(self.layout, self.algorithm)
@@ -371,7 +375,14 @@ def _checked(
 ) -> tuple[Sequence[Vector], float]:
     """Return ``vectors`` as numbers, and a bound on their magnitude; raises ``PeerError``."""
     vectors = _numbers(message, vectors, layout)
-    return vectors, _extent(message, vectors)
+    bound = 0.0
+    for part, vector in zip(message.parts, vectors, strict=True):
+        largest = extent(vector)
+        if largest == math.inf:
+            raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
+        if largest > bound:
+            bound = largest
+    return vectors, bound
 
 
 def _numbers(message: Message, vectors: Sequence[Vector], layout: Layout) -> Sequence[Vector]:
@@ -387,14 +398,3 @@ def _numbers(message: Message, vectors: Sequence[Vector], layout: Layout) -> Seq
 def _decoded(part: Part, vector: Vector, layout: Layout) -> Vector:
     """Return one part as numbers; 16-bit params are never coded."""
     return vector if part.codec == "raw" else codecs.decode(part, vector, layout.tensors)
-
-
-def _extent(message: Message, vectors: Sequence[Vector]) -> float:
-    """Return a bound on the magnitude of all elements; raises ``PeerError`` if one has none."""
-    bound = 0.0
-    for part, vector in zip(message.parts, vectors, strict=True):
-        largest = extent(vector)
-        if largest == math.inf:
-            raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
-        bound = max(bound, largest)
-    return bound

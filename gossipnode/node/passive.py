@@ -76,7 +76,7 @@ class PassiveSide:
 
         ``body`` is writable memory or, where there never were bytes, the vectors themselves.
         """
-        node, message = self.node, admission.message
+        node, message, held = self.node, admission.message, admission.held_bytes
         if node.membership is not None and message.kind in ABOUT_NODES:
             answered = await node.membership.answer(message)
             if isinstance(answered, Reply):
@@ -89,9 +89,9 @@ class PassiveSide:
                 return Delivery(self.reply(Outcome.DUPLICATE), again)
             try:
                 if isinstance(body, memoryview):
-                    arrival = await node.inbox.open(message, body, node.compute)
+                    arrival = await node.inbox.open(message, body, held, node.compute)
                 else:
-                    arrival = await node.inbox.opened(message, body, node.compute)
+                    arrival = await node.inbox.opened(message, body, held, node.compute)
                 self._heard(message, arrival.age)
                 answer = await node.algorithm.receive(node, arrival)
             except BaseException:
@@ -125,16 +125,16 @@ class PassiveSide:
             if message.sender != peer.id:
                 raise PeerError("not_a_neighbour", f"asked {peer.id}, another node answered")
             # Neither a full inbox nor draining may refuse it: the other half is merged already.
-            node.inbox.check(message)
+            _, body_bytes, held = node.inbox.check(message)
             if not node.inbox.mark(message):
                 return
-            arrival = await node.inbox.opened(message, receipt.arrays, node.compute)
+            arrival = await node.inbox.opened(message, receipt.arrays, held, node.compute)
             arrival.own, arrival.own_age = parcel.own, parcel.own_age
             answer = await node.algorithm.receive(node, arrival)
         except PeerError as error:
             self.refuse(error, peer.id)
             return
-        self._count(message.body_bytes, answer.outcome)
+        self._count(body_bytes, answer.outcome)
         peer.tell_round(message.round)
         peer.age = arrival.age
 
@@ -191,7 +191,7 @@ class PassiveSide:
         """Return ``parts`` as the next frame of this node; their memory is not copied."""
         node = self.node
         node.seq += 1
-        arrays = [part.data if isinstance(part, Coded) else part for part in parts.values()]
+        arrays, described = _described(parts, index)
         message = Message(
             kind=KINDS[purpose],
             swarm=node.config.swarm.name,
@@ -209,7 +209,7 @@ class PassiveSide:
             address=None if node.algorithm.needs_graph else node.address,
             version=version,
             base_version=base_version,
-            parts=tuple([_part_of(role, part, index) for role, part in parts.items()]),
+            parts=tuple(described),
         )
         return self.encode(message, arrays)
 
@@ -245,10 +245,23 @@ class PassiveSide:
         return peer
 
 
-def _part_of(role: str, part: Sent, index: Mapping[str, Any]) -> Part:
-    """Return what a message says of one of its parts."""
-    if not isinstance(part, Coded):
-        return Part.of(cast("Role", role), part, index)
+def _described(
+    parts: Mapping[str, Sent], index: Mapping[str, Any]
+) -> tuple[list[Vector], list[Part]]:
+    """Return what goes along of each of ``parts``, and what the message says of it."""
+    arrays: list[Vector] = []
+    described = []
+    for role, part in parts.items():
+        if isinstance(part, Coded):
+            arrays.append(part.data)
+            described.append(_coded_part(role, part, index))
+        else:
+            arrays.append(part)
+            described.append(Part.of(cast("Role", role), part, index))
+    return arrays, described
+
+
+def _coded_part(role: str, part: Coded, index: Mapping[str, Any]) -> Part:
     return Part(
         cast("Role", role),
         part.dtype,

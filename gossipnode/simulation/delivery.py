@@ -57,7 +57,7 @@ class ObjectEncoder:
                 part.role if part.codec == "raw" else (part.role, part.codec, part.bits, part.seed)
                 for part in message.parts
             ],
-            message.version.bit_length(),
+            message.version and message.version.bit_length(),
             message.base_version and message.base_version.bit_length(),
             message.seq.bit_length(),
             message.round.bit_length(),

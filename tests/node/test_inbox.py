@@ -117,7 +117,9 @@ def test_refuses_values_that_are_not_finite(bad: float) -> None:
     values[2] = bad
     sent, _ = decode(bytearray(encode(message(), [values]).tobytes()))
     with pytest.raises(PeerError) as caught:
-        asyncio.run(inbox().open(sent, memoryview(bytearray(values.tobytes())), inline))
+        asyncio.run(
+            inbox().open(sent, memoryview(bytearray(values.tobytes())), values.nbytes, inline)
+        )
     assert caught.value.code == "not_finite"
 
 
@@ -126,7 +128,7 @@ def test_refuses_a_body_that_was_changed_on_its_way() -> None:
     body = bytearray(VECTOR.tobytes())
     body[9] ^= 1
     with pytest.raises(PeerError) as caught:
-        asyncio.run(inbox().open(sent, memoryview(body), inline))
+        asyncio.run(inbox().open(sent, memoryview(body), len(body), inline))
     assert caught.value.code == "checksum_mismatch"
 
 
@@ -203,6 +205,17 @@ def test_the_budget_counts_bodies_exactly() -> None:
     for admission in held:
         gate.release(admission)
     assert gate.inflight_bytes == 0
+
+
+def test_what_a_coded_body_becomes_is_held_too() -> None:
+    """Whatever came before it: 32 bytes raw; coded 8, and the 32 that they become."""
+    gate, halves = inbox(), part(codec="float16", nbytes=8)
+    raw, coded = message(), message(parts=halves)
+    for each, body_bytes, held in [(raw, 32, 32), (coded, 8, 40), (coded, 8, 40), (raw, 32, 32)]:
+        admission = gate.admit(each)
+        assert (admission.body_bytes, gate.inflight_bytes) == (body_bytes, held)
+        gate.release(admission)
+        assert gate.inflight_bytes == 0
 
 
 def test_refused_frames_do_not_make_a_sender_stale() -> None:
