@@ -171,7 +171,10 @@ class ActiveSide(Computing):
 
     @property
     def bytes_per_s(self) -> float:
-        """Bytes a second of the last pushes, from leaving to the answer."""
+        """Bytes a second of the last pushes, from leaving to the answer.
+
+        0 where the codec does not adapt to it: timing all pushes would cost every node.
+        """
         return self.courier.bytes_per_s
 
     @property
@@ -261,7 +264,9 @@ class ActiveSide(Computing):
             version=version,
             base_version=base_version,
         )
-        saved += sum([part.saved for part in parts.values() if isinstance(part, Coded)])
+        for part in parts.values():
+            if isinstance(part, Coded):
+                saved += part.saved
         parcel = Parcel(frame, purpose, self.params, self.age, saved)
         for peer in peers:
             self.courier.put(peer, parcel, self.tasks)

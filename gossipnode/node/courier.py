@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
 
 import numpy as np
 
@@ -56,6 +55,7 @@ class Courier:
     heard of (fixed neighbours may still be starting). ``on_change(peer)`` is told when a peer's
     state or round changed; ``on_exchange(peer, parcel, receipt)`` gets the answer to an exchange;
     ``on_refusal(peer, code)`` is told of a message that a peer will not have, however often.
+    Pushes are ``timed`` for ``bytes_per_s`` where somebody asks for that.
     """
 
     def __init__(
@@ -72,9 +72,11 @@ class Courier:
         on_refusal: Callable[[str, str], None],
         room: Mapping[str, int] | None = None,
         room_least: int = 1,
+        timed: bool = False,
     ) -> None:
         self.world, self.peers, self.counters = world, peers, counters
-        self._rng = cache(rng)  # most couriers never need one
+        self._make_rng = rng
+        self._rng: np.random.Generator | None = None  # most couriers never need one
         self.timeout_s, self.insist = timeout_s, insist
         self.on_change, self.on_exchange, self.on_refusal = on_change, on_exchange, on_refusal
         self.outbox = Outbox(
@@ -83,6 +85,9 @@ class Courier:
         self._room, self._room_least = room or {}, room_least
         # Bytes acknowledged, and the seconds they took, the older the less: for ``bytes_per_s``.
         self._timed_bytes = self._timed_s = 0.0
+        # Peer -> when what it was sent last left, and the bytes of that; None: nobody asks. In the
+        # record of a peer it would cost 120 bytes for each, and most nodes have no use for it.
+        self._left: dict[str, tuple[float, int]] | None = {} if timed else None
         self._closing = False
         self._pauses: dict[str, asyncio.Event] = {}
         self._probed: set[str] = set()
@@ -114,7 +119,7 @@ class Courier:
         finally:
             self._probed.discard(peer.id)
         if not listening and peer.state == "alive":
-            self.peers.failed(peer, asyncio.get_running_loop().time(), self._rng().random())
+            self.peers.failed(peer, asyncio.get_running_loop().time(), self._spread())
             self.suspect(peer.id, "connection refused")
 
     def _room_for(self, peer_id: str) -> int:
@@ -227,7 +232,8 @@ class Courier:
             self.counters.add("bytes_saved", parcel.saved)
         peer.pushes_sent += 1
         peer.received_before = peer.pushes_received
-        peer.sent = asyncio.get_running_loop().time(), parcel.frame.nbytes
+        if self._left is not None:
+            self._left[peer.id] = asyncio.get_running_loop().time(), parcel.frame.nbytes
 
     async def _attempt(self, peer: Peer, parcel: Parcel, posted: Posted | None) -> float | None:
         """Send once, unless it was ``posted``: None when done with the parcel.
@@ -253,21 +259,29 @@ class Courier:
         assert receipt.reply is not None
         return self._replied(peer, receipt.reply, now)
 
-    def _time(self, peer: Peer, now: float) -> None:
+    def _time(self, sent_at: float, nbytes: int, now: float) -> None:
         """Take a push that was acknowledged into account for ``bytes_per_s``."""
-        sent_at, nbytes = peer.sent
         self._timed_bytes = FORGET * self._timed_bytes + nbytes
         self._timed_s = FORGET * self._timed_s + now - sent_at
 
     @property
     def bytes_per_s(self) -> float:
-        """Return how fast the last pushes went, to the answer; 0 where none took any time."""
+        """Return how fast the last pushes went, to the answer.
+
+        0 where none took any time, or none was timed.
+        """
         return self._timed_bytes / self._timed_s if self._timed_s > 0 else 0.0
+
+    def _spread(self) -> float:
+        """Draw what keeps the repeats of many apart, in [0, 1)."""
+        if self._rng is None:
+            self._rng = self._make_rng()
+        return self._rng.random()
 
     def _failed(self, peer: Peer, reason: str) -> float | None:
         self.counters.add("pushes_failed")
         now = asyncio.get_running_loop().time()
-        pause = self.peers.failed(peer, now, self._rng().random())
+        pause = self.peers.failed(peer, now, self._spread())
         event(log, logging.DEBUG, "push.failed", peer=peer.id, reason=reason)
         if peer.state == "unknown" and self.insist:
             if reason != peer.reason:
@@ -284,7 +298,8 @@ class Courier:
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
             peer.age, peer.refusal = reply.age, ""
-            self._time(peer, now)
+            if self._left is not None:
+                self._time(*self._left[peer.id], now)
             self._heard(peer, now, reply.round)
             return None
         assert reply.code is not None
@@ -301,7 +316,7 @@ class Courier:
             self._heard(peer, now)  # nor here: it says what it can take
         self.on_refusal(peer.id, reply.code)
         if reply.code in LASTING or reply.code == "draining":
-            self.peers.failed(peer, now, self._rng().random())
+            self.peers.failed(peer, now, self._spread())
             self.suspect(peer.id, refusal)
         return None
 

@@ -103,14 +103,13 @@ class Node(ActiveSide):
         self.state, self.reason, self.round = "created", "", 0
         self.epoch = self.seq = self.durable_age = 0
         self.checkpoint_error = ""
-        self.started_at = self.since = self.run_began = 0.0
+        self.started_at = self.since = self.run_began = self._round_began = 0.0
         self.has_started = self.in_step = self.is_active = False
         self.last_training: TrainResult | None = None
         self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
         self._given_learner = learner
         self._asked_to_stop = self._enough = False
         self._waiting: set[asyncio.Event | asyncio.Future[None]] = set()
-        self._round_began = 0.0
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -174,6 +173,7 @@ class Node(ActiveSide):
             on_refusal=lambda peer, code: self.algorithm.refused(self, peer, code),
             room={} if self.algorithm.cumulative else self.place.room,
             room_least=self.algorithm.room,
+            timed=self.codec is not None and self.codec.adapts,
         )
         if self._has_membership:
             # Here, not above: who has no peers does without.

@@ -39,7 +39,7 @@ class Peer:
 
     ``listed`` peers are in the peer list: no message changes where they are dialled. ``sending``
     is set while something is on its way to it; ``received_before`` are the pushes that had been
-    received from it when that was sent, and ``sent`` is when that was, and its bytes.
+    received from it when that was sent.
     """
 
     id: str
@@ -60,7 +60,6 @@ class Peer:
     sending: bool = False
     leap: int = -1
     received_before: int = 0
-    sent: tuple[float, int] = (0.0, 0)
 
     def tell_round(self, round_: int) -> None:
         """Take the peer's word for its round, but for a leap only when it says so twice.

@@ -26,7 +26,9 @@ FRAME_BYTES = 12
 class Post:
     """A world of which only ``push`` exists: it answers by script, then says ``merged``."""
 
-    def __init__(self, *script: Receipt | Exception, insist: bool = False) -> None:
+    def __init__(
+        self, *script: Receipt | Exception, insist: bool = False, timed: bool = False
+    ) -> None:
         self.script = list(script)
         self.instants: list[float] = []
         self.seconds = 0.0  # that an answer takes
@@ -48,6 +50,7 @@ class Post:
             insist=insist,
             on_change=self.changed.append,
             on_exchange=self.exchanged,
+            timed=timed,
         )
 
     def post(self, *_: Any) -> None:
@@ -300,9 +303,21 @@ def test_flush_repeats_nothing() -> None:
     run(main)
 
 
-def test_the_speed_of_pushes_is_told() -> None:
+def test_pushes_are_not_timed_where_nobody_asks_for_their_speed() -> None:
     async def main() -> None:
         post = Post()
+        post.seconds = 0.5
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert post.counters.get("pushes_acknowledged") == 1
+        assert post.courier.bytes_per_s == 0.0
+
+    run(main)
+
+
+def test_the_speed_of_pushes_is_told() -> None:
+    async def main() -> None:
+        post = Post(timed=True)
         assert post.courier.bytes_per_s == 0.0
         for seconds in (0.5, 0.5, 2.0):
             post.seconds = seconds
