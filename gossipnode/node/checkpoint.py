@@ -118,6 +118,28 @@ class FileStore:
             )
         return None
 
+    def write_small(self, name: str, data: bytes) -> None:
+        """Write a small file beside the checkpoints durably, whole or not at all."""
+        self._write(self.folder / name, data)
+
+    def read_small(self, name: str) -> bytes | None:
+        """Return the small file of that name; None if there is none."""
+        path = self.folder / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def put_aside(self, name: str) -> None:
+        """Rename a small file that is damaged, so that nothing reads it again."""
+        path = self.folder / name
+        try:
+            self.disk.replace(path, path.with_name(name + BROKEN))
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be renamed: {error.strerror}") from None
+
     def files(self) -> list[Path]:
         """Return the checkpoint files, oldest first."""
         return self._numbered(SUFFIX)

@@ -73,6 +73,15 @@ class Store(Protocol):
     def next_epoch(self) -> int:
         """Return a boot epoch greater than every one before, durably."""
 
+    def write_small(self, name: str, data: bytes) -> None:
+        """Write a small file beside the checkpoints durably, whole or not at all."""
+
+    def read_small(self, name: str) -> bytes | None:
+        """Return the small file of that name; None if there is none."""
+
+    def put_aside(self, name: str) -> None:
+        """Rename a small file that is damaged, so that nothing reads it again."""
+
 
 class World(Protocol):
     """The node's surroundings, handed in."""

@@ -125,6 +125,7 @@ class SimulatedStore:
         self.known: Any = None
         self._unsynced_note: Any = None
         self._epoch = 0
+        self.small: dict[str, bytes] = {}  # durable at once
 
     def save(self, snapshot: Snapshot) -> None:
         """Write; the memory of arrays that go on changing is copied."""
@@ -147,11 +148,24 @@ class SimulatedStore:
     def wipe(self) -> None:
         """Be another disk, an empty one."""
         self.durable.clear()
+        self.small.clear()
         self.known, self._epoch = None, 0
 
     def load(self) -> Snapshot | None:
         """Return a copy of the newest durable snapshot."""
         return copy.deepcopy(self.durable[-1]) if self.durable else None
+
+    def write_small(self, name: str, data: bytes) -> None:
+        """Write a small file."""
+        self.small[name] = data
+
+    def read_small(self, name: str) -> bytes | None:
+        """Return a small file."""
+        return self.small.get(name)
+
+    def put_aside(self, name: str) -> None:
+        """Forget a small file that is damaged."""
+        del self.small[name]
 
     def next_epoch(self) -> int:
         """Return the next life's number: the time, unless the clock was set back."""

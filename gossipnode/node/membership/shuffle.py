@@ -1,0 +1,259 @@
+"""The talk in which nodes exchange entries of their views, and whom a push may go to because of it.
+
+Every period one peer is asked, with some entries of the own view; it answers with some of its own
+(``view`` has the rules). Where the view is empty, and now and then otherwise, somebody is asked
+who was there before any view: a seed, a name's addresses, a contact of the address book, or a
+listed peer. Invariant: the peers that are learnt are those in the view, so that a push goes to any
+of the swarm, each as likely as another over time, and a node's memory is that of its view.
+
+An entry that a node told of itself is handed on only once this node has found that very node at
+its address: a node behind a NAT is pushed to over the lane that it opened, by those whom it asks,
+and the others never hear of an address that leads nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gossipnode.config.membership import ID_PATTERN
+from gossipnode.errors import NetworkError, PeerError
+from gossipnode.logs import bounded, event
+from gossipnode.node.addresses import is_address
+from gossipnode.node.membership.view import Entry, PartialView
+from gossipnode.node.peers import Peer
+from gossipnode.node.world import Receipt
+from gossipnode.wire.frame import Frame
+from gossipnode.wire.members import MEMBERS_MAX, Member
+from gossipnode.wire.message import Kind, Message
+
+if TYPE_CHECKING:
+    from gossipnode.node.membership.membership import Handler, Membership, Outcome
+
+log = logging.getLogger("gossipnode.node")
+
+WORD = "shuffle"
+# Somebody from outside the view is asked every so many periods: two swarms that began apart, though
+# both know a seed, find together. With periods of 10 s, 1000 nodes ask a seed 17 times a second.
+OUTSIDE_EVERY = 6
+TIMEOUT_S = 5.0
+# For looking whether a peer is where it says.
+VOUCH_TIMEOUT_S = 3.0
+
+
+class Shuffle:
+    """The part of ``membership`` that keeps the view, and with it the peers that are learnt."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership, self.node = membership, membership.node
+        options = membership.options
+        self.period_s, self.length = options.shuffle_period_s, options.shuffle_size
+        self.rng = membership.rng
+        size = min(options.view, self.node.config.network.peers_max)
+        self.view = PartialView(self.node.id, size, self.rng)
+        self.words: Mapping[tuple[Kind, str], Handler] = {(Kind.VIEW, WORD): self._asked}
+        # Cumulative algorithms owe each peer what they have handed it: they forget nobody.
+        self._forgets = not self.node.algorithm.cumulative
+        self._asking: Entry | None = None
+        self._is_outside = False  # whether somebody from outside is being asked
+        self._due: float | None = None
+        self._periods = 0
+        self._own: set[str] = set()  # addresses at which this node itself has answered
+
+    # -- whom this node knows ---------------------------------------------------------------------
+
+    def meet(self, peer_id: str, address: str, *, hearsay: bool) -> Peer | None:
+        """Take in a peer if there is a free place; None where there is none.
+
+        It is not ``hearsay`` where it said so itself.
+        """
+        if self._is_sound(peer_id, address):
+            self.view.add(Entry(peer_id, address, vouched=hearsay))
+            self._keep_learnt()
+        return self.node.peers.get(peer_id)
+
+    def lose(self, peer_id: str) -> None:
+        """Take a peer out of the view that is down."""
+        self.view.remove(peer_id)
+        self._keep_learnt()
+
+    def _is_sound(self, peer_id: str, address: str) -> bool:
+        """Whether a view may have this entry: no listed peer's, nor one that nobody could have."""
+        return (
+            peer_id not in self.node.directory
+            and re.fullmatch(ID_PATTERN, peer_id) is not None
+            and address != self.node.address
+            and is_address(address, self.node.address or "")
+        )
+
+    def _keep_learnt(self) -> None:
+        """Let the learnt peers be those of the view, and the one that is being asked."""
+        peers, courier = self.node.peers, self.node.courier
+        for entry in self.view:
+            peers.add(entry.id, entry.address)
+        if self._forgets:
+            asked = None if self._asking is None else self._asking.id
+            for peer in peers.learnt:
+                if peer.id not in self.view and peer.id != asked:
+                    peers.forget(peer.id)
+        peers.sweep(courier.busy)
+
+    # -- asking -----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> float:
+        """Shuffle where it is time."""
+        if self._due is None:  # nodes that began together must not ask together
+            self._due = now + self.period_s * self.rng.random() if len(self.view) else now
+        if now >= self._due:
+            self._due = now + self.period_s * (0.75 + 0.5 * self.rng.random())
+            self._periods += 1
+            self.view.grow_older()
+            self._vouch()
+            is_time = self._periods % OUTSIDE_EVERY == 0
+            if (not self.view or is_time) and not self._is_outside:
+                self._is_outside = True
+                self.membership.spawn(self._ask_outside())
+            self._ask_oldest()
+        return self._due
+
+    async def leave(self) -> None:
+        """Go without a word: entries of who is gone grow old."""
+
+    def _ask_oldest(self) -> None:
+        entry = self.view.oldest()
+        if entry is None or self._asking is not None:
+            return
+        self._asking = entry
+        self.view.remove(entry.id)
+        sent = self.view.sample(self.length - 1)
+
+        def answered(outcome: Outcome) -> None:
+            self._asking = None
+            answer = _answer_of(outcome, entry.id)
+            if answer is not None:
+                self.view.exchange(self._entries(answer), sent)
+            if answer is not None or _only_refuses(outcome, entry.id):
+                self.view.add(replace(entry, age=0))
+            elif self._forgets:
+                reason = outcome if isinstance(outcome, Exception) else "another node answers there"
+                event(log, logging.DEBUG, "view.lost", peer=entry.id, reason=str(reason))
+            self._keep_learnt()
+
+        self.membership.ask(entry.address, WORD, self._frame(sent), TIMEOUT_S, answered)
+
+    async def _ask_outside(self) -> None:
+        """Ask somebody whom no view told of, one after the other until one answers."""
+        node = self.node
+        try:
+            for address in await self._outside():
+                try:
+                    receipt = await node.world.push(address, self._frame([]), TIMEOUT_S)
+                except (NetworkError, PeerError) as error:
+                    event(log, logging.DEBUG, "seed.silent", address=address, reason=str(error))
+                    continue
+                if receipt.reply is not None and receipt.reply.sender == node.id:
+                    self._own.add(address)  # the name stands for this node, too
+                answer = receipt.message
+                if answer is not None and (answer.kind, answer.control) == (Kind.VIEW, WORD):
+                    self._found(address, answer)
+                    return
+        finally:
+            self._is_outside = False
+
+    def _found(self, address: str, answer: Message) -> None:
+        """Take in who answered at ``address``, and whom it knows."""
+        was_alone = not self.view
+        at = answer.address if answer.address == address else address
+        self.view.exchange(self._entries(answer), ())
+        self.meet(answer.sender, at, hearsay=True)
+        if was_alone and self.view:
+            who = bounded(answer.sender)
+            event(log, logging.INFO, "view.begun", peer=who, address=at, entries=len(self.view))
+
+    async def _outside(self) -> list[str]:
+        """Return addresses to ask, in random order, seeds before contacts; at most a few."""
+        node = self.node
+        seeds = list(await node.world.seeds())
+        listed = [entry.address for entry in node.directory if entry.id != node.id]
+        book = [] if self.membership.book is None else self.membership.book.newest()
+        contacts = [contact.address for contact in book if contact.id not in self.view]
+        found: dict[str, None] = {}
+        for addresses in (seeds, contacts, listed if node.id not in node.directory else ()):
+            for number in self.rng.permutation(len(addresses))[:OUTSIDE_EVERY]:
+                found.setdefault(addresses[int(number)])
+        return [one for one in found if one not in self._own and one != node.address]
+
+    def _vouch(self) -> None:
+        """Look whether a peer that spoke for itself is where it said, one a period."""
+        doubted = [entry for entry in self.view if not entry.vouched]
+        if doubted:
+            entry = doubted[int(self.rng.integers(len(doubted)))]
+            self.membership.spawn(self._look_at(entry))
+
+    async def _look_at(self, entry: Entry) -> None:
+        found = await self.node.world.id_at(entry.address, VOUCH_TIMEOUT_S)
+        entry.vouched |= found == entry.id
+
+    # -- answering --------------------------------------------------------------------------------
+
+    async def _asked(self, message: Message) -> Frame:
+        """Answer with entries of this view, and take those that came in their place."""
+        answered = self.view.sample(self.length, without=message.sender)
+        received = self._entries(message)
+        address = message.address or ""
+        if self._is_sound(message.sender, address):
+            own = Entry(message.sender, address, epoch=message.epoch, vouched=False)
+            received.insert(0, own)
+        self.view.exchange(received, answered)
+        self._keep_learnt()
+        return self._frame([*answered, *self._listed(self.length - len(answered), message.sender)])
+
+    def _listed(self, count: int, asker: str) -> list[Entry]:
+        """Return up to ``count`` listed peers that live, at random: whoever joined has no list."""
+        directory, peers = self.node.directory, self.node.peers
+        if count <= 0 or not len(directory) or asker in directory:
+            return []
+        found: dict[str, Entry] = {}
+        for number in self.rng.integers(len(directory), size=2 * count):
+            entry = directory[int(number)]
+            peer = peers.known.get(entry.id)
+            if peer is not None and peer.state == "alive":
+                found[entry.id] = Entry(entry.id, peer.address, epoch=peer.epoch)
+        return list(found.values())[:count]
+
+    def _frame(self, entries: Iterable[Entry]) -> Frame:
+        rows = list(entries)[:MEMBERS_MAX]
+        members = [Member(one.id, one.address, "alive", one.epoch, 0) for one in rows]
+        ages = [one.age for one in rows]
+        return self.membership.frame(WORD, members, kind=Kind.VIEW, ages=ages)
+
+    def _entries(self, message: Message) -> list[Entry]:
+        """Return the entries that a message tells of, without those that no view may have."""
+        members = message.members[: self.length]
+        ages = message.age if isinstance(message.age, tuple) else (message.age,) * len(members)
+        return [
+            Entry(one.id, one.address, age, one.epoch)
+            for one, age in zip(members, ages, strict=False)
+            if one.state == "alive" and self._is_sound(one.id, one.address)
+        ]
+
+
+def _answer_of(outcome: Outcome, peer_id: str) -> Message | None:
+    """Return the answer, if it is one of the peer that was asked."""
+    message = outcome.message if isinstance(outcome, Receipt) else None
+    if message is None or (message.kind, message.control) != (Kind.VIEW, WORD):
+        return None
+    return message if message.sender == peer_id else None
+
+
+def _only_refuses(outcome: Outcome, peer_id: str) -> bool:
+    """Whether the peer is there and knows no views, or has no time."""
+    reply = outcome.reply if isinstance(outcome, Receipt) else None
+    return (
+        reply is not None
+        and reply.sender == peer_id
+        and reply.code in ("unsupported_message", "busy")
+    )

@@ -1,0 +1,131 @@
+"""The address book: what is written is read, damage is found, and power may go at any moment."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from crashes import Machine, Recorder, put_back
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gossipnode.errors import StorageError
+from gossipnode.node.checkpoint import BROKEN, FileStore
+from gossipnode.node.membership.book import (
+    BYTES_MAX,
+    CONTACTS_MAX,
+    FILE,
+    Contact,
+    Page,
+    page_bytes,
+    parse_page,
+    read_page,
+)
+
+
+def contact(name: str, heard: float = 0.0) -> Contact:
+    return Contact(id=name, address=f"http://{name}:7946", heard=heard)
+
+
+PAGE = Page(
+    options={"swarm": {"name": "digits", "seed": 3}, "data": {"share": "1/8"}},
+    joined=True,
+    through=("http://seed:7946",),
+    contacts=(contact("alpha", 1.7e9), contact("beta")),
+)
+
+
+def test_what_was_written_is_read() -> None:
+    assert parse_page(page_bytes(PAGE)) == PAGE
+    assert parse_page(page_bytes(Page())) == Page()
+
+
+def test_the_largest_book_fits() -> None:
+    longest = [
+        Contact(id=f"n{i:0>127}", address="http://" + "a" * 247 + ":1", heard=1.7e9)
+        for i in range(CONTACTS_MAX)
+    ]
+    assert len(page_bytes(PAGE.model_copy(update={"contacts": tuple(longest)}))) < BYTES_MAX / 2
+
+
+@given(st.data())
+def test_damage_is_found_wherever_it_is(data: st.DataObject) -> None:
+    whole = bytearray(page_bytes(PAGE))
+    kind = data.draw(st.sampled_from(["flip", "cut", "more", "noise"]))
+    match kind:
+        case "flip":
+            whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+        case "cut":
+            del whole[data.draw(st.integers(0, len(whole) - 1)) :]
+        case "more":
+            whole += data.draw(st.binary(min_size=1, max_size=9))
+        case "noise":
+            whole = bytearray(data.draw(st.binary(max_size=99)))
+    with pytest.raises(StorageError):
+        parse_page(bytes(whole))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"contacts": [{"id": "a", "address": "file:///etc/passwd"}]}',
+        '{"contacts": [{"id": "a b", "address": "http://a:1"}]}',
+        '{"contacts": [{"id": "a", "address": "http://a:1", "heard": -1}]}',
+        '{"contacts": 7}',
+        '{"command": "rm"}',
+        "[]",
+        "",
+    ],
+)
+def test_what_has_a_sound_digest_and_makes_no_sense_is_refused_too(text: str) -> None:
+    import xxhash
+
+    digest = xxhash.xxh3_128_hexdigest(text.encode())
+    with pytest.raises(StorageError):
+        parse_page(f"gossipnode book 1 {digest}\n{text}".encode())
+
+
+def test_reading_tells_none_from_damaged_and_changes_nothing(tmp_path: Path) -> None:
+    assert read_page(tmp_path) is None
+    (tmp_path / FILE).write_bytes(page_bytes(PAGE))
+    assert read_page(tmp_path) == PAGE
+    (tmp_path / FILE).write_bytes(b"x" * (BYTES_MAX + 9))
+    with pytest.raises(StorageError, match="not what was written"):
+        read_page(tmp_path)
+    assert (tmp_path / FILE).exists()
+
+
+def test_a_damaged_book_is_put_aside_by_whoever_has_the_lock(tmp_path: Path) -> None:
+    files = FileStore(tmp_path, 3, lambda: 1.0)
+    assert files.read_small(FILE) is None
+    files.write_small(FILE, b"x")
+    assert files.read_small(FILE) == b"x"
+    files.put_aside(FILE)
+    assert files.read_small(FILE) is None
+    assert (tmp_path / (FILE + BROKEN)).read_bytes() == b"x"
+
+
+def test_power_may_go_at_any_moment_and_the_book_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    disk = Recorder(tmp_path / "disk")
+    disk.root.mkdir()
+    files = FileStore(disk.root / "node", 3, lambda: 1.0, disk)
+    files.open()
+    pages = [page_bytes(PAGE.model_copy(update={"through": ("x" * i,)})) for i in (1, 2, 3)]
+    for number, page in enumerate(pages):
+        disk.note(next=number)
+        files.write_small(FILE, page)
+        disk.note(durable=number)
+    files.close()
+    machine, states = Machine(), 0
+    for operation in disk.done:
+        machine.do(operation)
+        for found in machine.left_by_a_power_cut():
+            put_back(found, disk.root, tmp_path / "cut")
+            path = tmp_path / "cut" / "node" / FILE
+            data = path.read_bytes() if path.exists() else None
+            allowed = {machine.notes.get("durable"), machine.notes.get("next")}
+            assert (None if data is None else pages.index(data)) in allowed
+            shutil.rmtree(tmp_path / "cut")
+            states += 1
+    assert states > 30
