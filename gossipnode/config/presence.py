@@ -8,6 +8,30 @@ from gossipnode.options import Section, option
 class MembershipOptions(Section):
     """Who is there (docs/membership.md): peers are asked, and others told of who is not."""
 
+    # Of n nodes each knows `view`: the graph of views stays in one piece while two thirds of all
+    # die at once. 20 entries are 2 kB of memory, and 20 peers to try where some do not answer.
+    view: int = option(
+        20,
+        "Peers known at a time besides those of the peer list; they change all the time, so that "
+        "in the long run every node of the swarm is pushed to as often as any other (graph "
+        "random).",
+        unit="peers",
+        ge=1,
+        le=1024,
+    )
+    shuffle_period_s: float = option(
+        10.0,
+        "Time between two exchanges of entries with a peer of the view; 0: never, and peers are "
+        "remembered as they come.",
+        unit="s",
+        ge=0,
+        le=86_400,
+    )
+    shuffle_size: int = option(
+        8, "Entries that are exchanged; 8 of 20 at 80 bytes each are a frame of 1 kB.",
+        unit="entries", ge=1, le=32,
+    )  # fmt: skip
+
     probes: bool = option(
         True,
         "Ask peers whether they are there, one a period, and tell the others who is not. Without, "

@@ -47,10 +47,10 @@ class Route:
 
 
 async def livez(node: Node, request: BaseRequest) -> Response:
-    """200 while the loop ticks (that it answers proves it) and the node has not failed."""
+    """200 while the loop ticks (that it answers proves it) and the node has not failed; its id."""
     if node.state == "failed":
         return fault(request, 503, "failed", node.reason)
-    return answer(request, {"live": True})
+    return answer(request, {"live": True, "id": node.id})
 
 
 async def readyz(node: Node, request: BaseRequest) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from ssl import SSLContext
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gossipnode.config import Config
-from gossipnode.errors import NetworkError
+from gossipnode.errors import NetworkError, PeerError
 from gossipnode.network.client import HttpClient
 from gossipnode.network.lane import Lane
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.pending import LaneBrokenError
 from gossipnode.network.posted import LanePost
+from gossipnode.network.sources import Sources
 from gossipnode.network.threads import Hand
 from gossipnode.network.trust.words import REASONS
 from gossipnode.node.addresses import Reach
@@ -47,6 +48,7 @@ class DaemonWorld:
     def __init__(self, tls: SSLContext | None = None, trust: Trust | None = None) -> None:
         self.store: Store | None = None
         self.lanes: Lanes | None = None  # without them every push is a POST
+        self.sources: Sources | None = None  # where the swarm was, or may be, found
         self._files: FileStore | None = None
         self.meant: Callable[[str], str | None] = lambda _: None  # the id that is at an address
         self._trust = trust
@@ -141,6 +143,21 @@ class DaemonWorld:
             return True
         writer.close()
         return True
+
+    async def id_at(self, address: str, timeout_s: float) -> str | None:
+        """Ask for the id by a connection of its own: no lane that the peer opened counts."""
+        if self._refusal_of(address):
+            return None
+        try:
+            found = await self.client.get_json(f"{address}/livez", timeout_s)
+        except (NetworkError, PeerError):
+            return None
+        name = found.get("id") if isinstance(found, dict) else None
+        return name if isinstance(name, str) else None
+
+    async def seeds(self) -> Sequence[str]:
+        """Return where somebody of the swarm may be, names resolved anew."""
+        return [] if self.sources is None else await self.sources.find()
 
     async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
         """Run ``work`` in the trainer thread."""

@@ -198,6 +198,11 @@ class Courier:
                 self.counters.add("pushes_replaced")
                 return
 
+    @property
+    def busy(self) -> frozenset[str]:
+        """The peers that something is on its way to, or that are being asked."""
+        return frozenset(self.outbox.busy) | self._probed
+
     async def flush(self, seconds: float) -> bool:
         """Let everything leave, but insist on nobody; False if that took too long."""
         self._closing = True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gossipnode.config import PeerEntry
 from gossipnode.errors import StorageError
 from gossipnode.logs import event
 from gossipnode.node.world import Snapshot
@@ -46,6 +47,8 @@ class Memory:
             node.epoch = int(node.world.wall_time() * 1000)
             return
         node.epoch = await node.world.work(store.next_epoch)
+        if node.membership is not None and node.membership.book is not None:
+            await node.membership.book.recall()
         if node.config.checkpoint.fresh:
             return
         snapshot = await node.world.work(store.load)
@@ -157,11 +160,9 @@ class Memory:
 
     def _restore_peers(self, peers: list[dict[str, Any]]) -> None:
         """Take in whom gossip has met. They stay unknown: after a power cut all start anew."""
-        node = self.node
-        if not node.algorithm.needs_graph:
-            for row in peers:
-                if row["id"] not in node.peers:
-                    node.peers.add(row["id"], row["address"])
+        if not self.node.algorithm.needs_graph:
+            rows = [PeerEntry.model_construct(id=p["id"], address=p["address"]) for p in peers]
+            self.node.meet(rows)
 
 
 def _under(prefix: str, snapshot: Snapshot) -> dict[str, Any]:

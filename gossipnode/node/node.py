@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,7 +96,8 @@ class Node(ActiveSide):
         self.passive = PassiveSide(self)
         self.memory = Memory(self)
         self.membership: Membership | None = None
-        on = config.membership.probes if membership is None else membership
+        wanted = config.membership.probes or config.membership.shuffle_period_s > 0
+        on = wanted if membership is None else membership
         self._has_membership = on and (len(self.peers) > 0 or not self.algorithm.needs_graph)
         self.address: str | None = None
         self.on_measurement: Callable[[dict[str, Any]], None] | None = None
@@ -276,6 +277,8 @@ class Node(ActiveSide):
             if torn:
                 event(log, logging.WARNING, "checkpoint.skipped", id=self.id, age=self.durable_age)
             await (self.memory.settle() if torn else self.memory.keep())
+            if self.membership is not None and self.membership.book is not None:
+                await self.membership.book.keep()
         if self.state != "failed":
             self._set_state("stopped")
 
@@ -313,6 +316,15 @@ class Node(ActiveSide):
     def refuse(self, error: PeerError, sender: str | None) -> Reply:
         """Count and log a refusal, and return what to answer."""
         return self.passive.refuse(error, sender)
+
+    def meet(self, peers: Iterable[PeerEntry]) -> None:
+        """Take in peers that somebody told of, as many as there is room for."""
+        shuffle = None if self.membership is None else self.membership.shuffle
+        for entry in peers:
+            if shuffle is not None:
+                shuffle.meet(entry.id, entry.address, hearsay=True)
+            elif entry.id not in self.peers:
+                self.peers.add(entry.id, entry.address)
 
     # -- what others see --------------------------------------------------------------------------
 

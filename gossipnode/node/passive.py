@@ -225,8 +225,8 @@ class PassiveSide:
         if peer is None and not node.algorithm.needs_graph:
             peer = self._learn(message)
         if peer is not None:
-            if not peer.listed and is_address(message.address or "", node.address or ""):
-                peer.address = message.address or ""  # it may have moved; peers.toml may not
+            if not peer.listed and message.address not in (None, peer.address):
+                self._moved(peer, message.address or "")
             peer.tell_round(message.round)
             peer.age, peer.refused_here = age, ""
             if self._refused:
@@ -235,11 +235,23 @@ class PassiveSide:
             node.peers.heard(peer, node.time(), epoch=message.epoch)
             node.courier.wake(peer.id)
 
+    def _moved(self, peer: Peer, address: str) -> None:
+        """Take a peer's word for where it is now; peers.toml may not be wrong."""
+        node = self.node
+        if is_address(address, node.address or ""):
+            peer.address = address
+            if node.membership is not None and node.membership.shuffle is not None:
+                node.membership.shuffle.meet(peer.id, address, hearsay=False)
+
     def _learn(self, message: Message) -> Peer | None:
         """A newcomer says where it can be reached: from now on it is pushed to as well."""
-        if message.address is None or not is_address(message.address, self.node.address or ""):
+        node = self.node
+        if message.address is None or not is_address(message.address, node.address or ""):
             return None
-        peer = self.node.peers.add(message.sender, message.address)
+        if node.membership is not None and node.membership.shuffle is not None:
+            peer = node.membership.shuffle.meet(message.sender, message.address, hearsay=False)
+        else:
+            peer = node.peers.add(message.sender, message.address)
         if peer is not None:
             event(log, logging.INFO, "peer.joined", peer=peer.id, address=bounded(peer.address))
         return peer

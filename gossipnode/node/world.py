@@ -7,7 +7,7 @@ primitives; monotonic time is the running loop's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -107,6 +107,12 @@ class World(Protocol):
 
         No answer within ``timeout_s`` proves nothing: True.
         """
+
+    async def id_at(self, address: str, timeout_s: float) -> str | None:
+        """Return the id of the node that answers where one dials ``address``; None: nobody does."""
+
+    async def seeds(self) -> Sequence[str]:
+        """Return addresses at which somebody of the swarm may be, as of now; often none."""
 
     async def train(self, work: Callable[[], T], steps: int) -> T:
         """Run ``steps`` local steps off the loop, one call at a time."""

@@ -47,7 +47,7 @@ class ObjectEncoder:
 
     def __call__(self, message: Message, arrays: Sequence[Vector]) -> ObjectFrame:
         """Return ``message`` with its ``arrays``, which nobody may write to from now on."""
-        assert isinstance(message.age, int)
+        age = message.age
         body_bytes = message.body_bytes
         # All that makes one head of a swarm longer than another: numbers and names.
         kind = (
@@ -61,7 +61,7 @@ class ObjectEncoder:
             message.base_version and message.base_version.bit_length(),
             message.seq.bit_length(),
             message.round.bit_length(),
-            message.age.bit_length(),
+            age.bit_length() if isinstance(age, int) else tuple(n.bit_length() for n in age),
             message.epoch.bit_length(),
             message.degree and message.degree.bit_length(),
             len(message.sender),

@@ -62,7 +62,8 @@ class SimulatedSwarm(FaultVerbs):
     ``step_s`` is what a local step takes; ``learners`` replace what the config describes, one a
     node. ``stores`` gives each node a simulated disk. Those of ``late`` wait for ``start_late``.
     ``objects`` passes messages without making bytes: the same trace, faster. With ``membership``
-    nodes ask each other who is there, as the config has it. ``replay`` is the command to print
+    nodes ask each other who is there, as the config has it; with ``seeds`` too, names of
+    some, none has a list, and each begins with knowing those. ``replay`` is the command to print
     when an invariant breaks. Use it as a context: entering starts the nodes.
     """
 
@@ -84,6 +85,7 @@ class SimulatedSwarm(FaultVerbs):
         late: Iterable[str] = (),
         replay: str = "",
         membership: bool = False,
+        seeds: Sequence[str] = (),
     ) -> None:
         self.config, self.seed, self.replay = config, seed, replay or self.replay_default
         self.names = tuple(names) or tuple(f"n{i}" for i in range(nodes))
@@ -92,7 +94,7 @@ class SimulatedSwarm(FaultVerbs):
         self.nodes: dict[str, Node] = {}
         self.worlds: dict[str, SimulatedWorld] = {}
         self.down: set[str] = set(late)
-        self.step_s, self.membership = step_s, membership
+        self.step_s, self.membership, self.seeds = step_s, membership, tuple(seeds)
         self._stores = (
             {name: SimulatedStore(config.checkpoint.keep) for name in self.names} if stores else {}
         )
@@ -272,7 +274,7 @@ class SimulatedSwarm(FaultVerbs):
         node = Node(
             self.config,
             world=world,
-            peers=self._peers,
+            peers=() if self.seeds else self._peers,
             learner=self._learners.get(name),
             node_id=name,
             membership=self.membership,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -88,6 +88,18 @@ class SimulatedWorld:
         seconds += network.answer(receiver, self.name, 0).seconds
         await asyncio.sleep(min(seconds, timeout_s))
         return seconds > timeout_s or receiver not in self.swarm.down
+
+    async def id_at(self, address: str, timeout_s: float) -> str | None:
+        """Ask over the wire and back, as above."""
+        name, network = name_of(address), self.swarm.network
+        seconds = network.answer(self.name, name, 0).seconds
+        seconds += network.answer(name, self.name, 0).seconds
+        await asyncio.sleep(min(seconds, timeout_s))
+        return None if seconds > timeout_s or name in self.swarm.down else name
+
+    async def seeds(self) -> Sequence[str]:
+        """Return the addresses that the swarm gave to those who know nobody."""
+        return [address_of(name) for name in self.swarm.seeds if name != self.name]
 
     async def train(self, work: Callable[[], T], steps: int) -> T:
         """Compute now, and let it have taken ``steps`` local steps of virtual time."""

@@ -140,7 +140,7 @@ class Views:
         if q in self.down:
             return
         there = self.views[q]
-        answered = there.sample(self.length, without=p)
+        answered = there.sample(self.length, without={p})
         there.exchange([entry(p), *sent], answered)
         here.exchange(answered, sent)
         here.add(entry(q))

@@ -8,6 +8,7 @@ checked like any other: whoever answers there is who it says, or with trust who 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,12 @@ from pydantic import Field, ValidationError
 from gossipnode.config import PeerEntry
 from gossipnode.errors import StorageError
 from gossipnode.logs import event
+from gossipnode.node.world import Store
 from gossipnode.options import Section
+from gossipnode.wire.message import Kind
 
 if TYPE_CHECKING:
+    from gossipnode.node.membership.membership import Handler, Membership
     from gossipnode.node.node import Node
 
 log = logging.getLogger("gossipnode.node")
@@ -31,6 +35,8 @@ FILE = "book"
 # Some 100 bytes each; a view has 20, and those of half an hour fit.
 CONTACTS_MAX = 256
 BYTES_MAX = 2**20
+# Between two writes; and before the first one, which comes soon.
+EVERY_S, FIRST_S = 30.0, 2.0
 _TITLE = "gossipnode book 1"
 
 
@@ -48,7 +54,7 @@ class Page(Section):
     URLs.
     """
 
-    options: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     joined: bool = False
     through: tuple[str, ...] = ()
     contacts: tuple[Contact, ...] = Field((), max_length=CONTACTS_MAX)
@@ -91,35 +97,57 @@ def read_page(folder: Path) -> Page | None:
 
 
 class AddressBook:
-    """The book of ``node``: what of it is in memory, and how it gets to the disk.
+    """The part of ``membership`` that keeps the book: what of it is in memory, and on the disk.
 
     ``contacts`` are at most ``CONTACTS_MAX``, by id; of more, those heard of last.
     """
 
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, membership: Membership) -> None:
+        self.membership, self.node = membership, membership.node
+        self.words: Mapping[tuple[Kind, str], Handler] = {}
+        self._due: float | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self.joined = False
         self.through: Sequence[str] = ()
         self.contacts: dict[str, Contact] = {}
         self._written = b""
+
+    def tick(self, now: float) -> float:
+        """Write the book where it is time."""
+        if self._due is None:  # soon: until then a crash would cost whom this node has joined
+            self._due = now + FIRST_S
+        if now >= self._due:
+            self._due = now + EVERY_S
+            if self._keeping is None or self._keeping.done():
+                self._keeping = self.membership.spawn(self.keep())
+        return self._due
+
+    async def leave(self) -> None:
+        """Go without a word."""
 
     async def recall(self) -> None:
         """Read what was there before; a book that is damaged is put aside, and told of."""
         node, store = self.node, self.node.world.store
         if store is None:
             return
-        data = await node.world.work(store.read_small, FILE)
-        if data is None:
-            return
         try:
+            data = await node.world.work(store.read_small, FILE)
+            if data is None:
+                return
             page = parse_page(data)
         except StorageError as error:
             event(log, logging.ERROR, "book.damaged", reason=str(error))
-            await node.world.work(store.put_aside, FILE)
+            await self._put_aside(store)
             return
         self._written = data
         self.joined, self.through = page.joined, page.through
         self.note(page.contacts)
+
+    async def _put_aside(self, store: Store) -> None:
+        try:
+            await self.node.world.work(store.put_aside, FILE)
+        except StorageError as error:
+            event(log, logging.WARNING, "book.not_kept", reason=str(error))
 
     def note(self, contacts: Iterable[Contact]) -> None:
         """Take in what is newer than what is known."""
@@ -169,7 +197,7 @@ class AddressBook:
                 self.note([Contact(id=peer.id, address=peer.address, heard=heard)])
 
 
-def _options(node: Node) -> Mapping[str, dict[str, Any]]:
+def _options(node: Node) -> dict[str, dict[str, Any]]:
     """Return what the swarm shares, and of the node's own what it must not lose."""
     options = node.shared_config()["config"]
     own = {"data": {"share": node.config.data.share}, "node": {"id": node.id}}

@@ -25,6 +25,8 @@ from gossipnode.wire.message import Kind, Message
 from gossipnode.wire.reply import Reply
 
 if TYPE_CHECKING:
+    from gossipnode.node.membership.book import AddressBook
+    from gossipnode.node.membership.shuffle import Shuffle
     from gossipnode.node.node import Node
 
 # A node's streams of random numbers begin with these two; see ``node.node``.
@@ -60,6 +62,8 @@ class Membership:
         seed = [node.config.swarm.seed, node.place.index, STREAM_MEMBERSHIP]
         self.rng = np.random.default_rng(seed)
         self.parts: list[Part] = []
+        self.shuffle: Shuffle | None = None
+        self.book: AddressBook | None = None
         self._words: dict[tuple[Kind, str], Handler] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._task: asyncio.Task[None] | None = None
@@ -144,8 +148,12 @@ class Membership:
         *,
         kind: Kind = Kind.CONTROL,
         scalars: Mapping[str, float] | None = None,
+        ages: Sequence[int] = (),
     ) -> Frame:
-        """Return a word of this node's, a question or an answer, as a frame."""
+        """Return a word of this node's, a question or an answer, as a frame.
+
+        ``ages`` are those of ``members``, one each, in a VIEW.
+        """
         node = self.node
         self._seq += 1
         message = Message(
@@ -158,6 +166,7 @@ class Membership:
             seq=self._seq,
             round=node.round,
             address=node.address,
+            age=tuple(ages) or 0,
             scalars=dict(scalars or {}),
             control=control,
             members=tuple(members),
@@ -201,8 +210,16 @@ class Membership:
 def build_membership(node: Node) -> Membership:
     """Return the membership that the node's config asks for."""
     # Here, not above: the parts know this file.
+    from gossipnode.node.membership.book import AddressBook
     from gossipnode.node.membership.detector import Detector
+    from gossipnode.node.membership.shuffle import Shuffle
 
     membership = Membership(node)
-    membership.add(Detector(membership))
+    if membership.options.probes:
+        membership.add(Detector(membership))
+    if node.config.topology.graph == "random" and membership.options.shuffle_period_s:
+        membership.shuffle = Shuffle(membership)
+        membership.book = AddressBook(membership)
+        membership.add(membership.shuffle)
+        membership.add(membership.book)
     return membership

@@ -40,8 +40,11 @@ WORD = "shuffle"
 # both know a seed, find together. With periods of 10 s, 1000 nodes ask a seed 17 times a second.
 OUTSIDE_EVERY = 6
 TIMEOUT_S = 5.0
-# For looking whether a peer is where it says.
+# For looking whether a peer is where it says: how long, at how many at a time, and for how many it
+# is remembered.
 VOUCH_TIMEOUT_S = 3.0
+VOUCHING_MAX = 8
+VOUCHED_KEPT = 1024
 
 
 class Shuffle:
@@ -62,6 +65,8 @@ class Shuffle:
         self._due: float | None = None
         self._periods = 0
         self._own: set[str] = set()  # addresses at which this node itself has answered
+        self._vouching: set[str] = set()
+        self._reached: dict[tuple[str, str], None] = {}  # ids and addresses that were found so
 
     # -- whom this node knows ---------------------------------------------------------------------
 
@@ -72,6 +77,9 @@ class Shuffle:
         """
         if self._is_sound(peer_id, address):
             self.view.add(Entry(peer_id, address, vouched=hearsay))
+            self._vouch()
+            if not self._forgets:
+                self.node.peers.add(peer_id, address)
             self._keep_learnt()
         return self.node.peers.get(peer_id)
 
@@ -83,7 +91,7 @@ class Shuffle:
     def _is_sound(self, peer_id: str, address: str) -> bool:
         """Whether a view may have this entry: no listed peer's, nor one that nobody could have."""
         return (
-            peer_id not in self.node.directory
+            peer_id not in self.node.directory.number
             and re.fullmatch(ID_PATTERN, peer_id) is not None
             and address != self.node.address
             and is_address(address, self.node.address or "")
@@ -128,7 +136,7 @@ class Shuffle:
             return
         self._asking = entry
         self.view.remove(entry.id)
-        sent = self.view.sample(self.length - 1)
+        sent = self._sample(self.length - 1)
 
         def answered(outcome: Outcome) -> None:
             self._asking = None
@@ -143,6 +151,12 @@ class Shuffle:
             self._keep_learnt()
 
         self.membership.ask(entry.address, WORD, self._frame(sent), TIMEOUT_S, answered)
+
+    def _sample(self, count: int, asker: str = "") -> list[Entry]:
+        """Return entries to hand on: of nobody who is suspected, nor of the asker."""
+        known = self.node.peers.known
+        silent = {e.id for e in self.view if e.id in known and known[e.id].state == "suspect"}
+        return self.view.sample(count, without={*silent, asker})
 
     async def _ask_outside(self) -> None:
         """Ask somebody whom no view told of, one after the other until one answers."""
@@ -181,40 +195,53 @@ class Shuffle:
         book = [] if self.membership.book is None else self.membership.book.newest()
         contacts = [contact.address for contact in book if contact.id not in self.view]
         found: dict[str, None] = {}
-        for addresses in (seeds, contacts, listed if node.id not in node.directory else ()):
+        for addresses in (seeds, contacts, listed if node.id not in node.directory.number else ()):
             for number in self.rng.permutation(len(addresses))[:OUTSIDE_EVERY]:
                 found.setdefault(addresses[int(number)])
         return [one for one in found if one not in self._own and one != node.address]
 
     def _vouch(self) -> None:
-        """Look whether a peer that spoke for itself is where it said, one a period."""
-        doubted = [entry for entry in self.view if not entry.vouched]
-        if doubted:
-            entry = doubted[int(self.rng.integers(len(doubted)))]
-            self.membership.spawn(self._look_at(entry))
+        """Look whether those who spoke for themselves are where they said, a few at a time."""
+        for entry in self.view:
+            if entry.vouched or entry.id in self._vouching:
+                continue
+            if (entry.id, entry.address) in self._reached:
+                entry.vouched = True
+            elif len(self._vouching) < VOUCHING_MAX:
+                self._vouching.add(entry.id)
+                if self.membership.spawn(self._look_at(entry)) is None:
+                    self._vouching.discard(entry.id)  # not begun yet
 
     async def _look_at(self, entry: Entry) -> None:
-        found = await self.node.world.id_at(entry.address, VOUCH_TIMEOUT_S)
-        entry.vouched |= found == entry.id
+        try:
+            found = await self.node.world.id_at(entry.address, VOUCH_TIMEOUT_S)
+        finally:
+            self._vouching.discard(entry.id)
+        if found == entry.id:
+            entry.vouched = True
+            self._reached[entry.id, entry.address] = None
+            while len(self._reached) > VOUCHED_KEPT:
+                del self._reached[next(iter(self._reached))]
 
     # -- answering --------------------------------------------------------------------------------
 
     async def _asked(self, message: Message) -> Frame:
         """Answer with entries of this view, and take those that came in their place."""
-        answered = self.view.sample(self.length, without=message.sender)
+        answered = self._sample(self.length, message.sender)
         received = self._entries(message)
         address = message.address or ""
         if self._is_sound(message.sender, address):
             own = Entry(message.sender, address, epoch=message.epoch, vouched=False)
             received.insert(0, own)
         self.view.exchange(received, answered)
+        self._vouch()
         self._keep_learnt()
         return self._frame([*answered, *self._listed(self.length - len(answered), message.sender)])
 
     def _listed(self, count: int, asker: str) -> list[Entry]:
         """Return up to ``count`` listed peers that live, at random: whoever joined has no list."""
         directory, peers = self.node.directory, self.node.peers
-        if count <= 0 or not len(directory) or asker in directory:
+        if count <= 0 or not len(directory) or asker in directory.number:
             return []
         found: dict[str, Entry] = {}
         for number in self.rng.integers(len(directory), size=2 * count):

@@ -22,7 +22,7 @@ that its node told itself waits to be ``vouched`` for before it is handed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,9 +107,9 @@ class PartialView:
         """Return the entry to ask next: that heard of longest ago."""
         return max(self, key=lambda entry: entry.age, default=None)
 
-    def sample(self, count: int, without: str = "") -> list[Entry]:
-        """Return copies of at most ``count`` entries to hand on, at random, but ``without`` one."""
-        known = [entry for entry in self if entry.vouched and entry.id != without]
+    def sample(self, count: int, without: Container[str] = ()) -> list[Entry]:
+        """Return copies of at most ``count`` entries to hand on, at random, but ``without`` ids."""
+        known = [entry for entry in self if entry.vouched and entry.id not in without]
         chosen = self._rng.permutation(len(known))[:count]
         return [replace(known[int(number)]) for number in chosen]
 
