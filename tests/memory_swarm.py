@@ -53,6 +53,13 @@ class MemoryWorld:
             return True
         return receiver not in self.swarm.down
 
+    async def id_at(self, address: str, timeout_s: float) -> str | None:
+        name = address.removeprefix("memory://")
+        return None if name in self.swarm.down or name not in self.swarm.nodes else name
+
+    async def seeds(self) -> Sequence[str]:
+        return ()
+
     async def train(self, work: Callable[[], Any], steps: int) -> Any:
         result = work()
         await asyncio.sleep(self.step_s * steps)

@@ -132,17 +132,17 @@ def read_config(
     base: Mapping[str, Mapping[str, Any]] | None = None,
     variant: tuple[str, Mapping[str, Mapping[str, Any]]] | None = None,
     *,
-    only: str = "",
+    only: Collection[str] = (),
 ) -> Config:
     """Build the config from all layers; raises ``ConfigError``.
 
-    ``only`` is the one section that is read from the environment.
+    ``only`` are the sections that are read from the environment, if not all.
     """
     given = {**flags, **dict(_split_setting(setting) for setting in settings)}
     environment: Mapping[str, str] = os.environ
     if only:
-        prefix = f"{ENV_PREFIX}{only.upper()}_"
-        environment = {name: text for name, text in os.environ.items() if name.startswith(prefix)}
+        prefixes = tuple(f"{ENV_PREFIX}{section.upper()}_" for section in only)
+        environment = {name: text for name, text in os.environ.items() if name.startswith(prefixes)}
     return load_config(path, environment=environment, flags=given, base=base, variant=variant)
 
 

@@ -1,14 +1,17 @@
-"""Joining a running gossip swarm: its options, its peers and its current model from one node.
+"""Joining a running gossip swarm: its options, some peers and its current model from one node.
 
 Invariant: what a joining node takes over is checked as if a person had written it; a checkpoint
-of its own counts more than the model that it is given.
+of its own counts more than the model that it is given. Nothing is written to the disk on the way,
+so a crash in the middle leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ from gossipnode.learning.modelfile import load_model
 from gossipnode.learning.params import Array
 from gossipnode.logs import bounded, event
 from gossipnode.network import HttpClient, HttpNode
+from gossipnode.network.sources import Resolver, addresses_of, resolve
 from gossipnode.node.place import host_id
 from gossipnode.node.replica import Replica
 
@@ -32,11 +36,18 @@ log = logging.getLogger("gossipnode.cli.join")
 
 # A model file's header beside its tensors.
 HEADER_BYTES_MAX = 16 * 2**20
+# Members that are asked at once, and how long each may take for its first word where there are
+# others to ask. A machine that is off answers nothing, one that is on refuses at once.
+AT_ONCE = 8
+FIRST_WORD_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What a node of the swarm told: options by section, the peers, and its model."""
+    """What a node of the swarm told: options by section, some peers, and its model.
+
+    ``shares`` are those that the common data was divided into, as far as the node knows.
+    """
 
     url: str
     donor: str
@@ -45,14 +56,20 @@ class Joined:
     params: Array
     age: int
     schema: str
+    shares: int = 1
 
-    def place(self, config: Config) -> tuple[Config, tuple[PeerEntry, ...]]:
-        """Return the config with a share of the data, and the other nodes; raises ConfigError."""
+    def place(
+        self, config: Config, *, is_back: bool = False
+    ) -> tuple[Config, tuple[PeerEntry, ...]]:
+        """Return the config with a share of the data, and the other nodes; raises ConfigError.
+
+        One that ``is_back`` was of the swarm before: it may be known there by its own name.
+        """
         if config.topology.graph != "random":
             raise _fixed(config.topology.graph)
         node_id = config.node.id or host_id()
         known = {peer.id: peer.address for peer in self.peers}
-        if node_id == self.donor or (not config.node.id and node_id in known):
+        if node_id == self.donor or (not config.node.id and node_id in known and not is_back):
             raise ConfigError(
                 f"{node_id!r} is in the swarm already, at {known.get(node_id, self.url)}; give "
                 "this node another name with --id",
@@ -61,7 +78,7 @@ class Joined:
         if config.data.share == "auto":
             # The common file is divided among the nodes that the swarm began with, so a newcomer
             # takes a share that one of them has. Its name chooses: the same after a restart.
-            count = max(len(self.peers), 1)
+            count = max(len(self.peers), self.shares, 1)
             share = f"{zlib.crc32(node_id.encode()) % count}/{count}"
             config = with_options(config, {"data.share": share})
         return config, tuple(peer for peer in self.peers if peer.id != node_id)
@@ -69,28 +86,82 @@ class Joined:
 
 async def join(url: str, trust: Trust | None = None) -> Joined:
     """Ask the node at ``url``; raises ``NetworkError`` or, for a fixed graph, ``ConfigError``."""
-    url = url.rstrip("/")
+    return await join_any([url.rstrip("/")], trust)
+
+
+async def join_any(
+    urls: Iterable[str], trust: Trust | None = None, resolver: Resolver = resolve
+) -> Joined:
+    """Ask the nodes at ``urls``, and all that their names stand for; the first that answers counts.
+
+    Raises ``NetworkError`` where none does, or ``ConfigError`` where the graph is fixed.
+    """
+    waiting, reasons = await _candidates(urls, resolver)
+    is_only = len(waiting) == 1
     tls = None if trust is None else trust.dialling
     async with HttpClient(tls, dates=lambda: "" if trust is None else trust.dates) as client:
+        while waiting:
+            batch, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            asked = [asyncio.create_task(_ask(client, url, is_only=is_only)) for url in batch]
+            try:
+                for answer in asyncio.as_completed(asked):
+                    try:
+                        return await _fetch(client, *await answer)
+                    except NetworkError as error:
+                        reasons.append(str(error))
+            finally:
+                for task in asked:
+                    task.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    raise NetworkError(f"{reasons[0]}{more}" if reasons else "nobody to ask")
+
+
+async def _candidates(urls: Iterable[str], resolver: Resolver) -> tuple[list[str], list[str]]:
+    """Return the addresses to ask, and why others are none.
+
+    A name that stands for one node is asked by that name, as a proxy may want to see it.
+    """
+    found: dict[str, None] = {}
+    reasons = []
+    for url in urls:
         try:
-            swarm = await client.get_json(f"{url}/v1/swarm")
-            status = await client.get_json(f"{url}/v1/status")
-            options, peers = dict(swarm["config"]), _peers(swarm["peers"])
-            graph = options["topology"]["graph"]
-            if graph != "random":
-                raise _fixed(graph)
-            item_bytes = 8 if status["dtype"] == "float64" else 4
-            limit = int(status["params"]) * item_bytes + HEADER_BYTES_MAX
-            data = await client.get_bytes(f"{url}/v1/model", limit)
-            donor = str(status["node_id"])
-        except (KeyError, TypeError, ValueError, PeerError) as error:
-            raise NetworkError(
-                f"{url} answers, but is no gossipnode, or one of another version: {bounded(error)}"
-            ) from None
+            addresses = await addresses_of(url, resolver)
+        except NetworkError as error:
+            reasons.append(str(error))
+            continue
+        found |= dict.fromkeys(addresses if len(addresses) > 1 else [url])
+    return list(found), reasons
+
+
+async def _ask(client: HttpClient, url: str, *, is_only: bool) -> tuple[str, dict[str, Any]]:
+    """Return the URL and what its node says of the swarm; raises ``NetworkError``."""
+    seconds = {} if is_only else {"timeout_s": FIRST_WORD_S}
+    swarm = await client.get_json(f"{url}/v1/swarm", **seconds)
+    if not isinstance(swarm, dict):
+        raise _no_node(url, "its answer is no map")
+    return url, swarm
+
+
+async def _fetch(client: HttpClient, url: str, swarm: dict[str, Any]) -> Joined:
+    """Return all that the node at ``url`` has to tell; raises as ``join`` does."""
+    try:
+        options, peers = dict(swarm["config"]), _peers(swarm["peers"])
+        graph = options["topology"]["graph"]
+        if graph != "random":
+            raise _fixed(graph)
+        status = await client.get_json(f"{url}/v1/status")
+        item_bytes = 8 if status["dtype"] == "float64" else 4
+        limit = int(status["params"]) * item_bytes + HEADER_BYTES_MAX
+        data = await client.get_bytes(f"{url}/v1/model", limit)
+        donor, shares = str(status["node_id"]), int(swarm.get("shares", 1))
+    except (KeyError, TypeError, ValueError, PeerError) as error:
+        raise _no_node(url, error) from None
     params, facts = _model(data)
     if donor not in {peer.id for peer in peers}:
         peers = (*peers, PeerEntry(id=donor, address=url))
-    return Joined(url, donor, options, peers, params, int(facts.get("age", 0)), facts["schema"])
+    age = int(facts.get("age", 0))
+    return Joined(url, donor, options, peers, params, age, facts["schema"], shares)
 
 
 def adopt(node: HttpNode, joined: Joined) -> None:
@@ -119,7 +190,13 @@ def _fixed(graph: str) -> ConfigError:
     )
 
 
-def _peers(rows: list[dict[str, str]]) -> tuple[PeerEntry, ...]:
+def _no_node(url: str, error: object) -> NetworkError:
+    return NetworkError(
+        f"{url} answers, but is no gossipnode, or one of another version: {bounded(error)}"
+    )
+
+
+def _peers(rows: Sequence[dict[str, str]]) -> tuple[PeerEntry, ...]:
     try:
         return tuple(PeerEntry.model_validate(row) for row in rows)
     except ValidationError:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -30,6 +30,7 @@ from gossipnode.cli.app import (
     USAGE,
     notes,
 )  # fmt: skip
+from gossipnode.cli.entering import Entry, enter, find_swarm, own_options
 from gossipnode.cli.flags import (
     OptionsCommand,
     config_options,
@@ -37,16 +38,13 @@ from gossipnode.cli.flags import (
     split_flags,
     with_options,
 )
-from gossipnode.cli.join import Joined, adopt, join
 from gossipnode.cli.resident import release_startup_pages
 from gossipnode.config import Config, PeerEntry
-from gossipnode.configfile import load_peers, read_toml
+from gossipnode.configfile import load_peers
+from gossipnode.errors import ConfigError
 from gossipnode.learning.prepare import forget_loaded_data
 from gossipnode.network import HttpNode, serve
 from gossipnode.node.place import find_place, host_id
-
-if TYPE_CHECKING:
-    from gossipnode.network.trust.trust import Trust
 
 log = logging.getLogger("gossipnode.cli.start")
 
@@ -60,7 +58,7 @@ class Plan:
 
     config: Config
     peers: Sequence[PeerEntry]
-    joined: Joined | None
+    entry: Entry | None = None
 
 
 @click.command(
@@ -77,15 +75,17 @@ class Plan:
 )  # fmt: skip
 @click.option(
     "--join",
-    "url",
+    "urls",
     type=NODE_URL,
     metavar="URL",
-    help="A node of a running gossip swarm: take over the swarm's options (yours override them), "
-    "its peers and its current model.",
+    multiple=True,
+    help="Any node of a running gossip swarm: take over the swarm's options (yours override them), "
+    "some peers and its current model. Repeatable: the first that answers counts. A name that "
+    "stands for many addresses is all of them.",
 )
 @config_options()
 def command(
-    url: str | None,
+    urls: Sequence[str],
     config_path: Path | None,
     settings: Sequence[str],
     **flags: Any,
@@ -96,15 +96,15 @@ def command(
     one ends it at once. The log goes to standard error. With --id and a peers.toml whose entry
     for this node is on loopback, address and port come from that entry.
     """
-    plan = _plan(url, config_path, settings, split_flags(flags))
+    plan = _plan(urls, config_path, settings, split_flags(flags))
     config = plan.config
     logs.configure(config.log.level, config.log.format, value_chars_max=config.log.value_chars_max)
     find_place(config, plan.peers)  # raises what is wrong with the peer list or the graph
 
     def ready(node: HttpNode) -> None:
         forget_loaded_data()  # the node has its own share of it
-        if plan.joined is not None:
-            adopt(node, plan.joined)
+        if plan.entry is not None:
+            enter(node, plan.entry)
         address = node.address or node.url
         dashboard = address if node.trust is None else node.status_url
         click.echo(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
@@ -120,24 +120,25 @@ def command(
 
 
 def _plan(
-    url: str | None, path: Path | None, settings: Sequence[str], flags: dict[str, Any]
+    urls: Sequence[str], path: Path | None, settings: Sequence[str], flags: dict[str, Any]
 ) -> Plan:
-    if url is None:
-        config, peers = settled(path, settings, flags)
-        _warn_if_out_of_reach(config, peers)
-        return Plan(config, peers, None)
-    joined = asyncio.run(join(url, _trust(path, settings, flags)))
-    config = read_config(path, settings, flags, joined.options)
-    if config.trust.bundle:
-        config, _ = _trusting(config, ())
-    config, peers = joined.place(config)
-    logs.configure(config.log.level, config.log.format, value_chars_max=config.log.value_chars_max)
-    logs.event(
-        log, logging.INFO, "swarm.joined", url=url, peers=len(peers), share=config.data.share
-    )
-    config = _placed(config, peers)
-    _warn_if_out_of_reach(config, peers)
-    return Plan(config, peers, joined)
+    alone: Plan | ConfigError | None = None
+    if urls:
+        own = own_options(path, settings, flags)
+    else:
+        try:
+            own, peers = settled(path, settings, flags)
+            alone = Plan(own, peers)
+        except ConfigError as error:  # some options may be of the swarm to which it comes back
+            own, alone = own_options(path, settings, flags), error
+    logs.configure(own.log.level, own.log.format, value_chars_max=own.log.value_chars_max)
+    entry = asyncio.run(find_swarm(urls, own))
+    if isinstance(alone, ConfigError) and entry is None:
+        raise alone
+    plan = alone if entry is None else _entering(entry, path, settings, flags)
+    assert isinstance(plan, Plan), "without URLs there is one, or an entry"
+    _warn_if_out_of_reach(plan.config, plan.peers)
+    return plan
 
 
 def settled(
@@ -151,6 +152,23 @@ def settled(
     return _placed(config, peers), peers
 
 
+def _entering(
+    entry: Entry, path: Path | None, settings: Sequence[str], flags: dict[str, Any]
+) -> Plan:
+    """Return what to start where a swarm is entered: those whom it knows are in no peer list."""
+    config = read_config(path, settings, flags, entry.options)
+    peers: Sequence[PeerEntry] = ()
+    if config.trust.bundle:
+        config, peers = _trusting(config, ())
+    joined = entry.joined
+    if joined is not None:
+        config, met = joined.place(config, is_back=entry.page is not None)
+        entry = replace(entry, met=met)
+        share = config.data.share
+        logs.event(log, logging.INFO, "swarm.joined", url=joined.url, peers=len(met), share=share)
+    return Plan(_placed(config, entry.met or peers), peers, entry)
+
+
 def _trusting(config: Config, peers: Sequence[PeerEntry]) -> tuple[Config, Sequence[PeerEntry]]:
     """Return swarm, id and peers as the bundle has them; raises ``ConfigError``."""
     from gossipnode.network.trust.bundle import read_bundle
@@ -158,21 +176,6 @@ def _trusting(config: Config, peers: Sequence[PeerEntry]) -> tuple[Config, Seque
 
     bundle, _ = read_bundle(Path(config.trust.bundle).expanduser())
     return settle(config, peers, bundle)
-
-
-def _trust(path: Path | None, settings: Sequence[str], flags: dict[str, Any]) -> Trust | None:
-    """Return what the bundle makes of this node, before the swarm has told its other options."""
-    table = read_toml(path).get("trust", {}) if path is not None else {}
-    bundle = table.get("bundle") if isinstance(table, dict) else None
-    base = {"trust": {"bundle": str(path.parent / bundle)}} if path and bundle else {}
-    mine = [setting for setting in settings if setting.startswith("trust.")]
-    given = {key: value for key, value in flags.items() if key.startswith("trust.")}
-    config = read_config(None, mine, given, base, only="trust")
-    if not config.trust.bundle:
-        return None
-    from gossipnode.network.trust.trust import trust_of
-
-    return trust_of(config)
 
 
 def _placed(config: Config, peers: Sequence[PeerEntry]) -> Config:

@@ -25,6 +25,7 @@ from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.ports import bind, bind_pages, ports_beside, require_loopback
 from gossipnode.network.server import Server
+from gossipnode.network.sources import Sources
 from gossipnode.network.world import NO_TLS, DaemonWorld
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
@@ -156,6 +157,15 @@ class HttpNode(Node):
             event(log, logging.WARNING, "run.cut", deadline_s=self.config.run.drain_deadline_s)
         finally:
             self._timer = None
+
+    @property
+    def sources(self) -> Sources | None:
+        """Where somebody is asked when this node knows nobody."""
+        return self._daemon.sources
+
+    @sources.setter
+    def sources(self, sources: Sources) -> None:
+        self._daemon.sources = sources
 
     def request_stop(self) -> None:
         """Ask the node to stop; the deadline for all of it counts from the first time."""

@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gossipnode import __version__
 from gossipnode.algorithms.base import Outcome
 from gossipnode.node.measuring import median
 from gossipnode.node.peers import Peer
+from gossipnode.node.place import share_of
 from gossipnode.node.status import (
     PEERS_SHOWN,
     BytesStatus,
@@ -21,6 +24,7 @@ from gossipnode.node.status import (
     Status,
 )
 from gossipnode.wire.frame import VERSION
+from gossipnode.wire.members import MEMBERS_MAX
 
 if TYPE_CHECKING:
     from gossipnode.node.node import Node
@@ -112,19 +116,42 @@ def model_facts(node: Node) -> dict[str, str]:
 
 
 def build_shared_config(node: Node) -> dict[str, Any]:
-    """Return the options that all nodes of the swarm share, and everybody's address."""
+    """Return the options that all nodes of the swarm share, and some of them with their address.
+
+    ``shares`` are those that the common data was divided into.
+    """
+    shares = share_of(node.config, node.place)[1]
+    return {"config": shared_options(node), "shares": shares, "peers": _some_peers(node)}
+
+
+def shared_options(node: Node) -> dict[str, dict[str, Any]]:
+    """Return the options that all nodes of the swarm share, by section."""
     dumped = node.config.model_dump(mode="json")
-    config = {
+    return {
         section: {k: v for k, v in dumped[section].items() if (section, k) not in OWN}
         for section in SHARED
     }
-    name_of = node.directory.name_of
-    peers = [
-        {"id": peer.id, "name": name_of(peer.id), "address": peer.address} for peer in node.peers
-    ]
-    if node.address is not None:
-        peers.append({"id": node.id, "name": name_of(node.id), "address": node.address})
-    return {"config": config, "peers": peers}
+
+
+def _some_peers(node: Node) -> list[dict[str, str]]:
+    """Return at most ``MEMBERS_MAX`` nodes to begin with, this one among them.
+
+    Of more listed ones a choice at random: not all newcomers are to begin with the same.
+    """
+    name_of, shuffle = node.directory.name_of, node.membership and node.membership.shuffle
+    own = [] if node.address is None else [(node.id, node.address)]
+    room = MEMBERS_MAX - len(own)
+    if shuffle:
+        learnt = [(entry.id, entry.address) for entry in shuffle.told(room)]
+    else:
+        learnt = [(peer.id, peer.address) for peer in node.peers.learnt[:room]]
+    listed = [(entry.id, entry.address) for entry in node.directory if entry.id != node.id]
+    if len(listed) + len(learnt) > room:
+        learnt = learnt[: max(room - len(listed), room // 2)]
+        chosen = np.random.default_rng().permutation(len(listed))[: room - len(learnt)]
+        listed = [listed[int(number)] for number in chosen]
+    rows = [*listed, *learnt, *own]
+    return [{"id": i, "name": name_of(i), "address": address} for i, address in rows]
 
 
 def versions() -> dict[str, str]:

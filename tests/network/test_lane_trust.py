@@ -218,7 +218,7 @@ async def test_a_revoked_peer_on_an_old_connection_is_cut(
     await until(lambda: not len(a.lanes) and not len(b.lanes))
     async with asyncio.timeout(PATIENCE_S):
         rest = await reader.read()  # the end, or a reset
-    assert rest in (b"", b'{"live": true}')
+    assert rest in (b"", f'{{"live": true, "id": "{a.id}"}}'.encode())
     writer.close()
     age = a.age
     reply = (await push_from(b, a, frame_to(a, sender=b.id, seq=1))).reply

@@ -105,8 +105,8 @@ async def test_a_node_that_stops_says_so(node: HttpNode) -> None:
     assert answer.msgpack()["code"] == "draining"
 
 
-async def test_without_probes_a_node_is_like_an_old_one(start_node: StartNode) -> None:
-    node = await start_node(membership={"probes": False})
+async def test_without_probes_and_shuffles_a_node_is_like_an_old_one(start_node: StartNode) -> None:
+    node = await start_node(membership={"probes": False, "shuffle_period_s": 0})
     assert node.membership is None
     answer = await push(node.url, question(node))
     assert answer.status == 422

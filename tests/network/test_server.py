@@ -47,7 +47,7 @@ async def test_head_is_get_without_the_body(node: HttpNode, path: str) -> None:
         await connection.send(head("HEAD", path), head("GET", "/livez"))
         first = await connection.reader.readuntil(b"\r\n\r\n")
         assert b"200 OK" in first.splitlines()[0]
-        assert (await connection.answer()).json() == {"live": True}
+        assert (await connection.answer()).json() == {"live": True, "id": node.id}
 
 
 async def test_an_unknown_path_and_a_wrong_method_are_answered_in_json(node: HttpNode) -> None:

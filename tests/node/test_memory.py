@@ -25,6 +25,7 @@ class ListStore:
 
     def __init__(self) -> None:
         self.saved: list[Snapshot] = []
+        self.small: dict[str, bytes] = {}
         self.skipped: list[str] = []
         self.epoch = 0
         self.full = False
@@ -36,6 +37,12 @@ class ListStore:
 
     def load(self) -> Snapshot | None:
         return self.saved[-1] if self.saved else None
+
+    def write_small(self, name: str, data: bytes) -> None:
+        self.small[name] = data
+
+    def read_small(self, name: str) -> bytes | None:
+        return self.small.get(name)
 
     def next_epoch(self) -> int:
         self.epoch += 1

@@ -31,7 +31,7 @@ entries = st.builds(
     vouched=st.booleans(),
 )
 steps = st.one_of(
-    st.tuples(st.just("add"), entries),
+    st.tuples(st.sampled_from(["add", "confirm"]), entries),
     st.tuples(st.just("remove"), st.sampled_from(IDS)),
     st.tuples(st.just("exchange"), st.lists(entries, max_size=6)),
     st.tuples(st.just("older"), st.none()),
@@ -47,7 +47,9 @@ def test_whatever_comes_a_view_keeps_its_bounds(size: int, todo: list[tuple[str,
                 was_full = here.is_full
                 taken = here.add(one)
                 assert taken == (one.id in here and one.id != "me")
-                assert taken or was_full or one.id == "me" or not one.vouched or one.id not in here
+                assert taken or was_full or one.id == "me" or one.vouched
+            case "confirm", Entry() as one:
+                here.confirm(one.id, one.address)
             case "remove", str(peer_id):
                 here.remove(peer_id)
                 assert peer_id not in here
@@ -55,7 +57,7 @@ def test_whatever_comes_a_view_keeps_its_bounds(size: int, todo: list[tuple[str,
                 here.exchange(received, here.sample(3))
             case _:
                 here.grow_older()
-        ids, addresses = [e.id for e in here], [e.address for e in here]
+        ids, addresses = [e.id for e in here], [e.address for e in here if e.vouched]
         assert len(here) == len(ids) <= size
         assert "me" not in ids
         assert len(set(ids)) == len(ids)
@@ -90,14 +92,26 @@ def test_hearsay_moves_nobody_and_takes_nobodys_address() -> None:
 
 def test_who_speaks_for_itself_is_where_it_says_and_waits_to_be_vouched_for() -> None:
     here = view(1)
-    here.add(entry("liar", address="http://a:1"))
     assert here.add(entry("a", vouched=False))
-    assert [e.id for e in here] == ["a"]
     assert here.sample(9) == []
     assert here.add(entry("a", address="http://moved:1", vouched=False))
     assert here["a"].address == "http://moved:1"
-    here["a"].vouched = True
+    here.confirm("a", "http://a:1")  # it was there
+    assert here.sample(9) == []
+    here.confirm("a", "http://moved:1")
     assert [e.id for e in here.sample(9)] == ["a"]
+
+
+@pytest.mark.parametrize("right", ["a", "b"])
+def test_of_two_at_one_address_neither_is_handed_on_until_one_is_found_there(right: str) -> None:
+    here = view()
+    assert here.add(entry("a"))
+    assert here.add(entry("b", address="http://a:1", vouched=False))
+    assert here.sample(9) == []
+    here.add(entry("a"))  # hearsay does not help
+    assert here.sample(9) == []
+    here.confirm(right, "http://a:1")
+    assert [e.id for e in here] == [e.id for e in here.sample(9)] == [right]
 
 
 def test_a_copy_is_handed_on_that_grows_no_older_here() -> None:

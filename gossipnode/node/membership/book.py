@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from gossipnode.config import PeerEntry
 from gossipnode.errors import StorageError
 from gossipnode.logs import event
+from gossipnode.node.report import shared_options
 from gossipnode.node.world import Store
 from gossipnode.options import Section
 from gossipnode.wire.message import Kind
@@ -199,6 +200,6 @@ class AddressBook:
 
 def _options(node: Node) -> dict[str, dict[str, Any]]:
     """Return what the swarm shares, and of the node's own what it must not lose."""
-    options = node.shared_config()["config"]
+    options = shared_options(node)
     own = {"data": {"share": node.config.data.share}, "node": {"id": node.id}}
     return {name: {**options.get(name, {}), **own.get(name, {})} for name in {**options, **own}}

@@ -17,6 +17,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gossipnode.config.membership import ID_PATTERN
@@ -83,6 +84,10 @@ class Shuffle:
             self._keep_learnt()
         return self.node.peers.get(peer_id)
 
+    def told(self, count: int) -> list[Entry]:
+        """Return at most ``count`` entries for somebody who has none yet."""
+        return self._sample(count)
+
     def lose(self, peer_id: str) -> None:
         """Take a peer out of the view that is down."""
         self.view.remove(peer_id)
@@ -92,9 +97,8 @@ class Shuffle:
         """Whether a view may have this entry: no listed peer's, nor one that nobody could have."""
         return (
             peer_id not in self.node.directory.number
-            and re.fullmatch(ID_PATTERN, peer_id) is not None
             and address != self.node.address
-            and is_address(address, self.node.address or "")
+            and _could_be(peer_id, address, self.node.address or "")
         )
 
     def _keep_learnt(self) -> None:
@@ -202,11 +206,11 @@ class Shuffle:
 
     def _vouch(self) -> None:
         """Look whether those who spoke for themselves are where they said, a few at a time."""
-        for entry in self.view:
-            if entry.vouched or entry.id in self._vouching:
+        for entry in [entry for entry in self.view if not entry.vouched]:
+            if entry.id not in self.view or entry.id in self._vouching:
                 continue
             if (entry.id, entry.address) in self._reached:
-                entry.vouched = True
+                self.view.confirm(entry.id, entry.address)
             elif len(self._vouching) < VOUCHING_MAX:
                 self._vouching.add(entry.id)
                 if self.membership.spawn(self._look_at(entry)) is None:
@@ -218,7 +222,8 @@ class Shuffle:
         finally:
             self._vouching.discard(entry.id)
         if found == entry.id:
-            entry.vouched = True
+            self.view.confirm(entry.id, entry.address)
+            self._keep_learnt()
             self._reached[entry.id, entry.address] = None
             while len(self._reached) > VOUCHED_KEPT:
                 del self._reached[next(iter(self._reached))]
@@ -266,6 +271,12 @@ class Shuffle:
             for one, age in zip(members, ages, strict=False)
             if one.state == "alive" and self._is_sound(one.id, one.address)
         ]
+
+
+@lru_cache(maxsize=4096)
+def _could_be(peer_id: str, address: str, own: str) -> bool:
+    """Whether a node may have that id and address; asked for the same ones all the time."""
+    return re.fullmatch(ID_PATTERN, peer_id) is not None and is_address(address, own)
 
 
 def _answer_of(outcome: Outcome, peer_id: str) -> Message | None:

@@ -11,8 +11,9 @@ q does the same with what it got, in place of what it answered. So entries move 
 copied: each node is in some c views, its entry there is rarely older than c periods, and that of a
 node that is gone is asked, and removed, as the oldest.
 
-Invariant: never more than c entries, never the node itself, no id and no address twice; nobody is
-told of an address that no node has reached. Network, clock and global randomness may not enter.
+Invariant: never more than c entries, never the node itself, no id twice, and of those that are
+handed on no address twice; nobody is told of an address that no node has reached. Network, clock
+and global randomness may not enter.
 
 *Source*: Voulgaris, Gavidia, van Steen, J. Network and Systems Management 13(2), 2005, sections 2.3
 (enhanced shuffling) and 2.4. *Differs from the source*: q comes back where places stay free, or two
@@ -23,7 +24,7 @@ that its node told itself waits to be ``vouched`` for before it is handed on.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,6 +41,10 @@ class Entry:
     age: int = 0
     epoch: int = 0
     vouched: bool = True
+
+    def copy(self) -> Entry:
+        """Return the same entry, to grow older by itself."""
+        return Entry(self.id, self.address, self.age, self.epoch, self.vouched)
 
 
 class PartialView:
@@ -71,28 +76,35 @@ class PartialView:
         """Take an entry if there is a free place for it; whether it is in now.
 
         Of one that is in already the younger age counts. What its node told itself (not
-        ``vouched``) brings its address along, and takes it from whoever has claimed it; hearsay
-        moves nobody, and takes nobody's address.
+        ``vouched``) brings its address along, and casts doubt on whoever is said to be there;
+        hearsay moves nobody, and takes nobody's address.
         """
-        known, holder = self._entries.get(entry.id), self._holder(entry.address)
+        known, holders = self._entries.get(entry.id), self._at(entry.address)
         if entry.id == self.own_id:
             return False
-        if known is not None and (entry.vouched or known is holder):
+        if known is not None and (entry.vouched or known in holders):
             known.age, known.epoch = min(known.age, entry.age), max(known.epoch, entry.epoch)
-            known.vouched |= entry.vouched and known is holder
+            known.vouched |= entry.vouched and holders == [known]
             return True
-        if holder is not None and entry.vouched:
+        if holders and entry.vouched:
             return False
-        for gone in (holder, known):
-            if gone is not None:
-                del self._entries[gone.id]
-        if self.is_full:
+        if known is None and self.is_full:
             return False
-        self._entries[entry.id] = replace(entry)
+        for holder in holders:
+            holder.vouched = False
+        self._entries[entry.id] = entry.copy()
         return True
 
-    def _holder(self, address: str) -> Entry | None:
-        return next((entry for entry in self if entry.address == address), None)
+    def confirm(self, peer_id: str, address: str) -> None:
+        """Vouch for a peer that was found at ``address``; nobody else is there."""
+        for entry in self._at(address):
+            if entry.id == peer_id:
+                entry.vouched = True
+            else:
+                del self._entries[entry.id]
+
+    def _at(self, address: str) -> list[Entry]:
+        return [entry for entry in self if entry.address == address]
 
     def remove(self, peer_id: str) -> None:
         """Forget a peer; harmless where none is known by that id."""
@@ -111,14 +123,14 @@ class PartialView:
         """Return copies of at most ``count`` entries to hand on, at random, but ``without`` ids."""
         known = [entry for entry in self if entry.vouched and entry.id not in without]
         chosen = self._rng.permutation(len(known))[:count]
-        return [replace(known[int(number)]) for number in chosen]
+        return [known[int(number)].copy() for number in chosen]
 
     def exchange(self, received: Iterable[Entry], sent: Iterable[Entry]) -> None:
         """Take what was ``received``: into free places, then in place of what was ``sent``."""
         places = (entry.id for entry in sent)
         for entry in received:
             is_new = entry.id not in self and entry.id != self.own_id
-            if is_new and self.is_full and self._holder(entry.address) is None:
+            if is_new and self.is_full and not (entry.vouched and self._at(entry.address)):
                 place = next((peer_id for peer_id in places if peer_id in self), None)
                 if place is None:
                     continue
