@@ -170,6 +170,33 @@ def test_docker_accepts_the_compose_file():
     assert done.returncode == 0, done.stderr
 
 
+def several() -> list[Any]:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the files")
+    scaled = yaml.safe_load((DEPLOY / "swarm-of-one-service.yml").read_text(encoding="utf-8"))
+    pods = yaml.safe_load_all((DEPLOY / "headless-service.yaml").read_text(encoding="utf-8"))
+    return [scaled, *pods]
+
+
+def test_nodes_of_one_service_join_by_the_services_own_name_and_our_port():
+    scaled, service, pods = several()
+    ((name, node),) = scaled["services"].items()
+    container = pods["spec"]["template"]["spec"]["containers"][0]
+    for line, host in ((node["command"], name), (container["args"], service["metadata"]["name"])):
+        context = parse(line)
+        assert context.command_path == "gossipnode start"
+        assert context.params["urls"] == (f"http://{host}:{DEFAULT_PORT}",)
+        assert context.params["network__insecure"] is True
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert pods["spec"]["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == pods["spec"]["selector"]["matchLabels"]
+    assert float(node["stop_grace_period"].rstrip("s")) >= STOP_S + 10
+    assert pods["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= STOP_S + 10
+    known = {option.env for option in options()}
+    names = [*node["environment"], *(each["name"] for each in container["env"])]
+    assert set(names) <= known
+
+
 def instructions() -> list[tuple[str, str]]:
     """Return the Dockerfile's instructions; continuation lines are joined."""
     text = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from gossipnode.config import LogOptions, NetworkOptions, RunOptions
+from gossipnode.config import LogOptions, MembershipOptions, NetworkOptions, RunOptions
 from gossipnode.node.counters import HELP
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,10 @@ def test_every_limit_is_told_with_its_default() -> None:
     assert told["network.http_header_bytes_max"].startswith(f"{kib} KiB")
     mib = network.inflight_bytes_max // 2**20
     assert told["network.inflight_bytes_max"].startswith(f"{mib} MiB")
-    assert told["network.peers_max"] == str(network.peers_max)
+    assert told["network.peers_max"].startswith(f"{network.peers_max};")
+    membership = MembershipOptions()
+    assert told["network.peers_max"].endswith(f"`membership.view` {membership.view}")
+    assert told["membership.shuffle_size"].startswith(f"{membership.shuffle_size};")
     assert told["log.value_chars_max"] == f"{LogOptions().value_chars_max} characters"
     assert told["run.history_max"] == f"{RunOptions().history_max} rows"
 

@@ -108,7 +108,7 @@ async def find_swarm(
                 raise NetworkError(f"{error}{damage}") from None
             reason = str(error)
         if page is None:
-            event(log, logging.WARNING, "swarm.begun", reason=f"this node is one of them; {reason}")
+            event(log, logging.WARNING, "join.first", reason=f"this node is one of them; {reason}")
             return Entry(through)
         event(
             log, logging.WARNING, "join.by_book", reason=reason, contacts=len(page.contacts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ def peers_at(port: int) -> dict[str, dict[str, Any]]:
     return {peer["id"]: peer for peer in found["peers"]}
 
 
+def knows_seed(port: int) -> bool:
+    return "seed" in peers_at(port)
+
+
 class Swarm:
     """A seed and four that joined through it, each on its port and in its folder."""
 
@@ -50,17 +55,29 @@ class Swarm:
             "--data-dir", str(self.data(name)), log=f"{name}.log",
         )  # fmt: skip
 
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait until ``condition`` holds; fails at once where a node has ended meanwhile."""
+
+        def held() -> Any:
+            ended = [n for n, one in self.running.items() if one.popen.poll() is not None]
+            assert not ended, "\n".join(self.running[name].said() for name in ended)
+            return condition()
+
+        until(held, what)
+
     def form(self) -> None:
         self.begin("seed", *SEED)
-        until(lambda: get(f"{self.url}/readyz"), "the seed is ready")
+        self.wait(lambda: get(f"{self.url}/readyz"), "the seed is ready")
         for name in NAMES:
             self.begin(name, "start", "--join", self.url, "--id", name)
             port = self.ports[name]
-            until(lambda port=port: "seed" in peers_at(port), f"{name} knows the seed")
-        # Whom the books show, but for the seed, are all of one piece.
-        until(
-            lambda: all({c.id for c in page_of(self.data(n)).contacts} - {"seed"} for n in NAMES),
-            "each has written down another one",
+            self.wait(partial(knows_seed, port), f"{name} knows the seed")
+        # Whom the books show, but for the seed, are all of one piece; n0 may have been alone yet.
+        self.wait(
+            lambda: all(
+                {c.id for c in page_of(self.data(n)).contacts} - {"seed"} for n in NAMES[1:]
+            ),
+            "each but the first has written down another one",
         )
 
     def kill_all(self) -> None:
@@ -78,29 +95,27 @@ class Swarm:
         )
 
 
-@pytest.fixture
-def swarm(tmp_path: Path):
-    with processes(tmp_path) as start:
-        one = Swarm(start, tmp_path)
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory):
+    """One swarm for the tests below, in their order: it takes a while to form."""
+    folder = tmp_path_factory.mktemp("forming")
+    with processes(folder) as start:
+        one = Swarm(start, folder)
         one.form()
         yield one
 
 
-def test_all_lose_power_and_form_again_without_the_seed(swarm: Swarm) -> None:
-    swarm.kill_all()
-    for name in NAMES[:2]:  # these still name the seed, which never comes back
-        swarm.begin(name, "start", "--join", swarm.url)
-    for name in NAMES[2:]:  # and these nobody: not even who they are
-        swarm.begin(name, "start")
-    until(swarm.formed, "the four push to each other again")
-    for name in NAMES:
-        found = get(f"http://127.0.0.1:{swarm.ports[name]}/v1/status")
-        assert found["node_id"] == name
-        assert found["algorithm"] == "gossip"
-        assert not found["pushes"]["refused"]
-    assert "join.by_book" in swarm.running["n0"].said()
-    told = swarm.running["n3"].said()
-    assert "join.nobody_yet" in told or "swarm.joined" in told
+def test_what_is_written_down_is_whom_this_node_had_joined_and_what_it_had_adopted(
+    swarm: Swarm,
+) -> None:
+    page = page_of(swarm.data("n1"))
+    assert page.joined
+    assert page.through == (swarm.url,)
+    assert page.options["algorithm"]["name"] == "gossip"
+    assert page.options["node"]["id"] == "n1"
+    assert json.loads(page.model_dump_json())  # plain values alone
+    swarm.wait(lambda: page_of(swarm.data("seed")).contacts, "the seed writes, too")
+    assert not page_of(swarm.data("seed")).joined
 
 
 def test_a_damaged_book_is_put_aside_and_the_seed_still_serves(swarm: Swarm) -> None:
@@ -109,10 +124,28 @@ def test_a_damaged_book_is_put_aside_and_the_seed_still_serves(swarm: Swarm) -> 
     book = swarm.data("n0") / FILE
     book.write_bytes(book.read_bytes()[:-1])
     swarm.begin("n0", "start", "--join", swarm.url, "--id", "n0")
-    until(lambda: "seed" in peers_at(swarm.ports["n0"]), "n0 is back by the seed")
+    swarm.wait(partial(knows_seed, swarm.ports["n0"]), "n0 is back by the seed")
     assert (swarm.data("n0") / f"{FILE}.broken").exists()
     assert "book.damaged" in swarm.running["n0"].said()
-    until(lambda: page_of(swarm.data("n0")).contacts, "a new book is written")
+    swarm.wait(lambda: page_of(swarm.data("n0")).contacts, "a new book is written")
+
+
+def test_all_lose_power_and_form_again_without_the_seed(swarm: Swarm) -> None:
+    swarm.kill_all()
+    for name in NAMES[:2]:  # these still name the seed, which never comes back
+        swarm.begin(name, "start", "--join", swarm.url)
+    for name in NAMES[2:]:  # and these nobody: not even who they are
+        swarm.begin(name, "start")
+    del swarm.running["seed"]
+    swarm.wait(swarm.formed, "the four push to each other again")
+    for name in NAMES:
+        found = get(f"http://127.0.0.1:{swarm.ports[name]}/v1/status")
+        assert found["node_id"] == name
+        assert found["algorithm"] == "gossip"
+        assert not found["pushes"]["refused"]
+    assert "join.by_book" in swarm.running["n0"].said()
+    told = swarm.running["n3"].said()
+    assert "join.nobody_yet" in told or "swarm.joined" in told
 
 
 def test_a_damaged_book_and_a_dead_seed_end_in_words_that_name_both(tmp_path: Path) -> None:
@@ -128,16 +161,3 @@ def test_a_damaged_book_and_a_dead_seed_end_in_words_that_name_both(tmp_path: Pa
         assert f"http://127.0.0.1:{port}" in told
         assert "connection refused" in told
         assert "the address book is damaged" in told
-
-
-def test_what_is_written_down_is_whom_this_node_had_joined_and_what_it_had_adopted(
-    swarm: Swarm,
-) -> None:
-    page = page_of(swarm.data("n1"))
-    assert page.joined
-    assert page.through == (swarm.url,)
-    assert page.options["algorithm"]["name"] == "gossip"
-    assert page.options["node"]["id"] == "n1"
-    assert json.loads(page.model_dump_json())  # plain values alone
-    until(lambda: page_of(swarm.data("seed")).contacts, "the seed writes, too")
-    assert not page_of(swarm.data("seed")).joined

@@ -118,7 +118,7 @@ class AddressBook:
         if self._due is None:  # soon: until then a crash would cost whom this node has joined
             self._due = now + FIRST_S
         if now >= self._due:
-            self._due = now + EVERY_S
+            self._due = now + (EVERY_S if self._written else FIRST_S)
             if self._keeping is None or self._keeping.done():
                 self._keeping = self.membership.spawn(self.keep())
         return self._due
