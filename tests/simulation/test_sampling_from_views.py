@@ -157,4 +157,4 @@ def test_a_node_that_draws_every_period_meets_everybody_before_long() -> None:
                 met[node.id].update(str(node.sample_peer()) for _ in range(10))
                 assert len(node.peers) <= 11  # the view, and whom it is asking
                 assert len(node.peers.known) <= 24
-        assert min(map(len, met.values())) >= 58
+        assert min(map(len, met.values())) >= 50  # one that never shuffled: 10
