@@ -30,7 +30,7 @@ from gossipnode.network.world import NO_TLS, DaemonWorld
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
 from gossipnode.node.report import iso
-from gossipnode.node.status import Status, TransferStatus
+from gossipnode.node.status import PeerPage, PeerStatus, Status, TransferStatus
 
 if TYPE_CHECKING:
     from gossipnode.network.trust.trust import Trust
@@ -188,8 +188,22 @@ class HttpNode(Node):
         status.network.loop_lag_s_max = round(self.loop_lag.max_s, 6)
         if self.lanes is not None:
             status.network.lanes = len(self.lanes)
+        self._tell_lanes(status.peers)
         status.network.transfers = self._transfers()
         return status
+
+    def peer_page(self, after: str, limit: int) -> PeerPage:
+        """Return at most ``limit`` peers behind ``after``; see ``Node``."""
+        page = super().peer_page(after, limit)
+        self._tell_lanes(page.peers)
+        return page
+
+    def _tell_lanes(self, peers: list[PeerStatus]) -> None:
+        """Fill in over whose lane each peer is pushed to."""
+        for peer in peers:
+            lane = None if self.lanes is None else self.lanes.to(peer.address)
+            if lane is not None:
+                peer.reached = "our lane" if lane.is_opener else "its lane"
 
     def _transfers(self) -> list[TransferStatus]:
         """Return the long bodies under way, over lanes and by POST."""

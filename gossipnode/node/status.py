@@ -23,7 +23,8 @@ class PeerStatus:
 
     ``staleness`` is how many rounds it is behind this node (negative: ahead), null if never
     heard of. ``reason`` says why it is suspected or not reached yet, ``refusal`` why it last
-    refused a push from here, ``refused_here`` why its last push was refused here.
+    refused a push from here, ``refused_here`` why its last push was refused here. ``reached``
+    tells over whose lane it is pushed to: who cannot be dialled is reached over its own.
     """
 
     id: str
@@ -41,6 +42,7 @@ class PeerStatus:
     pushes_received: int
     refusal: str
     refused_here: str
+    reached: Literal["", "our lane", "its lane"] = ""
 
 
 @dataclass(slots=True)

@@ -167,13 +167,16 @@ class Shuffle:
         node = self.node
         try:
             for address in await self._outside():
+                found = await node.world.id_at(address, VOUCH_TIMEOUT_S)
+                if found == node.id:
+                    self._own.add(address)  # the name stands for this node, too
+                if found in (None, node.id):
+                    continue
                 try:
                     receipt = await node.world.push(address, self._frame([]), TIMEOUT_S)
                 except (NetworkError, PeerError) as error:
                     event(log, logging.DEBUG, "seed.silent", address=address, reason=str(error))
                     continue
-                if receipt.reply is not None and receipt.reply.sender == node.id:
-                    self._own.add(address)  # the name stands for this node, too
                 answer = receipt.message
                 if answer is not None and (answer.kind, answer.control) == (Kind.VIEW, WORD):
                     self._found(address, answer)
