@@ -110,11 +110,11 @@ class Sender:
         return self.taken
 
 
-def config_of(folder: str) -> Config:
+def config_of(folder: str, node_id: str = "sender") -> Config:
     """Return the sender's config: gossip that never comes round to a push of its own."""
     return Config.model_validate(
         {
-            "node": {"id": "sender", "data_dir": f"{folder}/sender"},
+            "node": {"id": node_id, "data_dir": f"{folder}/sender"},
             "data": {"source": f"npz:{folder}/images.npz"},
             "algorithm": {"name": "gossip", "period_s": 86_400.0},
             "topology": {"graph": "random"},

@@ -16,7 +16,7 @@ from functools import partial
 from ssl import SSLContext
 
 from gossipnode.logs import event
-from gossipnode.network.gate import Gate, Watched
+from gossipnode.network.gate import Gate, Knock
 from gossipnode.network.trust.handshakes import alerts_to
 
 log = logging.getLogger("gossipnode.network.door")
@@ -88,21 +88,21 @@ class Door:
                     raise
                 self._rest(error)
                 return
-            handler = self._gate.arrive(str(address[0]))
-            if handler is None:
+            knock = self._gate.arrive(str(address[0]))
+            if knock is None:
                 connection.close()
                 continue
-            task = self._loop.create_task(self._lead(connection, handler))
+            task = self._loop.create_task(self._lead(connection, knock))
             self._tasks.add(task)
-            handler.give_up = task.cancel
-            task.add_done_callback(partial(self._led, connection, handler))
+            knock.give_up = task.cancel
+            task.add_done_callback(partial(self._led, connection, knock))
 
-    def _led(self, connection: socket.socket, handler: Watched, task: asyncio.Task[None]) -> None:
+    def _led(self, connection: socket.socket, knock: Knock, task: asyncio.Task[None]) -> None:
         """See that nothing is left of a handshake that was given up, even before it began."""
         self._tasks.discard(task)
-        handler.give_up = None
+        knock.give_up = None
         if task.cancelled():
-            handler.abandon()
+            knock.abandon()
             connection.close()
 
     def _rest(self, error: OSError) -> None:
@@ -116,24 +116,24 @@ class Door:
         if self._listener is not None:
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
-    async def _lead(self, connection: socket.socket, handler: Watched) -> None:
+    async def _lead(self, connection: socket.socket, knock: Knock) -> None:
         connection.setblocking(False)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with alerts_to(connection):
                 transport, _ = await self._loop.connect_accepted_socket(
-                    lambda: handler,
+                    lambda: knock,
                     sock=connection,
                     ssl=self._context,
                     ssl_handshake_timeout=self._timeout_s,
                     ssl_shutdown_timeout=SHUTDOWN_S,
                 )
         except OSError as error:
-            self._on_refused(handler.host, error)
-            handler.abandon()
+            self._on_refused(knock.host, error)
+            knock.abandon()
             connection.close()
         except BaseException:
-            handler.abandon()
+            knock.abandon()
             connection.close()
             raise
         else:

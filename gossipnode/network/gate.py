@@ -22,6 +22,7 @@ from gossipnode.config import NetworkOptions
 from gossipnode.network.http import HttpServer, RequestHandler
 from gossipnode.network.stall import StallWatch
 from gossipnode.network.taken import taking
+from gossipnode.network.trim import Crowd
 from gossipnode.node.counters import Counters
 
 # How often a header under way is looked at: what an end by deadline may be late.
@@ -52,25 +53,33 @@ class Gate(HttpServer):
         self.by_address: Counter[str] = Counter()
         self.total = 0
         # Those without a request so far, the oldest first; and those with a header under way.
-        self._silent: dict[Watched, None] = {}
+        self._silent: dict[Watched | Knock, None] = {}
         self._begun: dict[Watched, None] = {}
         # Those whose answer the other end does not take, the longest first.
         self._unread: dict[Watched, None] = {}
+        self._crowd = Crowd()
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self) -> RequestHandler:
         """Return the protocol of one more connection."""
         return Watched(self)
 
-    def arrive(self, host: str) -> Watched | None:
+    def arrive(self, host: str) -> Knock | None:
         """Return the protocol of a connection whose handshake begins, if it is let in.
 
-        It counts from now on, until it ends or ``Watched.abandon``.
+        It counts from now on, until it ends or ``Knock.abandon``.
         """
         if not self.admits(host):
             return None
-        handler = Watched(self, host)
-        self.enter(handler)
+        knock = Knock(self, host)
+        self.enter(knock)
+        return knock
+
+    def opened(self, knock: Knock) -> Watched:
+        """Return the protocol of a connection whose handshake is over: it counts on."""
+        handler = Watched(self, knock.host)
+        self._silent.pop(knock, None)
+        self._silent[handler] = None
         return handler
 
     def settings(self) -> dict[str, Any]:
@@ -89,20 +98,21 @@ class Gate(HttpServer):
             self.cut(next(iter(self._silent)), "evicted")
         return True
 
-    def enter(self, handler: Watched) -> None:
+    def enter(self, handler: Watched | Knock) -> None:
         """Count a connection that was let in, until ``leave``."""
         self.by_address[handler.host] += 1
         self.total += 1
+        self._crowd.now(self.total)
         self._silent[handler] = None
 
-    def leave(self, handler: Watched) -> None:
+    def leave(self, handler: Watched | Knock) -> None:
         """Forget a connection: it has ended, or become a lane."""
         self.by_address[handler.host] -= 1
         self.total -= 1
+        self._crowd.now(self.total)
         if not self.by_address[handler.host]:
             del self.by_address[handler.host]
-        self.asked(handler)
-        self._unread.pop(handler, None)
+        self._forget(handler)
 
     def begin(self, handler: Watched) -> None:
         """Let the time for a header run, unless it does."""
@@ -127,12 +137,17 @@ class Gate(HttpServer):
             self.cut(next(iter(self._unread)), "unread")
         self._unread[handler] = None
 
-    def cut(self, handler: Watched, reason: str) -> None:
+    def cut(self, handler: Watched | Knock, reason: str) -> None:
         """End a connection without a word: whoever this happens to reads none."""
         self.count(reason)
-        self.asked(handler)
-        self._unread.pop(handler, None)
+        self._forget(handler)
         handler.end()
+
+    def _forget(self, handler: Watched | Knock) -> None:
+        self._silent.pop(handler, None)
+        if isinstance(handler, Watched):
+            self._begun.pop(handler, None)
+            self._unread.pop(handler, None)
 
     def count(self, reason: str) -> None:
         """Count one more connection that a limit has ended."""
@@ -140,6 +155,7 @@ class Gate(HttpServer):
 
     def close(self) -> None:
         """Stop looking."""
+        self._crowd.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -155,6 +171,39 @@ class Gate(HttpServer):
             self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
 
+class Knock(asyncio.Protocol):
+    """A connection during its TLS handshake, without what aiohttp needs for each: 30 KiB."""
+
+    __slots__ = ("_gate", "_is_in", "give_up", "host")
+
+    def __init__(self, gate: Gate, host: str) -> None:
+        self._gate, self.host, self._is_in = gate, host, True
+        self.give_up: Callable[[], object] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Make way for the handler: the handshake is over."""
+        connection = cast("asyncio.Transport", transport)  # uvloop's is none by its type
+        if not self._is_in:
+            connection.abort()
+            return
+        self._is_in = False
+        handler = self._gate.opened(self)
+        connection.set_protocol(handler)
+        handler.connection_made(connection)
+
+    def abandon(self) -> None:
+        """Count no longer; harmless after the handshake."""
+        if self._is_in:
+            self._is_in = False
+            self._gate.leave(self)
+
+    def end(self) -> None:
+        """Give the handshake up."""
+        self.abandon()
+        if self.give_up is not None:
+            self.give_up()
+
+
 class Watched(RequestHandler):
     """aiohttp's handler of one connection, with an eye on its headers."""
 
@@ -165,7 +214,6 @@ class Watched(RequestHandler):
         "_is_in",
         "_is_open",
         "_taking",
-        "give_up",
         "header_due",
         "host",
     )
@@ -177,7 +225,6 @@ class Watched(RequestHandler):
         self._is_deaf = self._is_open = False
         self._is_in = host is not None
         self._taking: StallWatch | None = None
-        self.give_up: Callable[[], object] | None = None  # its handshake
         self.host, self.header_due = host or "", 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -185,7 +232,7 @@ class Watched(RequestHandler):
         if not self._is_in:
             peer = transport.get_extra_info("peername")
             self.host = str(peer[0]) if peer else ""
-            if self._is_deaf or not self._gate.admits(self.host):
+            if not self._gate.admits(self.host):
                 self._is_deaf = True
                 cast("asyncio.Transport", transport).abort()  # uvloop's is none by its type
                 return
@@ -211,13 +258,10 @@ class Watched(RequestHandler):
             self._taking.stop()
 
     def end(self) -> None:
-        """End the connection, or its handshake, at once."""
+        """End the connection at once."""
         self._is_deaf = True
         if self.transport is not None:
             self.transport.abort()
-        elif self.give_up is not None:
-            self.give_up()
-            self.abandon()
 
     def pause_writing(self) -> None:
         """Wait for the other end, but not for ever."""
