@@ -32,7 +32,13 @@ NAME_VARIABLE = ENV_PREFIX + "ALGORITHM_NAME"
 KEYS_OF_FORM = {"algorithm.name": "name", "algorithm.form": "form"}
 VARIABLES_OF_FORM = {NAME_VARIABLE: "name", ENV_PREFIX + "ALGORITHM_FORM": "form"}
 # Options that are paths relative to the file they stand in.
-PATHS = "swarm.peers", "topology.edges", "trust.bundle", "trust.revocations"
+PATHS = (
+    "swarm.peers",
+    "topology.edges",
+    "network.status_token_file",
+    "trust.bundle",
+    "trust.revocations",
+)
 T = TypeVar("T")
 Tree = dict[str, dict[str, Any]]
 

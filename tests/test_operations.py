@@ -13,7 +13,10 @@ PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 EVENT = re.compile(r'event\(\s*log,\s*([^"]*?),\s*"([^"]+)"')
 BUG = re.compile(r'log\.(exception)\("([^"]+)"')
 # Who listens where, and what is no limit.
-NO_LIMITS = {"bind", "port", "advertise", "insecure", "lanes", "status_bind", "status_port"}
+NO_LIMITS = {
+    "bind", "port", "advertise", "insecure", "lanes", "status_bind", "status_port",
+    "status_token_file",
+}  # fmt: skip
 
 
 def alarms() -> set[str]:

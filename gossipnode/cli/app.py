@@ -47,6 +47,8 @@ VERBS = {
     "start": "Run a node.",
     "status": "Show how a node is.",
     "peers": "Show a node's peers.",
+    "stop": "Stop a node of this machine cleanly.",
+    "reload": "Have a node read its bundle and revocations anew.",
     "doctor": "Look what keeps a node from starting or from being reached.",
     "ca": "Make a swarm's authority, issue bundles, revoke nodes.",
     "id": "Make an identity that signs itself, for a swarm of friends.",

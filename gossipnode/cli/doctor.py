@@ -22,6 +22,7 @@ from gossipnode.cli.start import settled
 from gossipnode.cli.status import escaped
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError
+from gossipnode.network.tokens import readers_token
 
 if TYPE_CHECKING:
     from gossipnode.network.doctor.findings import Finding
@@ -81,14 +82,15 @@ def _patient(config: Config, peers: Sequence[PeerEntry]) -> Patient:
     """Return whom to look at; raises ``ConfigError`` where the bundle cannot be used at all."""
     from gossipnode.network.doctor.patient import Patient
 
+    token = readers_token(config)
     if not config.trust.bundle:
-        return Patient(config, peers)
+        return Patient(config, peers, token=token)
     from gossipnode.network.trust.bundle import read_bundle
     from gossipnode.network.trust.trust import Trust
 
     # Not trust_of, which refuses a certificate that has ended: here that is a finding.
     bundle, _ = read_bundle(Path(config.trust.bundle).expanduser())
-    return Patient(config, peers, Trust(bundle))
+    return Patient(config, peers, Trust(bundle), token)
 
 
 def _lines(one: Finding) -> list[str]:

@@ -24,6 +24,7 @@ from gossipnode.errors import NetworkError, StorageError
 from gossipnode.logs import event
 from gossipnode.network import HttpNode
 from gossipnode.network.sources import PORTS, Resolver, Sources, addresses_of, is_here, resolve
+from gossipnode.network.tokens import readers_token
 from gossipnode.network.world import data_folder
 from gossipnode.node.addresses import is_number
 from gossipnode.node.membership.book import Page, read_page
@@ -36,7 +37,12 @@ log = logging.getLogger("gossipnode.cli.entering")
 
 # Whatever the swarm says, these are a node's own; so they can be read before it is asked.
 OWN = ("node", "swarm", "network", "trust", "checkpoint", "log")
-PATHS = (("swarm", "peers"), ("trust", "bundle"), ("trust", "revocations"))
+PATHS = (
+    ("swarm", "peers"),
+    ("network", "status_token_file"),
+    ("trust", "bundle"),
+    ("trust", "revocations"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,8 @@ async def find_swarm(
     through = tuple(urls)
     if wants_to:
         try:
-            joined = await join_any(urls, trust, resolver)
+            # Not shown to those of the book: strangers may have named their addresses.
+            joined = await join_any(urls, trust, resolver, readers_token(own))
             return Entry(through, joined, page)
         except NetworkError as error:
             if page is None and not await _is_one_of(urls, own, resolver):

@@ -84,22 +84,32 @@ class Joined:
         return config, tuple(peer for peer in self.peers if peer.id != node_id)
 
 
-async def join(url: str, trust: Trust | None = None) -> Joined:
-    """Ask the node at ``url``; raises ``NetworkError`` or, for a fixed graph, ``ConfigError``."""
-    return await join_any([url.rstrip("/")], trust)
+async def join(url: str, trust: Trust | None = None, token: str = "") -> Joined:
+    """Ask the node at ``url``; raises ``NetworkError`` or, for a fixed graph, ``ConfigError``.
+
+    ``token`` is what it may want of readers, where there is no ``trust``.
+    """
+    return await join_any([url.rstrip("/")], trust, token=token)
 
 
 async def join_any(
-    urls: Iterable[str], trust: Trust | None = None, resolver: Resolver = resolve
+    urls: Iterable[str],
+    trust: Trust | None = None,
+    resolver: Resolver = resolve,
+    token: str = "",
 ) -> Joined:
     """Ask the nodes at ``urls``, and all that their names stand for; the first that answers counts.
+
+    ``token`` is shown to each, where there is no ``trust``: readers of a swarm have one in common.
 
     Raises ``NetworkError`` where none does, or ``ConfigError`` where the graph is fixed.
     """
     waiting, reasons = await _candidates(urls, resolver)
     is_only = len(waiting) == 1
     tls = None if trust is None else trust.dialling
-    async with HttpClient(tls, dates=lambda: "" if trust is None else trust.dates) as client:
+    dates = (lambda: "") if trust is None else (lambda: trust.dates)
+    shown = token if trust is None else ""
+    async with HttpClient(tls, dates=dates, token=shown) as client:
         while waiting:
             batch, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
             asked = [asyncio.create_task(_ask(client, url, is_only=is_only)) for url in batch]

@@ -13,6 +13,7 @@ from gossipnode.cli.app import NETWORK, OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import decimal
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
+from gossipnode.cli.readers import readers_token_option, token_in
 from gossipnode.errors import DataError, NetworkError, StorageError
 from gossipnode.learning.modelfile import learner_for_model, load_model
 from gossipnode.logs import bounded
@@ -36,11 +37,12 @@ def command() -> None:
 )  # fmt: skip
 @click.argument("url", type=NODE_URL)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@readers_token_option
 @click.option("--json", "as_json", is_flag=True, help="Print the model's facts as one JSON object.")
-def pull(url: str, file: Path, as_json: bool) -> None:
+def pull(url: str, file: Path, token_file: str, as_json: bool) -> None:
     """Fetch the current model of the node at URL into FILE (safetensors)."""
     raise_on_signals()  # no part of a file is left
-    data = asyncio.run(_fetch(url))
+    data = asyncio.run(_fetch(url, token_in(token_file)))
     # Beside the target and renamed: what goes wrong leaves an older file as it was.
     part = file.with_name(f".{file.name}.part")
     try:
@@ -104,6 +106,6 @@ def evaluate(file: Path, data: str, label: str | None, test_fraction: float, as_
         click.echo(f"loss {decimal(found.loss)}, {accuracy}{found.samples} samples")
 
 
-async def _fetch(url: str) -> bytes:
-    async with HttpClient() as client:
+async def _fetch(url: str, token: str) -> bytes:
+    async with HttpClient(token=token) as client:
         return await client.get_bytes(f"{url}/v1/model", MODEL_BYTES_MAX, TIMEOUT_S)

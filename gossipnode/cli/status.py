@@ -24,10 +24,11 @@ from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
 from gossipnode.cli.columns import columns, decimal, quantity, raw
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
+from gossipnode.cli.readers import readers_token_option, token_in
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
-from gossipnode.network import HttpClient, NoNodeError
+from gossipnode.network import HttpClient, NoNodeError, ToldError
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TIMEOUT_S = 10.0
@@ -50,6 +51,7 @@ Status = dict[str, Any]
     )
 )  # fmt: skip
 @click.argument("url", type=NODE_URL, default=DEFAULT_URL)
+@readers_token_option
 @click.option("--watch", is_flag=True, help="Go on until interrupted, showing what changes.")
 @click.option(
     "--interval-s",
@@ -59,27 +61,28 @@ Status = dict[str, Any]
     help="Time between two looks with --watch. [s]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what the node answers as JSON.")
-def command(url: str, watch: bool, interval_s: float, as_json: bool) -> None:
+def command(url: str, token_file: str, watch: bool, interval_s: float, as_json: bool) -> None:
     """Show the state, progress and peers of the node at URL (this machine's)."""
+    token = token_in(token_file)
     raise_on_signals()  # the terminal's cursor must come back
     if watch:
-        asyncio.run(_watch(url, interval_s, as_json=as_json))
+        asyncio.run(_watch(url, token, interval_s, as_json=as_json))
     else:
-        status = asyncio.run(fetch(url))
+        status = asyncio.run(fetch(url, token))
         click.echo(json.dumps(status) if as_json else "\n".join(lines_of(status)))
 
 
-async def fetch(url: str) -> Status:
+async def fetch(url: str, token: str = "") -> Status:
     """Return the status of the node at ``url``; raises ``NetworkError``."""
-    async with HttpClient() as client:
+    async with HttpClient(token=token) as client:
         return await ask(client, url)
 
 
-async def fetch_peers(url: str) -> list[dict[str, Any]]:
+async def fetch_peers(url: str, token: str = "") -> list[dict[str, Any]]:
     """Return all peers of the node at ``url``; raises ``NetworkError``."""
     found: list[dict[str, Any]] = []
     after: str | None = ""
-    async with HttpClient() as client:
+    async with HttpClient(token=token) as client:
         while after is not None:
             query = urlencode({"after": after, "limit": PEERS_PAGE})
             page = await _answer(client, url, f"/v1/peers?{query}", {"peers"})
@@ -101,6 +104,9 @@ async def _answer(client: HttpClient, url: str, path: str, keys: set[str]) -> di
         answer = await client.get_json(url + path, TIMEOUT_S)
     except NoNodeError:
         raise
+    except ToldError as error:
+        hint = "; name the file with its token: --status-token-file" * (error.status == 401)
+        raise NetworkError(f"{error}{hint}") from None
     except (NetworkError, PeerError) as error:
         raise NetworkError(
             f"{error}; is a node running there? `gossipnode start` prints its address"
@@ -279,7 +285,7 @@ def _understood() -> Iterator[None]:
         ) from None
 
 
-async def _watch(url: str, interval_s: float, *, as_json: bool) -> None:
+async def _watch(url: str, token: str, interval_s: float, *, as_json: bool) -> None:
     """Show the status again and again; a node that goes away is told and waited for."""
     live = None
     if sys.stdout.isatty() and not as_json:
@@ -289,7 +295,7 @@ async def _watch(url: str, interval_s: float, *, as_json: bool) -> None:
         live.start()
     last = ""
     try:
-        async with HttpClient() as client:
+        async with HttpClient(token=token) as client:
             await ask(client, url)  # nobody there to begin with is an error
             while True:
                 text = await _now(client, url, as_json=as_json, as_table=live is not None)

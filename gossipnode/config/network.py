@@ -51,6 +51,12 @@ class NetworkOptions(Section):
         ge=0,
         le=65_535,
     )
+    status_token_file: str = option(
+        "",
+        "Path of a file with a token, relative to this file, which readers of the pages must show; "
+        "/livez and /readyz are open. Unset: whoever reaches them may read them.",
+        flag="--status-token-file",
+    )
     handshake_timeout_s: float = option(
         10.0, "With trust: time for one TLS handshake of a peer.", unit="s", gt=0, le=3600
     )

@@ -84,9 +84,9 @@ class Heard:
 class HttpClient:
     """One session for all peers. Enter it in the running loop; close it there.
 
-    Addresses that begin with ``https`` are dialled with ``tls``; ``meant`` tells which id must
-    answer at one, and ``dates`` what to say where a peer thinks our certificate too old. A
-    ``token`` is shown to whoever is asked, so it is for a client of one node.
+    Addresses that begin with ``https`` are dialled with ``tls``, which may be set anew; ``meant``
+    tells which id must answer at one, and ``dates`` what to say where a peer thinks our certificate
+    too old. A ``token`` is shown to whoever is asked, so it is for a client of one node.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class HttpClient:
         token: str = "",
     ) -> None:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._tls, self._meant, self._dates = tls, meant, dates
+        self.tls, self._meant, self._dates = tls, meant, dates
         self._session: aiohttp.ClientSession | None = None
         self._probe = Probe()
         self.transfers = Transfers()  # of pushes, by the address
@@ -124,7 +124,6 @@ class HttpClient:
                 limit=0,
                 keepalive_timeout=KEEPALIVE_S,
                 ttl_dns_cache=DNS_TTL_S,
-                ssl=self._tls if self._tls is not None else True,
                 resolver=_Resolver(self),
             ),
             # Each call has one deadline of its own, retry included.
@@ -207,6 +206,7 @@ class HttpClient:
                     data=body,
                     headers=_HEADERS,
                     allow_redirects=False,
+                    ssl=self.tls or True,
                     server_hostname=self._meant(address) or None,
                 ) as response:
                     return await _receipt(response, frame)
@@ -227,7 +227,7 @@ class HttpClient:
         assert self._session is not None, "the client is not open"
         name = self._meant(_origin(url)) or None
         async with self._session.post(
-            url, data=data, allow_redirects=False, server_hostname=name
+            url, data=data, allow_redirects=False, ssl=self.tls or True, server_hostname=name
         ) as response:
             text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
             if response.status != 200:
@@ -256,7 +256,12 @@ class HttpClient:
         try:
             name = self._meant(_origin(url)) or None
             async with self._session.request(
-                method, url, headers=headers, allow_redirects=False, server_hostname=name
+                method,
+                url,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self.tls or True,
+                server_hostname=name,
             ) as response:
                 yield response
         except aiohttp.ClientResponseError:

@@ -14,19 +14,21 @@ from collections.abc import Sequence
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
 from gossipnode.errors import ConfigError
 from gossipnode.learning.learner import Learner
 from gossipnode.logs import event
+from gossipnode.network.admin import Admin
 from gossipnode.network.lag import LoopLag
 from gossipnode.network.lanes import Lanes
 from gossipnode.network.ports import bind, bind_pages, ports_beside, require_loopback
 from gossipnode.network.server import Server
 from gossipnode.network.sources import Sources
-from gossipnode.network.world import NO_TLS, DaemonWorld
+from gossipnode.network.tokens import kept_token, readers_token
+from gossipnode.network.world import NO_TLS, DaemonWorld, data_folder
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
 from gossipnode.node.report import iso
@@ -113,6 +115,7 @@ class HttpNode(Node):
             await self._server.start(listener)
             self._listener = None
             await self._daemon.open(self.config, self.id)
+            await self._hand_out_tokens()
             await self.start()
             self.loop_lag.start()
             if self._vigil is not None:
@@ -236,6 +239,37 @@ class HttpNode(Node):
         self.status_url = self._pages.origin_of(listener)
         await self._pages.start(listener)
         self._status_listener = None
+
+    async def _hand_out_tokens(self) -> None:
+        """Read the tokens, or make the owner's; raises ``ConfigError`` and ``StorageError``."""
+        shown = self._pages or self._server
+        if self.config.checkpoint.enabled:
+            folder = data_folder(self.config, self.id)
+            token = await self._daemon.work(kept_token, folder)
+            shown.admin = Admin(token, self.counters, self.request_stop, self.reload)
+        shown.token = await self._daemon.work(readers_token, self.config)
+
+    async def reload(self) -> dict[str, Any]:
+        """Read bundle, revocations and the readers' token anew, and return what holds now.
+
+        New handshakes show the new certificate; connections stay. Raises ``ConfigError`` where
+        something cannot be used, and then nothing has changed but, perhaps, the revocations.
+        """
+        shown, trust = self._pages or self._server, self.trust
+        token = await self._daemon.work(readers_token, self.config)
+        if trust is not None:
+            from gossipnode.network.trusted import renewed
+
+            await renewed(trust, self.config, self._daemon, self._vigil)
+            self._server.renew(trust.serving)
+            self._daemon.client.tls = trust.dialling
+            if self.lanes is not None:
+                self.lanes.tls = trust.dialling
+            self._server.cut()
+        shown.token = token
+        told = self.status().network
+        event(log, logging.INFO, "node.reloaded", certificate_ends=told.certificate_ends)
+        return {"certificate_ends": told.certificate_ends, "revocations": told.revocations}
 
     def _begin_vigil(self, trust: Trust) -> None:
         from gossipnode.network.trusted import vigil_for

@@ -34,7 +34,7 @@ class Door:
     """Hands connections to protocols of ``gate``, which counts them from their handshake on.
 
     ``on_refused`` is told of those that fail: the address, without the port, and the exception. A
-    handshake has ``timeout_s``.
+    handshake has ``timeout_s``. Those that begin take ``context`` as it is then.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Door:
         on_refused: Callable[[str, Exception], None],
         timeout_s: float,
     ) -> None:
-        self._gate, self._context, self._on_refused = gate, context, on_refused
+        self._gate, self.context, self._on_refused = gate, context, on_refused
         self._timeout_s = timeout_s
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -124,7 +124,7 @@ class Door:
                 transport, _ = await self._loop.connect_accepted_socket(
                     lambda: knock,
                     sock=connection,
-                    ssl=self._context,
+                    ssl=self.context,
                     ssl_handshake_timeout=self._timeout_s,
                     ssl_shutdown_timeout=SHUTDOWN_S,
                 )

@@ -72,7 +72,7 @@ class Lanes:
         trust: Trust | None = None,
         meant: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        self._tls, self._trust, self._meant = tls, trust, meant
+        self.tls, self._trust, self._meant = tls, trust, meant
         self.pool = BufferPool(node.config.network.inflight_bytes_max)
         self.partials = Partials(self.pool)
         self._node, self._counters = node, node.counters
@@ -253,7 +253,7 @@ class Lanes:
         try:
             async with asyncio.timeout(OPEN_S):
                 transport, hello, rest = await dial(
-                    address, self._hello(), self._tls, self._meant(address), self.reach
+                    address, self._hello(), self.tls, self._meant(address), self.reach
                 )
         except SSLError as error:
             raise NetworkError(words_of(error, self._trust.dates if self._trust else "")) from None

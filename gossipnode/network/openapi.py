@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any
 
 from gossipnode.errors import REFUSALS
+from gossipnode.network.admin import PATHS as ADMIN_PATHS
+from gossipnode.network.admin import RELOAD, STOP
 from gossipnode.network.pages import PEERS_PAGE_MAX, Route
 from gossipnode.node.status import PEERS_SHOWN, PeerPage, Status
 from gossipnode.wire.frame import CONTENT_TYPE
@@ -33,6 +35,29 @@ QUERIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+SECURITY = {
+    "owner": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The token in admin.token of the node's folder; from its own machine alone.",
+    },
+    "reader": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The token in network.status_token_file, where one is set.",
+    },
+    "password": {"type": "http", "scheme": "basic", "description": "The same, as a password."},
+}
+# What a refusal is answered with besides 200.
+REFUSED = {
+    STOP: {"202": "It stops", "401": "No token", "403": "Not from here", "421": "Another host"},
+    RELOAD: {
+        "200": "What holds now", "401": "No token", "403": "Not from here",
+        "409": "A file cannot be used; nothing has changed", "421": "Another host",
+    },
+}  # fmt: skip
+
+
 def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of ``routes``."""
     paths: dict[str, dict[str, Any]] = {}
@@ -45,12 +70,16 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
                 {"name": name, "in": "query", "schema": schema}
                 for name, schema in QUERIES[route.path].items()
             ]
+        if route.path in ADMIN_PATHS:
+            operation["security"] = [{"owner": []}]
+        elif route.method == "GET" and route.path not in ("/livez", "/readyz"):
+            operation["security"] = [{}, {"reader": []}, {"password": []}]  # {}: where none is set
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "gossipnode", "version": version},
         "paths": paths,
-        "components": {"schemas": _schemas()},
+        "components": {"schemas": _schemas(), "securitySchemes": SECURITY},
     }
 
 
@@ -61,6 +90,8 @@ def _responses(path: str) -> dict[str, Any]:
         success["content"] = {"application/json": {"schema": schema}}
     if path == "/v1/lane":
         return {"101": {"description": "The connection is a lane now"}}
+    if path in REFUSED:
+        return {status: {"description": text} for status, text in REFUSED[path].items()}
     if path != "/v1/push":
         return {"200": success}
     reply = {"schema": {"$ref": SCHEMA + "Reply"}}

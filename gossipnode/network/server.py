@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import event
-from gossipnode.network import openapi, pages
+from gossipnode.network import admin, openapi, pages
 from gossipnode.network.answers import answer, fault, in_pieces, write_pieces
 from gossipnode.network.door import Door
 from gossipnode.network.events import Streams
@@ -41,6 +41,7 @@ from gossipnode.network.pages import Route
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.ports import BACKLOG
 from gossipnode.network.push import Push
+from gossipnode.network.tokens import shows
 from gossipnode.network.transfers import Transfers
 from gossipnode.network.trust.words import REASONS, StrangerError, reason_of
 from gossipnode.network.upgrade import PATH as LANE_PATH
@@ -73,6 +74,8 @@ ROUTES = (
     Route(
         "POST", VIEW_PATH, "How this node sees whoever asks, and whether it can be dialled back."
     ),
+    Route("POST", admin.STOP, "Finish the step, write the last checkpoint, and end."),
+    Route("POST", admin.RELOAD, "Read bundle, revocations and token anew."),
     Route("GET", "/v1/openapi.json", "This interface, for programs."),
     Route("GET", "/", "The dashboard.", pages.dashboard),
 )
@@ -86,6 +89,8 @@ SHUTDOWN_S = 1.0
 REFUSED_KEPT = 1024
 # Not shown by a listener that others than this machine reach: a model tells of the data.
 LOCAL = frozenset({"/v1/model", "/v1/swarm"})
+# What a supervisor asks, and what has a proof of its own: nobody needs the readers' token for it.
+OPEN = frozenset({"/livez", "/readyz", LANE_PATH, REVOCATIONS_PATH, VIEW_PATH, *admin.PATHS})
 
 
 class Server:
@@ -93,7 +98,8 @@ class Server:
 
     Without ``lanes`` it opens none, and peers push by POST; ``lag`` is for the metrics.
     With ``tls`` it speaks nothing else; with ``vigil`` it asks for each request who is there.
-    Without ``for_peers`` it has the pages alone.
+    Without ``for_peers`` it has the pages alone. A ``token`` is what readers of pages must show,
+    but for peers that have proved who they are; ``admin`` is what its owner may do, never over TLS.
     """
 
     def __init__(
@@ -107,6 +113,8 @@ class Server:
     ) -> None:
         self._node, self._lanes, self._lag, self._tls = node, lanes, lag, tls
         self.vigil: Vigil | None = None
+        self.admin: admin.Admin | None = None
+        self.token = ""
         self._for_peers, self._is_local = for_peers, True
         self._door: Door | None = None
         self._refused: dict[tuple[str, str], None] = {}
@@ -117,7 +125,8 @@ class Server:
         self._streams, self._view = Streams(node), View(node)
         self._routes: dict[str, dict[str, Route]] = {}
         for route in ROUTES:
-            if for_peers or (route.method == "GET" and route.path != LANE_PATH):
+            is_page = route.method == "GET" and route.path != LANE_PATH
+            if (for_peers or is_page) if route.path not in admin.PATHS else tls is None:
                 self._routes.setdefault(route.path, {})[route.method] = route
         self._http: Gate | None = None
         self._acceptor: asyncio.Server | None = None
@@ -144,6 +153,12 @@ class Server:
         self._acceptor = await asyncio.get_running_loop().create_server(
             self._http, sock=listener, backlog=BACKLOG
         )
+
+    def renew(self, tls: SSLContext) -> None:
+        """Show another certificate from the next handshake on."""
+        self._tls = tls
+        if self._door is not None:
+            self._door.context = tls
 
     def origin_of(self, listener: socket.socket) -> str:
         """Return ``http://host:port`` of a bound socket, https with TLS."""
@@ -230,10 +245,18 @@ class Server:
             return fault(
                 request, 405, "method_not_allowed", f"{path} takes {takes}", {"Allow": takes}
             )
+        if path in admin.PATHS:
+            return await self._administered(request)
         return await self._page(route, request, proven)
 
+    async def _administered(self, request: BaseRequest) -> StreamResponse:
+        if self.admin is None:
+            reason = "this node keeps nothing on disk, so it has no token for its owner"
+            return fault(request, 404, "not_found", reason)
+        return await self.admin.answer(request)
+
     async def _page(self, route: Route, request: BaseRequest, proven: str | None) -> StreamResponse:
-        refusal = self._refusal(route, request)
+        refusal = self._refusal(route, request, proven)
         if refusal is not None:
             return refusal
         if route.path == "/v1/events":
@@ -253,7 +276,9 @@ class Server:
             return await self._model(route, request)
         return await route.handler(self._node, request)
 
-    def _refusal(self, route: Route, request: BaseRequest) -> StreamResponse | None:
+    def _refusal(
+        self, route: Route, request: BaseRequest, proven: str | None
+    ) -> StreamResponse | None:
         """Return why a page may not be read like this, if it may not."""
         host = request.headers.get("Host", "localhost")  # browsers never leave it out
         # Peers may know this node by names of their own, and what has an Origin is refused there.
@@ -262,6 +287,12 @@ class Server:
         ):
             self._node.counters.add("requests_refused", label=("reason", "host"))
             return fault(request, 421, "wrong_host", not_ours(host))
+        is_closed = self.token and proven is None and route.path not in OPEN
+        if is_closed and not shows(request, self.token, basic=True):
+            self._node.counters.add("requests_refused", label=("reason", "token"))
+            reason = "this node's pages are for those who show its token"
+            ask = {"WWW-Authenticate": 'Bearer, Basic realm="gossipnode", charset="UTF-8"'}
+            return fault(request, 401, "unauthorized", reason, ask)
         if request.headers.get("Content-Encoding", "identity") != "identity":
             self._node.counters.add("requests_refused", label=("reason", "encoding"))
             response = fault(request, 415, "unsupported_encoding", "send bodies as they are")

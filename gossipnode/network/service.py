@@ -1,6 +1,7 @@
 """The daemon's process: signals, systemd, and the exit code that it ends with.
 
-Invariant: a first signal stops the node cleanly, a second one at once; whatever ends the node is
+Invariant: a first SIGTERM or Ctrl-C stops the node cleanly, a second one at once; SIGHUP has it
+read its files anew. Whatever ends the node is
 told in the log, and by the exit code.
 """
 
@@ -20,6 +21,7 @@ from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import (
     ConfigError,
     DataError,
+    GossipNodeError,
     NetworkError,
     StorageError,
     TrainingError,
@@ -122,6 +124,7 @@ def _handle_signals(node: HttpNode, notifier: Notifier) -> tuple[signal.Signals,
         return ()
     loop = asyncio.get_running_loop()
     asked: list[signal.Signals] = []
+    had_terminal = _has_terminal()
 
     def handle(number: signal.Signals) -> None:
         asked.append(number)
@@ -132,10 +135,37 @@ def _handle_signals(node: HttpNode, notifier: Notifier) -> tuple[signal.Signals,
         notifier.stopping(f"asked to stop by {number.name}")
         node.request_stop()
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    def hang_up() -> None:
+        if had_terminal and not _has_terminal():
+            handle(signal.SIGHUP)  # the terminal has gone, and that was the sign of it
+        else:
+            reloads.add(task := loop.create_task(_reload(node)))
+            task.add_done_callback(reloads.discard)
+
+    reloads: set[asyncio.Task[None]] = set()
+    numbers = [signal.SIGTERM, signal.SIGINT]
     for number in numbers:
         loop.add_signal_handler(number, handle, number)
-    return numbers
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays what it is
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+        numbers.append(signal.SIGHUP)
+    return tuple(numbers)
+
+
+async def _reload(node: HttpNode) -> None:
+    try:
+        await node.reload()
+    except GossipNodeError as error:
+        event(log, logging.ERROR, "reload.failed", id=node.id, reason=error)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def _watchdog(node: HttpNode, notifier: Notifier) -> None:

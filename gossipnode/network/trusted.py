@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gossipnode.network.trust.trust import Trust
+from gossipnode.config import Config
+from gossipnode.network.trust.trust import Trust, bundle_of
 from gossipnode.network.trust.vigil import Vigil
 from gossipnode.network.world import DaemonWorld, data_folder
 from gossipnode.node.node import Node
@@ -34,6 +35,14 @@ def vigil_for(node: Node, trust: Trust, world: DaemonWorld, cut: Callable[[], No
         else None,
         watched=Path(watched).expanduser() if watched else None,
     )
+
+
+async def renewed(trust: Trust, config: Config, world: DaemonWorld, vigil: Vigil | None) -> None:
+    """Read revocations and bundle anew; raises ``ConfigError``, and then the bundle stays."""
+    if vigil is not None:
+        vigil.reread()
+    if config.trust.bundle:  # else it was handed in, and nobody knows from where
+        trust.renew(await world.work(bundle_of, config, trust.wall_time))
 
 
 def id_at(node: Node, address: str) -> str | None:

@@ -87,8 +87,14 @@ def may_dial(number: str | None, own: str) -> bool:
 
 def is_loopback(own: str) -> bool:
     """Tell whether ``own``, an address as ``is_address`` takes it, is on loopback."""
-    host = (urlsplit(own).hostname or "").partition("%")[0]
-    return host == "localhost" or (is_number(host) and _plain(ip_address(host)).is_loopback)
+    host = urlsplit(own).hostname or ""
+    return host == "localhost" or is_loopback_number(host)
+
+
+def is_loopback_number(host: str) -> bool:
+    """Tell whether ``host`` is an IP address that leads nowhere but to this machine."""
+    host = host.partition("%")[0]
+    return is_number(host) and _plain(ip_address(host)).is_loopback
 
 
 def is_number(host: str) -> bool:

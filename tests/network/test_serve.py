@@ -109,7 +109,7 @@ def test_a_port_in_use_is_a_network_error(tmp_path: Path) -> None:
         told: list[Exception] = []
         config = config_of(tmp_path, network=network)
         assert serve(config, on_error=told.append) is ExitCode.NETWORK
-    assert [type(error) for error in told] == [NetworkError]
+    assert [isinstance(error, NetworkError) for error in told] == [True]
 
 
 def test_an_address_from_outside_is_a_config_error(tmp_path: Path) -> None:

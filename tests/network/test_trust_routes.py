@@ -15,6 +15,7 @@ from loopback import PATIENCE_S, config_of, frame_for, head, until
 from trusting import DAY, authority_in, bundle_of, context_of, now
 
 from gossipnode.network import ROUTES, HttpNode
+from gossipnode.network.admin import PATHS
 from gossipnode.network.trust.authority import Authority
 from gossipnode.network.trust.bundle import Bundle
 from gossipnode.network.trust.identity import certificate_for, member_of, new_key
@@ -138,6 +139,7 @@ async def test_a_member_gets_one(route: str, node: HttpNode, authority: Authorit
     status = int(answer.split()[1])
     # The frame is of "b", which is not the id of this certificate.
     wanted = {"POST /v1/push": 403, "POST /v1/revocations": 400}
+    wanted |= {f"POST {path}": 404 for path in PATHS}  # which are on the plain port alone
     assert status == wanted.get(route, 200)
     assert node.status().network.connections_refused == {}
 

@@ -59,7 +59,8 @@ from gossipnode.network import HttpClient
 OWN = {
     "node.id", "node.data_dir", "swarm.peers", "data.share", "network.bind", "network.port",
     "network.advertise", "network.insecure", "network.status_bind", "network.status_port",
-    "run.linger", "checkpoint.fresh", "trust.bundle", "trust.revocations",
+    "network.status_token_file", "run.linger", "checkpoint.fresh", "trust.bundle",
+    "trust.revocations",
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {"run": {"rounds": 200}, "checkpoint": {"enabled": False}}
 GOSSIP_PERIOD_S = 0.02

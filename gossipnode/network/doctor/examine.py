@@ -26,10 +26,10 @@ from gossipnode.network.doctor.status import judged
 PEERS_MAX = 64
 
 
-async def examine(patient: Patient, url: str = "", token: str = "") -> list[Finding]:
+async def examine(patient: Patient, url: str = "") -> list[Finding]:
     """Return what is found about a node, its peers, and whoever is at ``url``.
 
-    ``token`` is shown at ``url`` alone. Takes a minute at most, whatever hangs.
+    Takes little more than a minute, whatever hangs.
     """
     found = await side_by_side({"port": ports(patient, (url,))})
     try:
@@ -40,17 +40,17 @@ async def examine(patient: Patient, url: str = "", token: str = "") -> list[Find
                 "data folder": folder(patient),
             }
         )
-        found += await _network(patient, url, token)
+        found += await _network(patient, url)
     finally:
         if patient.listener is not None:
             patient.listener.close()
     return found
 
 
-async def _network(patient: Patient, url: str, token: str) -> list[Finding]:
+async def _network(patient: Patient, url: str) -> list[Finding]:
     """Look at the peers and at ``url``, and at what they say of this node."""
     others = patient.others[:PEERS_MAX]
-    async with patient.client() as client, patient.client(token) as shown:
+    async with patient.client() as client, patient.client(as_reader=True) as shown:
         tasks = [_look(patient, client, entry.address, entry) for entry in others]
         if url:
             tasks.append(_look(patient, shown, url, None))
@@ -81,6 +81,6 @@ async def _status(client: HttpClient, url: str) -> list[Finding]:
     except GossipNodeError as error:
         return [failed(url, f"{url}/v1/status: {error}", "look at that node's log")]
     if heard.status != 200:
-        advice = "where it asks for a token, name the file with it: --token-file"
+        advice = "where it asks for a token, name the file with it: --status-token-file"
         return [warning(url, f"{url}/v1/status answers HTTP {heard.status}", advice)]
     return judged(url, table_of(heard))

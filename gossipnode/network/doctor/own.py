@@ -29,7 +29,7 @@ from gossipnode.network.ports import (
     status_port,
 )
 from gossipnode.network.world import data_folder
-from gossipnode.node.addresses import is_loopback, may_dial
+from gossipnode.node.addresses import is_loopback, is_loopback_number, may_dial
 
 if TYPE_CHECKING:
     from gossipnode.network.trust.bundle import Bundle
@@ -88,7 +88,7 @@ async def _taken(
     patient: Patient, check: str, url: str, error: PortTakenError, urls: tuple[str, ...]
 ) -> Finding:
     """Say who has a port that cannot be bound: the node itself, or somebody in its way."""
-    async with patient.client() as client:
+    async with patient.client(as_reader=True) as client:
         found = await node_at(client, url)
     if found is not None and (found == patient.id or url in urls):
         patient.is_running = True
@@ -115,7 +115,7 @@ async def address(patient: Patient) -> list[Finding]:
         said = f"{told}: {strange[0]} is link-local, or another address that no peer dials"
         return [failed(check, said, "advertise an address that the other machines reach")]
     remote = [e for e in patient.others if not is_loopback(e.address)]
-    if remote and all(is_loopback(f"http://{_bare(number)}:1") for number in numbers):
+    if remote and all(is_loopback_number(number) for number in numbers):
         said = f"{told} is this machine alone, and {called(remote[0])} is on another one"
         return [failed(check, said, "advertise an address that the other machines reach")]
     return [_fits(patient, told, numbers, port)]
@@ -124,8 +124,8 @@ async def address(patient: Patient) -> list[Finding]:
 def _fits(patient: Patient, told: str, numbers: list[str], port: int) -> Finding:
     """Say whether what this node listens on is what its address stands for."""
     options, check = patient.config.network, "address"
-    local = is_loopback(f"http://{_bare(options.bind)}:1")
-    if local and not any(is_loopback(f"http://{_bare(number)}:1") for number in numbers):
+    local = options.bind == "localhost" or is_loopback_number(options.bind)
+    if local and not any(is_loopback_number(number) for number in numbers):
         said = f"peers dial {told}, and this node listens on {options.bind} alone"
         other = "--bind 0.0.0.0" + ("" if patient.trust else ", with a bundle or --insecure")
         return failed(check, said, f"start it with {other}")
@@ -214,10 +214,6 @@ def _revocations(trust: Trust, patient: Patient) -> list[Finding]:
 def _dialled(host: str) -> str:
     """Return where one dials what listens on ``host`` from this machine."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared
-
-
-def _bare(number: str) -> str:
-    return f"[{number}]" if ":" in number else number
 
 
 def _is_here(number: str) -> bool:

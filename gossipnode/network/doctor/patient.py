@@ -27,13 +27,15 @@ WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 class Patient:
     """A node to be: ``config`` with all that is settled, and the peer list, itself included.
 
-    ``trust`` is that of its bundle. ``listener`` is its port, where that was free: held while the
-    others are asked to dial it. ``is_running`` tells whether the node itself was found there.
+    ``trust`` is that of its bundle, ``token`` what its readers must show. ``listener`` is its port,
+    where that was free: held while the others are asked to dial it. ``is_running`` tells whether
+    the node itself was found there.
     """
 
     config: Config
     peers: Sequence[PeerEntry] = ()
     trust: Trust | None = None
+    token: str = ""
     listener: socket.socket | None = None
     is_running: bool = False
     ids: dict[str, str] = field(default_factory=dict)
@@ -77,8 +79,12 @@ class Patient:
         host = f"[{host}]" if ":" in host else host
         return f"{'http' if self.trust is None else 'https'}://{host}:{port}"
 
-    def client(self, token: str = "") -> HttpClient:
-        """Return a client that shows this node's certificate, and knows who must answer where."""
+    def client(self, *, as_reader: bool = False) -> HttpClient:
+        """Return a client that shows this node's certificate, and knows who must answer where.
+
+        ``as_reader`` shows the token, too: to the node itself, or whoever the user names.
+        """
+        token = self.token if as_reader else ""
         if self.trust is None:
             return HttpClient(token=token)
         dates = self.trust.dates

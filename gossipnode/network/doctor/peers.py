@@ -164,7 +164,7 @@ def _mend(url: str, reason: str) -> str:
     if "TLS" in reason or "certificate" in reason or url.startswith("https:"):
         return "compare the bundles of both nodes: docs/security.md has what each refusal means"
     if "token" in reason:
-        return "name the file with its token: --token-file"
+        return "name the file with its token: --status-token-file"
     return "look whether that is the node's address, and at its log"
 
 

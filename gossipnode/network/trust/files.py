@@ -58,7 +58,7 @@ def read(path: Path, bytes_max: int) -> str:
         raise ConfigError(f"is no UTF-8 text at byte {error.start}", file=str(path)) from None
 
 
-def require_private(path: Path) -> str:
+def require_private(path: Path, what: str = "a private key") -> str:
     """Raise ``ConfigError`` where everybody may read ``path``; return a warning for its group."""
     try:
         mode = path.stat().st_mode & 0o777
@@ -68,14 +68,14 @@ def require_private(path: Path) -> str:
         raise ConfigError(f"cannot be read: {error.strerror}", file=str(path)) from None
     if mode & 0o007:
         raise ConfigError(
-            f"holds a private key, and everybody on this machine may read or change it (mode "
-            f"{mode:o}); whoever did can be this node: make it yours with chmod 600 {path}, or "
-            "better issue another",
+            f"holds {what}, and everybody on this machine may read or change it (mode "
+            f"{mode:o}): make it yours with chmod 600 {path}, or better make another, for whoever "
+            "has read it has it",
             file=str(path),
         )
     if mode & 0o070:
         # Containers hand out secrets to a group: allowed, but told.
-        return f"{path} holds a private key, and its group may read it (mode {mode:o})"
+        return f"{path} holds {what}, and its group may read it (mode {mode:o})"
     return ""
 
 

@@ -36,13 +36,36 @@ class Trust:
     """What ``bundle`` makes of a node. ``wall_time`` is seconds since 1970."""
 
     def __init__(self, bundle: Bundle, wall_time: Callable[[], float] = time.time) -> None:
-        self.bundle, self.member, self.wall_time = bundle, bundle.member, wall_time
-        self.revocations = Revocations(self.member.swarm)
+        self.wall_time = wall_time
+        self.revocations = Revocations(bundle.member.swarm)
+        self._take(bundle)
+        self._ends: dict[str, float] = {}  # what the dates of certificates mean
+
+    def _take(self, bundle: Bundle) -> None:
+        self.bundle, self.member = bundle, bundle.member
+        self._friends = frozenset(bundle.pinned) if bundle.mode == "pinned" else None
         self.serving: Context = context_of(bundle, serving=True)
         self.dialling: Context = context_of(bundle, serving=False)
         self.serving.judge = _require_sound
         self.dialling.judge = self._judge
-        self._ends: dict[str, float] = {}  # what the dates of certificates mean
+
+    def renew(self, bundle: Bundle) -> None:
+        """Be who ``bundle`` says, from the next handshake on.
+
+        Raises ``ConfigError`` where that is another node, or one of another authority.
+        """
+        if (bundle.member.swarm, bundle.member.id) != (self.member.swarm, self.member.id):
+            raise ConfigError(
+                f"is now of the node {bundle.member.id} in {bundle.member.swarm}, and this one is "
+                f"{self.member.id} in {self.member.swarm}: stop it, and start that one",
+                key="trust.bundle",
+            )
+        if bundle.authority_key != self.bundle.authority_key:
+            raise ConfigError(
+                "is now of another authority: stop the node, and start it again",
+                key="trust.bundle",
+            )
+        self._take(bundle)
 
     def adopt(self, text: str) -> bool:
         """Take a list of revocations; whether it is newer. Raises ``PeerError`` if it is none."""
@@ -61,6 +84,8 @@ class Trust:
         """Return why a proven peer may not take part, one of ``REASONS``; empty if it may."""
         if swarm != self.member.swarm:
             return "other_swarm"
+        if self._friends is not None and node_id not in self._friends:
+            return "unknown_authority"  # pinned no longer
         return "revoked" if node_id in self.revocations.ids else ""
 
     def peer_of(self, transport: BaseTransport | None) -> str:
@@ -112,6 +137,11 @@ class Trust:
 
 def trust_of(config: Config, wall_time: Callable[[], float] = time.time) -> Trust:
     """Return what ``trust.bundle`` makes of a node; raises ``ConfigError``."""
+    return Trust(bundle_of(config, wall_time), wall_time)
+
+
+def bundle_of(config: Config, wall_time: Callable[[], float] = time.time) -> Bundle:
+    """Read ``trust.bundle``, and tell what is doubtful about it; raises ``ConfigError``."""
     path = Path(config.trust.bundle).expanduser()
     bundle, warnings = read_bundle(path)
     now = datetime.datetime.fromtimestamp(wall_time(), datetime.UTC)
@@ -119,10 +149,10 @@ def trust_of(config: Config, wall_time: Callable[[], float] = time.time) -> Trus
     left = bundle.member.not_after - now
     if left < RENEW:
         hours = left // datetime.timedelta(hours=1)
-        warnings.append(f"the certificate of {path} ends in {hours} h; renew it, and start again")
+        warnings.append(f"the certificate of {path} ends in {hours} h; renew it, and reload it")
     for warning in warnings:
         event(log, logging.WARNING, "trust.warning", reason=warning)
-    return Trust(bundle, wall_time)
+    return bundle
 
 
 def settle(

@@ -70,6 +70,18 @@ class Vigil:
                 )
             self._seen = _stamp(self._watched)
 
+    def reread(self) -> None:
+        """Take the list that somebody else writes, if there is one; raises ``ConfigError``."""
+        if self._watched is None:
+            return
+        text = files.read(self._watched, BYTES_MAX)
+        self._seen = _stamp(self._watched)
+        try:
+            self.hear(text, str(self._watched))
+        except PeerError as error:
+            where = str(self._watched)
+            raise ConfigError(error.reason, file=where, key="trust.revocations") from None
+
     def start(self) -> None:
         """Begin, in the running loop."""
         for coroutine in (self._tick(), self._ask()):

@@ -1,0 +1,23 @@
+"""The token of readers of a node's pages, as an option of the verbs that read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gossipnode.network.tokens import read_token
+
+readers_token_option = click.option(
+    "--status-token-file",
+    "token_file",
+    metavar="FILE",
+    envvar="GOSSIPNODE_NETWORK_STATUS_TOKEN_FILE",
+    default="",
+    help="A file with the token that the node wants of its readers (network.status_token_file).",
+)
+
+
+def token_in(token_file: str) -> str:
+    """Return the token, the empty one for no file; raises ``ConfigError``."""
+    return read_token(Path(token_file).expanduser()) if token_file else ""
