@@ -15,11 +15,16 @@ from typing import Any
 import pytest
 from test_docs import parse
 
-from gossipnode import Config, Node, load_peers
+from gossipnode import Config, Node
+from gossipnode.cli.start import settled
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.config.listing import options
+from gossipnode.configfile import load_config
 from gossipnode.network import ExitCode
 from gossipnode.network.daemon import CLOSE_S
+from gossipnode.network.trust.authority import Authority
+from gossipnode.network.trust.bundle import Bundle, read_bundle
+from gossipnode.node.place import find_place
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE, UNIT, DOCKERFILE = (
@@ -119,41 +124,152 @@ def compose() -> dict[str, Any]:
     return parsed
 
 
-def test_the_five_containers_are_the_five_peers():
-    # Light on purpose: it needs no YAML library, which the project has no other use for.
-    text = COMPOSE.read_text(encoding="utf-8")
-    peers = load_peers(DEPLOY / "peers.toml")
-    ids = [peer.id for peer in peers]
-    assert len(ids) == 5
-    services = text.split("\nservices:\n")[1].split("\nnetworks:\n")[0]
-    assert re.findall(r"^  (\S+):$", services, flags=re.MULTILINE) == ids
-    assert re.findall(r"GOSSIPNODE_NODE_ID: (\S+)", services) == ids
-    assert [peer.address for peer in peers] == [f"http://{i}:{DEFAULT_PORT}" for i in ids]
-    ports = re.findall(r'ports: \["(\S+)"\]', services)
-    assert ports == [f"127.0.0.1:{7950 + i}:{DEFAULT_PORT}" for i in range(5)]
-    mounts = re.findall(r"- ./peers.toml:(\S+):ro", services)
-    command = json.loads(re.findall(r"command: (\[.*\])", text)[0])
-    assert mounts == [command[command.index("--peers") + 1]] * 5
-    volumes = re.findall(r"- (\S+):/data$", services, flags=re.MULTILINE)
-    assert volumes == re.findall(r"^  (\S+):$", text.split("\nvolumes:\n")[1], flags=re.MULTILINE)
+# Generous: a busy machine may need it.
+PATIENCE_S = 300
+NODES = [f"node-{i}" for i in range(5)]
+PAGES = "7947"
 
 
-def test_the_containers_command_is_one_of_ours_and_says_that_it_is_insecure():
-    text = COMPOSE.read_text(encoding="utf-8")
-    (command,) = re.findall(r"command: (\[.*\])", text)
-    context = parse(json.loads(command))
-    assert context.command_path == "gossipnode start"
-    assert context.params["network__insecure"] is True
-    (grace,) = re.findall(r"stop_grace_period: (\d+)s", text)
-    assert float(grace) >= STOP_S + 10
+def volumes_of(service: dict[str, Any]) -> dict[str, str]:
+    """Return what a service mounts, by where; ``:ro`` is kept with the source."""
+    rows = [text.split(":") for text in service["volumes"]]
+    return {row[1]: ":".join([row[0], *row[2:]]) for row in rows}
 
 
-def test_the_compose_file_is_what_it_looks_like():
+def test_there_are_five_nodes_and_what_makes_their_bundles():
     tree = compose()
-    for name, service in tree["services"].items():
-        assert service["environment"]["GOSSIPNODE_NODE_ID"] == name
-        assert service["environment"]["GOSSIPNODE_RUN_LINGER"] == "true"
+    assert list(tree["services"]) == ["bundles", *NODES]
+    for i, name in enumerate(NODES):
+        service = tree["services"][name]
+        assert service["ports"] == [f"127.0.0.1:{7950 + i}:{PAGES}"]
+        assert volumes_of(service) == {"/bundles": "bundles:ro", "/data": f"data-{i}"}
+    named = {*(source.partition(":")[0] for s in tree["services"].values()
+               for source in volumes_of(s).values())}  # fmt: skip
+    assert named == {*tree["volumes"], "./bundles.sh"}
+
+
+def test_all_containers_may_do_little():
+    for service in compose()["services"].values():
+        assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert "network_mode" not in service or service["network_mode"] == "none"
+
+
+def test_the_authority_runs_once_alone_and_first():
+    services = compose()["services"]
+    first = services.pop("bundles")
+    assert (first["network_mode"], first["restart"]) == ("none", "no")
+    assert "ports" not in first
+    assert "networks" not in first
+    mounts = volumes_of(first)
+    script = first["entrypoint"][-1]
+    assert mounts.pop(script) == "./bundles.sh:ro"
+    assert mounts == {"/ca": "authority", "/bundles": "bundles"}
+    made = dict(entry for entry in instructions() if "install -d" in entry[1])["RUN"]
+    assert {"/ca", "/bundles", "/data"} <= {*made.split()}  # else the volumes would be root's
+    swarm, *nodes = first["command"]
+    assert nodes == [f"{name}={name}:{DEFAULT_PORT}" for name in NODES]
+    assert swarm == "digits"
+    for service in services.values():
+        assert service["depends_on"] == {"bundles": {"condition": "service_completed_successfully"}}
+        assert not any("authority" in source for source in volumes_of(service).values())
+        assert service["restart"] == "unless-stopped"
+
+
+def test_the_nodes_start_with_their_bundles_and_nothing_is_insecure(tmp_path):
+    tree = compose()
+    assert "insecure" not in COMPOSE.read_text(encoding="utf-8").lower()
+    known = {option.env for option in options()}
+    for name in NODES:
+        service = tree["services"][name]
+        context = parse(service["command"])
+        assert context.command_path == "gossipnode start"
+        assert context.params["trust__bundle"] == f"/bundles/{name}.bundle"
+        environment = service["environment"]
+        assert environment.keys() <= known
+        assert environment["GOSSIPNODE_TRUST_REVOCATIONS"] == "/bundles/revocations.txt"
+        assert environment["GOSSIPNODE_NETWORK_STATUS_BIND"] == "0.0.0.0"
+        assert environment["GOSSIPNODE_NETWORK_STATUS_PORT"] == PAGES
+        assert float(service["stop_grace_period"].removesuffix("s")) >= STOP_S + 10
+        config = load_config(None, environment=environment, flags={})
+        assert config.run.linger
+
+
+class Bundles:
+    """``bundles.sh`` as the service runs it, with folders of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca, self.bundles, programs = folder / "ca", folder / "bundles", folder / "bin"
+        for each in (self.ca, self.bundles, programs):
+            each.mkdir(mode=0o700)
+        program = programs / "gossipnode"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m gossipnode.cli "$@"\n')
+        program.chmod(0o755)
+        self.environment = {
+            **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "CA": str(self.ca),
+            "BUNDLES": str(self.bundles),
+        }  # fmt: skip
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["sh", str(DEPLOY / "bundles.sh"), *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def read(self) -> dict[str, Bundle]:
+        paths = sorted(self.bundles.glob("*.bundle"))
+        return {path.stem: read_bundle(path)[0] for path in paths}
+
+    def counter(self) -> int:
+        text = (self.bundles / "revocations.txt").read_text()
+        return int(re.findall(r"^counter (\d+)$", text, re.MULTILINE)[0])
+
+
+def test_the_service_makes_bundles_with_which_the_nodes_listen_where_the_ports_lead(
+    tmp_path, monkeypatch
+):
+    made = Bundles(tmp_path)
+    made.run(*compose()["services"]["bundles"]["command"])
+    assert list(made.read()) == NODES
+    assert made.counter() == 0
+    for name, text in compose()["services"]["node-2"]["environment"].items():
+        monkeypatch.setenv(name, str(text).replace("/bundles", str(made.bundles)))
+    for name in NODES:
+        bundle = made.bundles / f"{name}.bundle"
+        config, peers = settled(None, [], {"trust.bundle": str(bundle)})
+        network = config.network
+        assert (network.bind, network.port) == ("0.0.0.0", DEFAULT_PORT)
+        assert (network.status_bind, str(network.status_port)) == ("0.0.0.0", PAGES)
+        # The same list in the same order for all: the ring.
+        assert [(peer.name, peer.address) for peer in peers] == [
+            (each, f"https://{each}:{DEFAULT_PORT}") for each in NODES
+        ]
+        find_place(config, peers)  # raises where the graph does not fit
+
+
+@pytest.mark.long  # a dozen processes
+def test_bundles_are_renewed_later_and_revoked_where_lost(tmp_path):
+    made = Bundles(tmp_path)
+    three = ["digits", *(f"{name}=10.0.0.{i}:7946" for i, name in enumerate("abc", 1))]
+    made.run(*three)
+    first = made.read()
+    (made.bundles / "b.bundle").unlink()  # lost
+    Authority.open(made.ca).revoke("c")  # by hand
+    assert "c.bundle is left as it was" in made.run(*three, "d=10.0.0.4:7946")
+    second = made.read()
+    assert list(second) == ["a", "b", "c", "d"]
+    same = {name for name in first if second[name].member.id == first[name].member.id}
+    assert same == {"a", "c"}
+    assert [seed.name for seed in second["a"].seeds] == ["a", "b", "d"]
+    assert second["a"].certificate != first["a"].certificate
+    assert second["c"].certificate == first["c"].certificate
+    assert made.counter() == 2
+    assert Authority.open(made.ca).revocations().ids == {
+        first["b"].member.id, first["c"].member.id,
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(
@@ -222,8 +338,8 @@ def health_check() -> list[str]:
     return [sys.executable, *program[1:]]
 
 
-def asked(port: int) -> int:
-    environment = {**os.environ, "GOSSIPNODE_NETWORK_PORT": str(port)}
+def asked(port: int, name: str = "GOSSIPNODE_NETWORK_PORT") -> int:
+    environment = {**os.environ, name: str(port)}
     return subprocess.run(health_check(), env=environment, capture_output=True).returncode
 
 
@@ -239,6 +355,7 @@ async def test_the_health_check_knows_a_ready_node_from_a_draining_and_an_absent
     async with Node(config) as node:
         port = int(node.url.rpartition(":")[2])
         assert await asyncio.to_thread(asked, port) == 0
+        assert await asyncio.to_thread(asked, port, "GOSSIPNODE_NETWORK_STATUS_PORT") == 0
         await node.drain()
         assert await asyncio.to_thread(asked, port) == 1
     assert await asyncio.to_thread(asked, port) == 1
