@@ -36,6 +36,7 @@ from gossipnode.network.frames import (
 from gossipnode.network.http import ResolveResult, aiohttp
 from gossipnode.network.probe import WORDS as PROBE_WORDS
 from gossipnode.network.probe import Probe
+from gossipnode.network.sockets import CONNECT_S, impatient
 from gossipnode.network.transfers import Transfers
 from gossipnode.network.trust.words import words_of
 from gossipnode.node.addresses import Reach
@@ -125,9 +126,10 @@ class HttpClient:
                 keepalive_timeout=KEEPALIVE_S,
                 ttl_dns_cache=DNS_TTL_S,
                 resolver=_Resolver(self),
+                socket_factory=impatient,
             ),
             # Each call has one deadline of its own, retry included.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -189,7 +191,11 @@ class HttpClient:
         try:
             async with asyncio.timeout(timeout_s):
                 return await call
-        except TimeoutError:
+        except aiohttp.ConnectionTimeoutError:
+            raise NetworkError(f"no connection within {CONNECT_S:g} s") from None
+        except TimeoutError as error:
+            if error.errno is not None:  # the system's: see ``sockets``
+                raise _translated(error) from None
             raise NetworkError(f"timed out after {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = words_of(_tls_fault(error), self._dates())

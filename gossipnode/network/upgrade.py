@@ -20,6 +20,7 @@ from gossipnode.logs import bounded
 from gossipnode.network.http import BaseRequest
 from gossipnode.network.lane import Lane
 from gossipnode.network.records import Hello
+from gossipnode.network.sockets import CONNECT_S
 from gossipnode.network.trust.handshakes import alerts_to
 from gossipnode.node.addresses import Reach
 
@@ -94,8 +95,8 @@ async def dial(
 
     ``tls`` is for addresses that begin with ``https``, ``meant`` the id that must answer there, and
     ``reach`` says what names may stand for. The connection does not read until its protocol is set.
-    Raises ``OSError`` where nobody listens or TLS fails, and ``LaneRefusedError`` where somebody
-    listens who opens no lane.
+    Raises ``OSError`` where nobody listens or TLS fails, ``NetworkError`` where nothing is heard
+    at all, and ``LaneRefusedError`` where somebody listens who opens no lane.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or parts.hostname is None or parts.port is None:
@@ -105,7 +106,11 @@ async def dial(
     secure = tls if parts.scheme == "https" else None
     name = (meant or parts.hostname) if secure is not None else None
     loop = asyncio.get_running_loop()
-    connection = await _connect(parts.hostname, parts.port, reach)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            connection = await _connect(parts.hostname, parts.port, reach)
+    except TimeoutError:  # nobody has refused a lane: to try by POST would be to wait once more
+        raise NetworkError(f"no connection within {CONNECT_S:g} s") from None
     try:
         with alerts_to(connection):
             transport, handshake = await loop.create_connection(
