@@ -91,6 +91,7 @@ REFUSALS: Final[dict[str, int]] = {
     "too_large": 413,
     "unsupported_encoding": 415,
     "not_finite": 422,
+    "out_of_range": 422,
     "unsupported_message": 422,
     "busy": 503,
     "draining": 503,

@@ -42,6 +42,11 @@ TINY: Final = 1024
 # The bits of the exponent, all of them set in what is not finite and in nothing else.
 EXPONENT_FLOAT16: Final = np.uint16(0x7C00)
 EXPONENT_BFLOAT16: Final = np.uint16(0x7F80)
+MAGNITUDE: Final = np.uint16(0x7FFF)
+# Up to here ‖x‖ takes half the time of max |x_i|: 1.5 µs of 650 elements, not 3.2.
+DOTTED: Final = 8192
+# Squares below 1e-38 may count as 0: what is below 1e-19 goes unseen.
+SQUARE_LOST: Final = 1e-18
 LARGEST_BFLOAT16: Final = (2 - 2**-7) * 2.0**127
 
 
@@ -274,12 +279,20 @@ def all_finite(x: Array) -> bool:
 def extent(x: Array) -> float:
     """Return a bound on max |x_i|, shape (d,); infinity if an element is infinite or NaN.
 
-    It is max |x_i| itself where that costs no more than ``all_finite``: of float32 and float64,
-    beyond ``PLAIN`` elements. Else it is the dtype's largest number, which bounds everything.
+    It is max |x_i| itself, or of few elements what takes less time: ‖x‖.
     """
-    if x.size > PLAIN and x.dtype.char in "fd":
-        return _largest(x.reshape(-1))
-    return float(_limit(x.dtype)) if all_finite(x) else math.inf
+    if x.size <= DOTTED and x.dtype.char in "fd":
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = float(x.dot(x))
+        if isfinite(squares):
+            # What rounding may take from the sum, and the squares that are too small to count.
+            return 1.001 * math.sqrt(squares) + SQUARE_LOST
+    return largest(x)
+
+
+def largest(x: Array) -> float:
+    """Return max |x_i|, shape (d,); infinity if an element is infinite or NaN."""
+    return _largest_narrow(x) if x.dtype.itemsize == 2 else _largest(x.reshape(-1))
 
 
 def stays_finite(bound: float, dtype: np.dtype[Any]) -> bool:
@@ -322,6 +335,14 @@ def consensus_distance(models: Sequence[Array]) -> float:
             away = row - mean
             total += float(np.dot(away, away))
     return math.sqrt(total / len(models))
+
+
+def _largest_narrow(x: Array) -> float:
+    """Return max |x_i| of 16-bit numbers: without the sign their bits are in the same order."""
+    bits = x.reshape(-1).view(np.uint16)
+    tops = [np.maximum.reduce(bits[part] & MAGNITUDE) for part in _parts(bits.size, BLOCK)]
+    found = float(np.array([max(tops, default=0)], np.uint16).view(x.dtype)[0])
+    return found if isfinite(found) else math.inf
 
 
 def _exponents_finite(x: Array) -> bool:

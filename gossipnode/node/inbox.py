@@ -1,9 +1,10 @@
 """The passive side's gate: what is let in, once, and what is refused, and why.
 
 A push passes three checks. ``admit`` sees the header alone and refuses before a byte of the
-body is read or a byte of memory is taken for it. ``open`` sees the body: checksum and finite
-values. The algorithm then merges or refuses. Invariant: a (sender, epoch, sequence) is merged
-at most once, and a refusal changes nothing but a counter.
+body is read or a byte of memory is taken for it. ``open`` sees the body: checksum, finite
+values, and none beyond all bounds (``contents``). The algorithm then merges or refuses.
+Invariant: a (sender, epoch, sequence) is merged at most once, and a refusal changes nothing but
+a counter.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from gossipnode import codecs
 from gossipnode.algorithms.base import ALL, Algorithm, Arrival, Purpose, Vector
 from gossipnode.codecs.base import Coding
 from gossipnode.errors import PeerError
-from gossipnode.learning.params import Layout, extent
+from gossipnode.learning.params import Layout
 from gossipnode.logs import bounded
+from gossipnode.node.contents import Bound, checked, read
 from gossipnode.node.world import INLINE_BYTES_MAX
-from gossipnode.wire.frame import arrays, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
 
 PURPOSES = {
@@ -112,10 +113,12 @@ class Inbox:
         senders: Collection[str] | None = None,
         inflight_bytes_max: int,
         senders_max: int = SENDERS_MAX,
+        bound: Bound | None = None,
     ) -> None:
         self.swarm, self.node_id, self.layout = swarm, node_id, layout
         self.algorithm, self.graph, self.senders = algorithm, graph, senders
         self.inflight_bytes_max, self.senders_max = inflight_bytes_max, senders_max
+        self.bound = bound
         self.inflight_bytes = 0
         self.draining = False
         self._ledgers: dict[str, Ledger] = {}  # the sender heard last comes last
@@ -150,17 +153,17 @@ class Inbox:
         The arrival's vectors are views of ``body``, which must be writable and never reused.
         ``size`` are the bytes that are held for it.
         """
-        vectors, bound = await compute(_read, message, body, self.layout, size=size)
-        return arrival_of(message, vectors, bound)
+        found = await compute(read, message, body, self.layout, self.bound, size=size)
+        return arrival_of(message, *found)
 
     async def opened(
         self, message: Message, vectors: Sequence[Vector], size: int, compute: Callable[..., Any]
     ) -> Arrival:
         """Check vectors whose checksum is known to hold, if there was one; as ``open`` else."""
         if size <= INLINE_BYTES_MAX:  # nothing to wait for and, since it only looks, to silence
-            return arrival_of(message, *_checked(message, vectors, self.layout))
-        vectors, bound = await compute(_checked, message, vectors, self.layout, size=size)
-        return arrival_of(message, vectors, bound)
+            return arrival_of(message, *checked(message, vectors, self.layout, self.bound))
+        found = await compute(checked, message, vectors, self.layout, self.bound, size=size)
+        return arrival_of(message, *found)
 
     def mark(self, message: Message) -> bool:
         """Enter the message into the ledger; False if it is there already."""
@@ -359,42 +362,3 @@ def _codings(parts: Sequence[Part]) -> Mapping[str, Coding]:
         if part.codec != "raw":
             return {part.role: part for part in parts if part.codec != "raw"}
     return NO_CODINGS
-
-
-def _read(message: Message, body: memoryview, layout: Layout) -> tuple[Sequence[Vector], float]:
-    """Return the vectors of ``body``, and a bound on the magnitude of their elements.
-
-    Raw ones are views of it. Raises ``PeerError`` unless they are sound.
-    """
-    verify_checksum(message, body)
-    return _checked(message, arrays(message, body), layout)
-
-
-def _checked(
-    message: Message, vectors: Sequence[Vector], layout: Layout
-) -> tuple[Sequence[Vector], float]:
-    """Return ``vectors`` as numbers, and a bound on their magnitude; raises ``PeerError``."""
-    vectors = _numbers(message, vectors, layout)
-    bound = 0.0
-    for part, vector in zip(message.parts, vectors, strict=True):
-        largest = extent(vector)
-        if largest == math.inf:
-            raise PeerError("not_finite", f"part {part.role} has a NaN or an infinite value")
-        if largest > bound:
-            bound = largest
-    return vectors, bound
-
-
-def _numbers(message: Message, vectors: Sequence[Vector], layout: Layout) -> Sequence[Vector]:
-    """Return ``vectors`` decoded; the wire gives bfloat16 as uint16, and coded ones as bytes."""
-    for part in message.parts:
-        if part.codec != "raw":
-            return [_decoded(*pair, layout) for pair in zip(message.parts, vectors, strict=True)]
-    if layout.dtype.isbuiltin == 1:  # numpy's own; a dtype's name costs a microsecond
-        return vectors
-    return [vector.view(layout.dtype) for vector in vectors]
-
-
-def _decoded(part: Part, vector: Vector, layout: Layout) -> Vector:
-    """Return one part as numbers; 16-bit params are never coded."""
-    return vector if part.codec == "raw" else codecs.decode(part, vector, layout.tensors)

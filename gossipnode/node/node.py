@@ -26,6 +26,7 @@ from gossipnode.errors import ConfigError, PeerError, TrainingError
 from gossipnode.learning.learner import Learner, TrainResult, build_learner
 from gossipnode.logs import event
 from gossipnode.node.active import ActiveSide, finish
+from gossipnode.node.contents import bound_by
 from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
 from gossipnode.node.directory import Directory
@@ -161,6 +162,7 @@ class Node(ActiveSide):
             senders=self._senders(),
             inflight_bytes_max=self.config.network.inflight_bytes_max,
             senders_max=self.senders_max,
+            bound=bound_by(self.config.network.magnitude_ratio_max, lambda: self.params),
         )
         self.courier = Courier(
             world=self.world,

@@ -99,7 +99,7 @@ async def test_a_push_to_a_node_is_merged(node: HttpNode, client: HttpClient) ->
 
 async def test_a_large_frame_arrives_whole(start_node: StartNode, client: HttpClient) -> None:
     node = await start_node(task={"kind": "mlp", "hidden": [65536]})  # 4,915,210 params, 20 MB
-    vector = np.arange(node.layout.size, dtype=np.float32)
+    vector = np.linspace(0, 1, node.layout.size, dtype=np.float32)
     receipt = await client.push(node.url, encode(message_for(node, vector), [vector]), PATIENT_S)
     assert receipt.reply is not None
     assert receipt.reply.status == "merged"

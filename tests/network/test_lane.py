@@ -111,7 +111,7 @@ async def test_a_duplicate_is_acknowledged_and_not_merged_again(node: HttpNode) 
 async def test_an_exchange_is_answered_with_a_frame(start_node: StartNode) -> None:
     node = await start_node(algorithm=EXCHANGE, **LARGE)
     before = np.array(node.params)
-    vector = np.arange(node.layout.size, dtype=node.params.dtype)
+    vector = np.linspace(0, 1, node.layout.size, dtype=node.params.dtype)
     async with Peer(node.url) as peer:
         await peer.send(framed(frame_for(node, vector, kind=Kind.EXCHANGE_REQUEST), 9))
         kind, number, payload = await peer.record()

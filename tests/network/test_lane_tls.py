@@ -123,7 +123,7 @@ async def test_large_frames_both_ways_at_once(start_tls: StartTls) -> None:
     large = {"task": {"kind": "mlp", "hidden": [65536]}}  # 20 MB
     node, b = await start_tls("a", **large), await start_tls("b", **large)
     await push_from(b, node, frame_to(node, vector_for(node, 0.5)))
-    here = np.arange(node.layout.size, dtype=np.float32)
+    here = np.linspace(0, 1, node.layout.size, dtype=np.float32)
     receipts = await asyncio.gather(
         push_from(b, node, frame_to(node, here, seq=1, age=2**40)),
         push_from(node, b, frame_to(b, here[::-1].copy(), sender="a", seq=1, age=2**40)),

@@ -64,7 +64,7 @@ async def test_large_frames_both_ways_at_once(start_node: StartNode, start_b: St
     large = {"task": {"kind": "mlp", "hidden": [65536]}}  # 20 MB
     node, b = await start_node(**large), await start_b(**large)
     await push_from(b, node, frame_to(node, vector_for(node, 0.5)))
-    here = np.arange(node.layout.size, dtype=np.float32)
+    here = np.linspace(0, 1, node.layout.size, dtype=np.float32)
     there = here[::-1].copy()
     receipts = await asyncio.gather(
         push_from(b, node, frame_to(node, here, seq=1, age=2**40)),

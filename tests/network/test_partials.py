@@ -85,7 +85,7 @@ def port_of(node: HttpNode) -> int:
 
 
 def ramp(node: HttpNode) -> np.ndarray:
-    return np.arange(node.layout.size, dtype=np.float32)
+    return np.linspace(0, 1, node.layout.size, dtype=np.float32)
 
 
 def forever(*cuts: int | None) -> Iterator[int | None]:

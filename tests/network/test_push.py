@@ -108,6 +108,10 @@ async def not_finite(node: HttpNode) -> Answer:
     return await push(node.url, frame_for(node, vector))
 
 
+async def out_of_range(node: HttpNode) -> Answer:
+    return await push(node.url, frame_for(node, vector_for(node, 1e30)))
+
+
 async def unsupported(node: HttpNode) -> Answer:
     return await push(node.url, frame_for(node, kind=Kind.DELTA))
 
@@ -150,6 +154,7 @@ WAYS: dict[str, tuple[Way, dict[str, Any]]] = {
     "too_large": (too_large, {}),
     "unsupported_encoding": (compressed, {}),
     "not_finite": (not_finite, {}),
+    "out_of_range": (out_of_range, {}),
     "unsupported_message": (unsupported, {}),
     "missing_base": (missing_base, {**OF_CHAIN, "algorithm": {"name": "choco"}}),
     "busy": (busy, {"network": {"inflight_bytes_max": 0}}),
@@ -208,7 +213,7 @@ async def test_a_duplicate_is_acknowledged_once_and_the_connection_stays(node: H
 
 @pytest.mark.parametrize("step", [1, 7, 64, 1021])
 async def test_a_frame_in_pieces_of_any_size_is_the_same_frame(node: HttpNode, step: int) -> None:
-    vector = np.arange(node.layout.size, dtype=node.params.dtype)
+    vector = np.linspace(0, 1, node.layout.size, dtype=node.params.dtype)
     frame = frame_for(node, vector)
     async with Connection(node.url) as connection:
         await connection.send(head("POST", "/v1/push", content_length=str(len(frame))))
@@ -219,7 +224,7 @@ async def test_a_frame_in_pieces_of_any_size_is_the_same_frame(node: HttpNode, s
 
 async def test_a_body_above_aiohttps_own_limit_is_streamed(start_node: StartNode) -> None:
     node = await start_node(task={"kind": "mlp", "hidden": [8192]})  # 614,410 params, 2.5 MB
-    vector = np.arange(node.layout.size, dtype=node.params.dtype)
+    vector = np.linspace(0, 1, node.layout.size, dtype=node.params.dtype)
     answer = await push(node.url, frame_for(node, vector))
     assert answer.msgpack()["status"] == "merged"
     np.testing.assert_array_equal(node.params, vector)
@@ -306,7 +311,7 @@ async def test_an_exchange_is_answered_with_the_values_from_before(
     exchange = {"name": "gossip", "period_s": 86_400.0, "exchange": "push_pull"}
     node = await start_node(algorithm=exchange, **sections)
     before = np.array(node.params)
-    vector = np.arange(node.layout.size, dtype=node.params.dtype)
+    vector = np.linspace(0, 1, node.layout.size, dtype=node.params.dtype)
     answer = await push(node.url, frame_for(node, vector, kind=Kind.EXCHANGE_REQUEST))
     assert (answer.status, answer.headers["content-type"]) == (200, CONTENT_TYPE)
     message, (back,) = decode(answer.body)
