@@ -58,13 +58,19 @@ def get(url: str) -> Any:
 
 
 class Process:
-    """One ``gossipnode`` process with its log in a file."""
+    """One ``gossipnode`` process, its log in a file; ``inside`` are words before the command."""
 
-    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: dict[str, str],
+        inside: Sequence[str] = (),
+    ) -> None:
         self.log = log
         with log.open("ab") as file:
             self.popen = subprocess.Popen(
-                [*GOSSIPNODE, *arguments],
+                [*inside, *GOSSIPNODE, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -97,8 +103,8 @@ def processes(folder: Path) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
     environment = {"XDG_DATA_HOME": str(folder / "share"), "PYTHONUNBUFFERED": "1"}
 
-    def start(*arguments: str, log: str = "node.log") -> Process:
-        process = Process(list(arguments), folder / log, environment)
+    def start(*arguments: str, log: str = "node.log", inside: Sequence[str] = ()) -> Process:
+        process = Process(list(arguments), folder / log, environment, inside)
         started.append(process)
         return process
 

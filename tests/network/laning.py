@@ -9,7 +9,7 @@ from typing import Any, Self
 import msgpack
 import numpy as np
 import pytest
-from loopback import PATIENCE_S, Connection, head, message_for, vector_for
+from network.loopback import PATIENCE_S, Connection, head, message_for, vector_for
 
 from gossipnode.network import HttpNode, lanes
 from gossipnode.network.records import Type, record_head
