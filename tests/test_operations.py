@@ -14,7 +14,7 @@ EVENT = re.compile(r'event\(\s*log,\s*([^"]*?),\s*"([^"]+)"')
 BUG = re.compile(r'log\.(exception)\("([^"]+)"')
 # Who listens where, and what is no limit.
 NO_LIMITS = {
-    "bind", "port", "advertise", "insecure", "lanes", "status_bind", "status_port",
+    "bind", "port", "advertise", "insecure", "lanes", "discover", "status_bind", "status_port",
     "status_token_file",
 }  # fmt: skip
 

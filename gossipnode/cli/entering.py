@@ -31,6 +31,7 @@ from gossipnode.node.membership.book import Page, read_page
 from gossipnode.node.place import host_id
 
 if TYPE_CHECKING:
+    from gossipnode.network.discovery import Lan
     from gossipnode.network.trust.trust import Trust
 
 log = logging.getLogger("gossipnode.cli.entering")
@@ -91,45 +92,68 @@ def own_options(path: Path | None, settings: Sequence[str], flags: dict[str, Any
 
 
 async def find_swarm(
-    urls: Sequence[str], own: Config, resolver: Resolver = resolve
+    urls: Sequence[str], own: Config, resolver: Resolver = resolve, lan: Lan | None = None
 ) -> Entry | None:
     """Return how the swarm is entered; None where this node is to begin by itself.
 
     Raises ``NetworkError`` where it was to join and nobody answers.
     """
-    wants_to = bool(urls)
-    trust = _trust(own) if wants_to else None
+    trust = _trust(own) if urls or own.network.discover else None
+    nearby = await _nearby(own, trust, lan)
     page, damage = _book(own, urls, trust)
-    if not wants_to:
-        if page is None or not _comes_back(own, page):
-            return None
-        trust = _trust(own)
-    through = tuple(urls)
-    if wants_to:
+    if urls or nearby:
         try:
-            # Not shown to those of the book: strangers may have named their addresses.
-            joined = await join_any(urls, trust, resolver, readers_token(own))
-            return Entry(through, joined, page)
+            joined = await _join(urls, nearby, own, trust, resolver)
+            return Entry(tuple(urls), joined, page)
         except NetworkError as error:
-            if page is None and not await _is_one_of(urls, own, resolver):
-                raise NetworkError(f"{error}{damage}") from None
             reason = str(error)
+        if page is None and not urls:
+            return None  # who announces itself there is another, or has gone
+        if page is None and not await _is_one_of(urls, own, resolver):
+            raise NetworkError(f"{reason}{damage}")
         if page is None:
             event(log, logging.WARNING, "join.first", reason=f"this node is one of them; {reason}")
-            return Entry(through)
-        event(
-            log, logging.WARNING, "join.by_book", reason=reason, contacts=len(page.contacts)
-        )  # fmt: skip
-    assert page is not None
-    asked = () if wants_to else page.through
+            return Entry(tuple(urls))
+        count = len(page.contacts)
+        event(log, logging.WARNING, "join.by_book", reason=reason, contacts=count)
+    elif page is None or not _comes_back(own, page):
+        return None
+    asked = () if urls else page.through
+    return await _by_book(tuple(urls) or page.through, asked, page, trust or _trust(own), resolver)
+
+
+async def _join(
+    urls: Sequence[str],
+    nearby: Sequence[str],
+    own: Config,
+    trust: Trust | None,
+    resolver: Resolver,
+) -> Joined:
+    """Return what those at ``urls`` say, or those ``nearby``; raises ``NetworkError``."""
+    try:
+        # Not shown to those nearby or in the book: strangers may have named their addresses.
+        return await join_any(urls, trust, resolver, readers_token(own))
+    except NetworkError:
+        if not nearby:
+            raise
+        return await join_any(nearby, trust, resolver)
+
+
+async def _by_book(
+    through: tuple[str, ...],
+    asked: Sequence[str],
+    page: Page,
+    trust: Trust | None,
+    resolver: Resolver,
+) -> Entry:
+    """Return the entry by whom the book has; by what it says alone where nobody answers."""
     try:
         addresses = [contact.address for contact in page.contacts]
-        joined = await join_any([*asked, *addresses], trust, resolver)
+        return Entry(through, await join_any([*asked, *addresses], trust, resolver), page)
     except NetworkError as error:
         # All may be starting again, as this one is: whoever is up first is found by the others.
         event(log, logging.WARNING, "join.nobody_yet", reason=str(error))
-        return Entry(through or page.through, None, page)
-    return Entry(through or page.through, joined, page)
+        return Entry(through, None, page)
 
 
 def _book(own: Config, urls: Sequence[str], trust: Trust | None) -> tuple[Page | None, str]:
@@ -177,6 +201,20 @@ def _folder(own: Config, urls: Sequence[str], trust: Trust | None) -> Path:
 def _comes_back(own: Config, page: Page) -> bool:
     """Whether a node that was told nothing is to go where it was before."""
     return page.joined and not own.swarm.peers and not own.checkpoint.fresh
+
+
+async def _nearby(own: Config, trust: Trust | None, lan: Lan | None) -> list[str]:
+    """Return the addresses of nodes of this swarm on the LAN, if they are to be looked for."""
+    if not own.network.discover or own.swarm.peers:
+        return []
+    from gossipnode.network.discovery import Discovery
+
+    if lan is None:
+        from gossipnode.network.zeroconf_lan import ZeroconfLan
+
+        lan = ZeroconfLan()
+    swarm = own.swarm.name if trust is None else trust.member.swarm
+    return await Discovery(lan, swarm, own.node.id or host_id()).look()
 
 
 async def _is_one_of(urls: Iterable[str], own: Config, resolver: Resolver) -> bool:

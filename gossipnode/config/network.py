@@ -29,6 +29,12 @@ class NetworkOptions(Section):
         "URL under which peers reach this node. Empty: its entry in peers.toml, else bind:port.",
         flag="--advertise",
     )
+    discover: bool = option(
+        False,
+        "Announce this node on the LAN by multicast DNS, find others of the same swarm there, and "
+        "join them at the start; needs the extra gossipnode[discover].",
+        flag="--discover",
+    )
     insecure: bool = option(
         False,
         "Allow other addresses than loopback, without encryption and without knowing who is "

@@ -35,6 +35,7 @@ from gossipnode.node.report import iso
 from gossipnode.node.status import PeerPage, PeerStatus, Status, TransferStatus
 
 if TYPE_CHECKING:
+    from gossipnode.network.discovery import Lan
     from gossipnode.network.trust.trust import Trust
     from gossipnode.network.trust.vigil import Vigil
 
@@ -94,6 +95,7 @@ class HttpNode(Node):
         self._vigil: Vigil | None = None
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None
+        self.lan: Lan | None = None  # the real one, where none is set before entering
 
     async def __aenter__(self) -> Self:
         try:
@@ -120,6 +122,8 @@ class HttpNode(Node):
             self.loop_lag.start()
             if self._vigil is not None:
                 self._vigil.start()
+            if options.discover:
+                await self._discover()
         except BaseException:
             await self._close()
             raise
@@ -280,6 +284,19 @@ class HttpNode(Node):
             self._pages.vigil = self._vigil
         self._vigil.recall()
 
+    async def _discover(self) -> None:
+        """Announce this node, and look for others; raises ``ConfigError`` without the library."""
+        # Here, not above: 60 ms that nobody else pays.
+        from gossipnode.network.discovery import Discovery
+
+        if self.lan is None:
+            from gossipnode.network.zeroconf_lan import ZeroconfLan
+
+            self.lan = ZeroconfLan()
+        name, address = self.config.swarm.name, self.address or ""
+        self._daemon.nearby = Discovery(self.lan, name, self.id, address)
+        await self._daemon.nearby.begin()
+
     async def _close(self) -> None:
         """Close the server, the client and the threads; harmless twice."""
         self.loop_lag.stop()
@@ -289,6 +306,8 @@ class HttpNode(Node):
         self._listener = self._status_listener = None
         if self._vigil is not None:
             await self._vigil.close()
+        if self._daemon.nearby is not None:
+            await self._daemon.nearby.end()
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._server.close()

@@ -1,4 +1,4 @@
-"""Where somebody of the swarm may be found: URLs that people gave, the names in them, the LAN.
+"""Where somebody of the swarm may be found: URLs that people gave, and the names in them.
 
 A name may stand for many nodes (a headless service of Kubernetes, containers of one service), and
 for others an hour later, so it is resolved anew each time. Invariant: what comes out are addresses
@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from gossipnode.errors import NetworkError
@@ -27,13 +26,6 @@ PORTS = {"http": 80, "https": 443}
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Returns the numbers of a host and port; raises ``OSError`` where there are none."""
-
-
-class Nearby(Protocol):
-    """Finds nodes of the swarm on the same network."""
-
-    def found(self) -> Iterable[str]:
-        """Return the addresses that they announce."""
 
 
 async def resolve(host: str, port: int) -> list[str]:
@@ -62,15 +54,10 @@ async def addresses_of(url: str, resolver: Resolver = resolve) -> list[str]:
 
 
 class Sources:
-    """The ``urls`` that the swarm was, or was to be, joined through, and who is ``nearby``."""
+    """The ``urls`` that the swarm was, or was to be, joined through."""
 
-    def __init__(
-        self,
-        urls: Sequence[str] = (),
-        nearby: Nearby | None = None,
-        resolver: Resolver = resolve,
-    ) -> None:
-        self.urls, self.nearby, self._resolver = tuple(urls), nearby, resolver
+    def __init__(self, urls: Sequence[str] = (), resolver: Resolver = resolve) -> None:
+        self.urls, self._resolver = tuple(urls), resolver
 
     async def find(self) -> list[str]:
         """Return all addresses, as of now; a name that does not resolve has none."""
@@ -80,8 +67,6 @@ class Sources:
                 found |= dict.fromkeys(await addresses_of(url, self._resolver))
             except NetworkError as error:
                 event(log, logging.DEBUG, "seed.unresolved", reason=str(error))
-        if self.nearby is not None:
-            found |= dict.fromkeys(self.nearby.found())
         return list(found)
 
 

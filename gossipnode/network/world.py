@@ -32,6 +32,7 @@ from gossipnode.node.world import Posted, Receipt, Store
 from gossipnode.wire.frame import Frame
 
 if TYPE_CHECKING:
+    from gossipnode.network.discovery import Discovery
     from gossipnode.network.trust.trust import Trust
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class DaemonWorld:
         self.store: Store | None = None
         self.lanes: Lanes | None = None  # without them every push is a POST
         self.sources: Sources | None = None  # where the swarm was, or may be, found
+        self.nearby: Discovery | None = None
         self._files: FileStore | None = None
         self.meant: Callable[[str], str | None] = lambda _: None  # the id that is at an address
         self._trust = trust
@@ -157,7 +159,8 @@ class DaemonWorld:
 
     async def seeds(self) -> Sequence[str]:
         """Return where somebody of the swarm may be, names resolved anew."""
-        return [] if self.sources is None else await self.sources.find()
+        found = [] if self.sources is None else await self.sources.find()
+        return found if self.nearby is None else [*found, *self.nearby.found()]
 
     async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
         """Run ``work`` in the trainer thread."""
