@@ -178,8 +178,10 @@ def _facts(status: Status) -> dict[str, str]:
             f"training loss {decimal(status['swarm_loss'])}, "
             f"{status['swarm_steps_per_s']:.4g} steps/s, {status['swarm_samples']} samples"
         )
-    transfers = status.get("network", {}).get("transfers", [])  # older nodes do not tell
-    if transfers:
+    network = status.get("network", {})  # older nodes do not tell
+    if network.get("pages"):
+        facts["pages"] = str(network["pages"])
+    if transfers := network.get("transfers", []):
         facts["transfers"] = "; ".join(_transfer(one) for one in transfers)
     if status["checkpoint_error"]:
         facts["checkpoint"] = status["checkpoint_error"]

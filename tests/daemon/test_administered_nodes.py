@@ -88,7 +88,9 @@ def test_verbs_take_the_token_by_option_or_variable(
     assert "HTTP 401" in told
     assert "--status-token-file" in told
     for name in ("status", "peers"):
-        assert verb(name, running.url, "--status-token-file", "token")[0] == app.OK
+        code, told, _ = verb(name, running.url, "--status-token-file", "token")
+        assert code == app.OK
+        assert name != "status" or f"\npages      {running.url}\n" in told
     with monkeypatch.context() as patched:
         patched.setenv("GOSSIPNODE_NETWORK_STATUS_TOKEN_FILE", "token")
         for name in ("status", "peers"):
