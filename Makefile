@@ -26,8 +26,9 @@ survive: $(VENV)/.dev
 	GOSSIPNODE_SECOND_CUTS=100000 $(BIN)/python -m pytest --timeout 3600 tests/node/test_power_cuts.py
 	$(BIN)/python tests/daemon/killing.py --cycles 1000
 
-# A million inputs a decoder.
-fuzz: $(VENV)/.dev
+# A million inputs a decoder, and requests by the interface's own description.
+fuzz: $(VENV)/.fuzz
+	cd tests && ../$(BIN)/python -m fuzz.interface
 	cd tests && ../$(BIN)/python -m fuzz.mutating --inputs 1000000
 
 lint: $(VENV)/.dev
@@ -59,6 +60,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	@touch $@
 
 $(VENV)/bin/python:

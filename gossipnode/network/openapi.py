@@ -20,6 +20,14 @@ from gossipnode.wire.reply import Reply
 
 SCHEMA = "#/components/schemas/"
 ANSWERS: dict[str, type] = {"/v1/status": Status, "/v1/peers": PeerPage}
+BYTES = {"schema": {"type": "string", "format": "binary"}}
+FAULT = {
+    "schema": {
+        "type": "object",
+        "properties": {"code": {"type": "string"}, "reason": {"type": "string"}},
+        "required": ["code", "reason"],
+    }
+}
 QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/history": {"since": {"type": "integer", "minimum": 0, "default": 0}},
     "/v1/view": {"port": {"type": "integer", "minimum": 1, "maximum": 65_535}},
@@ -64,7 +72,9 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     for route in routes:
         operation: dict[str, Any] = {"summary": route.summary, "responses": _responses(route.path)}
         if route.path == "/v1/push":
-            operation["requestBody"] = {"required": True, "content": {CONTENT_TYPE: {}}}
+            operation["requestBody"] = {"required": True, "content": {CONTENT_TYPE: BYTES}}
+        if route.path == "/v1/revocations" and route.method == "POST":
+            operation["requestBody"] = {"required": True, "content": {"text/plain": BYTES}}
         if route.path in QUERIES:
             operation["parameters"] = [
                 {"name": name, "in": "query", "schema": schema}
@@ -93,7 +103,9 @@ def _responses(path: str) -> dict[str, Any]:
     if path in REFUSED:
         return {status: {"description": text} for status, text in REFUSED[path].items()}
     if path != "/v1/push":
-        return {"200": success}
+        words = {"application/json": FAULT, "application/msgpack": FAULT}
+        fault = {"description": "Why not: a code for programs, a reason", "content": words}
+        return {"200": success, "4XX": fault, "503": fault}
     reply = {"schema": {"$ref": SCHEMA + "Reply"}}
     content = {"application/msgpack": reply, "application/json": reply}
     responses: dict[str, Any] = {

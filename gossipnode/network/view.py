@@ -41,8 +41,8 @@ class View:
         """Tell ``proven``, or whoever it is, what is seen; with ``?port=N`` or a place, dial it."""
         if "Origin" in request.headers:
             return fault(request, 403, "not_a_neighbour", "web pages may not have anybody dialled")
-        text = request.query.get("port", "0")
-        if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) < 2**16):
+        text = request.query.get("port")
+        if text is not None and not _is_port(text):
             return fault(request, 400, "bad_query", "port is a number, 1 to 65535")
         node = self._node
         told: dict[str, Any] = {
@@ -54,7 +54,7 @@ class View:
             "dialled": None,
             "outcome": None,
         }
-        where = self._listed(proven) or self._own(request, int(text))
+        where = self._listed(proven) or self._own(request, int(text or 0))
         if where is not None:
             if self._dials >= DIALS_MAX:
                 reason = f"{DIALS_MAX} are being dialled already"
@@ -113,3 +113,7 @@ async def dial(host: str, port: int, reach: Reach | None = None) -> str:
             else:
                 return "connected"
     return outcome
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 2**16

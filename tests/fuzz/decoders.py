@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from fuzz import coded, files
 
 from gossipnode.configfile import load_config, load_peers
-from gossipnode.errors import ConfigError, NetworkError, PeerError
+from gossipnode.errors import ConfigError, NetworkError, PeerError, StorageError
 from gossipnode.network.hosts import is_ours
 from gossipnode.network.records import HEAD_BYTES, Record, RecordReader, Type, record_head
 from gossipnode.network.upgrade import read_answer
 from gossipnode.node.addresses import is_address
 from gossipnode.wire import FrameReader, Kind, Member, Message, Part, decode, decode_header, encode
 from gossipnode.wire.frame import PREFIX_BYTES, Prefix
+from gossipnode.wire.members import MEMBERS_MAX
 from gossipnode.wire.reply import Reply
 
 HANG_S = 0.1
@@ -37,6 +39,8 @@ class Decoder:
     """``read`` takes any bytes; ``seeds`` are sound ones, to begin from.
 
     ``is_file``: what people write, not strangers; it may take longer and gets fewer inputs.
+    ``is_secret``: inputs have a private key, if only one that was made for them, and are not kept
+    in the repository.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Decoder:
     refusals: tuple[type[Exception], ...]
     seeds: tuple[bytes, ...]
     is_file: bool = False
+    is_secret: bool = False
 
     def corpus(self) -> list[bytes]:
         """Return what has been kept, besides the seeds."""
@@ -105,6 +110,12 @@ def _header(data: bytes) -> object:
     return decode_header(Prefix(Kind.MODEL, len(data)), data)
 
 
+def _words(data: bytes) -> object:
+    message = decode_header(Prefix(Kind.VIEW, len(data)), data)
+    assert len(message.members) <= MEMBERS_MAX
+    return message
+
+
 def _records(data: bytes) -> None:
     RecordReader(_Owner()).feed(data)
 
@@ -140,6 +151,17 @@ def _sound() -> bytes:
         ),
     )  # fmt: skip
     return encode(message, [vector, signs]).tobytes()
+
+
+def _view() -> bytes:
+    members = (
+        Member("b", "http://10.0.0.7:7946", "alive", 2**40, 3),
+        Member("c", "", "left", 0, 2**32 - 1),
+    )
+    message = Message(
+        Kind.VIEW, "swarm", "0" * 16, "gossip", "b", 3, 8, control="ask", members=members
+    )
+    return encode(message, []).head[PREFIX_BYTES:]
 
 
 _FRAME = _sound()
@@ -180,11 +202,27 @@ NODES = (
     Decoder("frame", _frame, (PeerError,), (_FRAME,)),
     Decoder("chunks", _chunks, (PeerError,), (_FRAME,)),
     Decoder("header", _header, (PeerError,), (_FRAME[PREFIX_BYTES:_HEADER_END],)),
+    Decoder("words", _words, (PeerError,), (_view(),)),
     Decoder("reply", Reply.decode, (PeerError,), (_REPLY,)),
     Decoder("records", _records, (PeerError,), (_STREAM,)),
     Decoder("answer", read_answer, (NetworkError,), (_ANSWER,)),
     Decoder("names", _names, (), (b"http://10.0.0.7:7946", b"[2a00::1]:7946", b"a.example:80")),
     Decoder("config", _config, (ConfigError,), (_CONFIG,), is_file=True),
     Decoder("peers", _peers, (ConfigError,), (_PEERS,), is_file=True),
+    Decoder(
+        "bundle",
+        files.read_bundle_bytes,
+        (ConfigError,),
+        files.BUNDLES,
+        is_file=True,
+        is_secret=True,
+    ),
+    Decoder("certificate", files.read_certificate, (PeerError,), files.CERTIFICATES),
+    Decoder("revocations", files.read_revocations, (PeerError,), (files.REVOCATIONS,)),
+    Decoder("book", files.read_book, (StorageError,), (files.BOOK,)),
+    *(
+        Decoder(f"codec-{name}", coded.read, (PeerError,), tuple(coded.seeds(name)))
+        for name in coded.CASES
+    ),
 )
 DECODERS = {one.name: one for one in NODES}

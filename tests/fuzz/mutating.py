@@ -12,8 +12,10 @@ import hashlib
 import random
 import re
 import sys
+import tempfile
 import time
 import tracemalloc
+from pathlib import Path
 
 from fuzz.decoders import CORPUS, DECODERS, Decoder
 
@@ -94,6 +96,8 @@ def bounded(decoder: Decoder, data: bytes) -> bool:
 
 def keep(decoder: Decoder, data: bytes) -> None:
     folder = CORPUS / decoder.name
+    if decoder.is_secret:
+        folder = Path(tempfile.gettempdir()) / f"gossipnode-fuzz-{decoder.name}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / hashlib.sha256(data).hexdigest()[:16]
     path.write_bytes(data)
@@ -132,7 +136,7 @@ def main() -> None:
         began = time.monotonic()
         decoder = DECODERS[name]
         inputs = max(1, options.inputs // 50) if decoder.is_file else options.inputs
-        if options.grow:
+        if options.grow and not decoder.is_secret:
             print(f"{name}: {grow(decoder, inputs, options.seed)} kept", flush=True)
             continue
         taken = fuzz(decoder, inputs, options.seed)

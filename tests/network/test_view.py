@@ -89,6 +89,7 @@ async def test_a_node_on_a_network_does_not_dial_its_own_machine(
 @pytest.mark.parametrize(
     ("method", "query", "headers", "status", "code"),
     [
+        ("POST", "?port=0", {}, 400, "bad_query"),
         ("POST", "?port=65536", {}, 400, "bad_query"),
         ("POST", "?port=-1", {}, 400, "bad_query"),
         ("POST", "?port=ssh", {}, 400, "bad_query"),

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
@@ -28,6 +27,7 @@ from gossipnode.network.trust.identity import (
     Member,
     certificate_from,
     id_of,
+    is_signed_by,
     key_from,
     member_of,
     pem_of,
@@ -211,9 +211,7 @@ def _authority_fault(
 ) -> tuple[str, str] | None:
     if len(trusted) != 1:
         return "trusted", f"has {len(trusted)} certificates; an authority has one"
-    try:
-        certificate.verify_directly_issued_by(trusted[0])
-    except (ValueError, TypeError, InvalidSignature):
+    if not is_signed_by(certificate, trusted[0]):
         return "trusted", "is not the authority that signed the certificate"
     if not isinstance(trusted[0].public_key(), ec.EllipticCurvePublicKey):
         return "trusted", "is no certificate on an elliptic curve"
@@ -224,10 +222,9 @@ def pin_fault(member: Member, certificate: x509.Certificate) -> str:
     """Return why ``member`` cannot trust this friend's certificate; empty if it can."""
     try:
         friend = member_of(certificate)
-        certificate.verify_directly_issued_by(certificate)
     except PeerError as error:
         return error.reason
-    except (ValueError, TypeError, InvalidSignature):
+    if not is_signed_by(certificate, certificate):
         return "is no certificate that signs itself"
     if friend.swarm != member.swarm:
         return f"is of swarm {friend.swarm}, and {member.name} of {member.swarm}"

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -55,6 +55,27 @@ def id_of(key: ec.EllipticCurvePublicKey) -> str:
     return base64.b32encode(hashlib.sha256(der).digest()).decode().lower()[:ID_CHARS]
 
 
+# What cryptography says of certificates that somebody has put together, besides its own words.
+_UNSOUND = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the key of ``issuer`` has signed ``certificate``, and by the name that it has."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (*_UNSOUND, InvalidSignature):
+        return False
+    return True
+
+
 def member_of(certificate: x509.Certificate | bytes) -> Member:
     """Return whose certificate (or its DER) it is; raises ``PeerError``."""
     try:
@@ -63,7 +84,9 @@ def member_of(certificate: x509.Certificate | bytes) -> Member:
         key = certificate.public_key()
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+        name = _name_of(certificate)
+        dates = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except _UNSOUND as error:
         raise PeerError(
             "not_a_neighbour", f"the certificate names no node: {bounded(error)}"
         ) from None
@@ -72,10 +95,7 @@ def member_of(certificate: x509.Certificate | bytes) -> Member:
     swarm, node_id = parse_uri(uris[0])
     if node_id != id_of(key):
         raise PeerError("not_a_neighbour", "the certificate's id is not that of its key")
-    return Member(
-        swarm, node_id, _name_of(certificate), certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-    )  # fmt: skip
+    return Member(swarm, node_id, name, *dates)
 
 
 def certificate_for(
