@@ -95,7 +95,7 @@ class MemorySwarm:
     ) -> Node:
         named = config.model_copy(update={"node": config.node.model_copy(update={"id": name})})
         world = MemoryWorld(self, name, store)
-        node = Node(named, world=world, peers=peers, learner=learner)
+        node = Node(named, world=world, peers=peers, learner=learner, membership=False)
         node.address = f"memory://{name}"
         self.nodes[name], self.worlds[name] = node, world
         self.down.discard(name)

@@ -112,7 +112,7 @@ class Lane(asyncio.BufferedProtocol):
         Returns a number for ``give_up``.
         """
         number = self._ask(frame.nbytes - len(frame.head), timeout_s, tell)
-        self.last_frame = self._loop.time()
+        self.last_frame = self._loop.time() if frame.body else self.last_frame
         record = frame_record(number, frame.nbytes, offset)
         self._pump.frame(number, record + frame.head, frame.body, offset)
         return number
@@ -288,7 +288,7 @@ class Lane(asyncio.BufferedProtocol):
             self._pending.arrived()
             self._answered(record.number, (message, body))
         else:
-            self.last_frame = self.last_heard
+            self.last_frame = self.last_heard if body else self.last_frame
             self._arrivals.arrived(body)
 
     def small_arrived(self, record: Record, payload: bytes) -> None:

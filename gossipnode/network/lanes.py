@@ -116,7 +116,7 @@ class Lanes:
                         lane = await self._open(address)
                 except TimeoutError:
                     raise NetworkError(f"timed out after {timeout_s:g} s") from None
-            if lane is None:
+            if lane is None or _waits(lane, frame):
                 break
             way = self._ways[address]
             reached = way.reached
@@ -136,7 +136,7 @@ class Lanes:
         So also for a large frame: ``push`` sees to it that it goes on where a lane has broken.
         """
         lane = self.to(address)
-        if lane is None or is_large(frame):
+        if lane is None or is_large(frame) or _waits(lane, frame):
             return False
         self._counters.add("lane_pushes")
         posted.send(lane, frame, timeout_s)
@@ -372,6 +372,11 @@ class Lanes:
         for address, way in tuple(self._ways.items()):
             if way.lane is None and way.opening is None and now > way.retry_at + PAUSE_S_MAX:
                 del self._ways[address]
+
+
+def _waits(lane: Lane, frame: Frame) -> bool:
+    """Whether a word about who is there would wait behind a long body: by POST it need not."""
+    return not frame.body and any(lane.transfers())
 
 
 def _opened(way: Way, task: asyncio.Task[Lane | None]) -> None:

@@ -13,6 +13,7 @@ from gossipnode.network.trust.trust import Trust, bundle_of
 from gossipnode.network.trust.vigil import Vigil
 from gossipnode.network.world import DaemonWorld, data_folder
 from gossipnode.node.node import Node
+from gossipnode.node.peers import ABSENT
 
 
 def vigil_for(node: Node, trust: Trust, world: DaemonWorld, cut: Callable[[], None]) -> Vigil:
@@ -22,7 +23,7 @@ def vigil_for(node: Node, trust: Trust, world: DaemonWorld, cut: Callable[[], No
 
     def askable() -> list[str]:
         shut_out = trust.revocations.ids
-        return [p.address for p in node.peers if p.state != "suspect" and p.id not in shut_out]
+        return [p.address for p in node.peers if p.state not in ABSENT and p.id not in shut_out]
 
     return Vigil(
         trust,

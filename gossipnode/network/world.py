@@ -46,6 +46,8 @@ NO_TLS = (
 class DaemonWorld:
     """The surroundings of a node in the real world; a ``World`` once it is open."""
 
+    is_paused = False
+
     def __init__(self, tls: SSLContext | None = None, trust: Trust | None = None) -> None:
         self.store: Store | None = None
         self.lanes: Lanes | None = None  # without them every push is a POST

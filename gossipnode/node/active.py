@@ -28,7 +28,7 @@ from gossipnode.node.measuring import Measurements
 from gossipnode.node.memory import Memory
 from gossipnode.node.outbox import Parcel
 from gossipnode.node.passive import PassiveSide
-from gossipnode.node.peers import PeerTable
+from gossipnode.node.peers import ABSENT, PeerTable
 from gossipnode.node.place import Place
 
 log = logging.getLogger("gossipnode.node")
@@ -293,7 +293,7 @@ class ActiveSide(Computing):
 
     def is_expected(self, peer: str) -> bool:
         """Whether it is worth waiting for a peer."""
-        return self.peers.known[peer].state != "suspect"
+        return self.peers.known[peer].state not in ABSENT
 
     def knows(self, sender: str) -> bool:
         """Whether a sender is among the peers."""

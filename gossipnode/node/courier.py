@@ -17,7 +17,7 @@ from gossipnode.errors import REFUSALS, NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.node.counters import Counters
 from gossipnode.node.outbox import Outbox, Parcel
-from gossipnode.node.peers import Peer, PeerTable
+from gossipnode.node.peers import GONE, Peer, PeerState, PeerTable
 from gossipnode.node.world import Posted, Receipt, World, result
 from gossipnode.wire.reply import REASON_CHARS_MAX, Reply
 
@@ -100,6 +100,8 @@ class Courier:
         """
         room = max(self._room.get(peer, 1), self._room_least)
         known = self.peers.known[peer]
+        if known.state in GONE:
+            return
         if known.state == "suspect":
             due = known.retry_at <= asyncio.get_running_loop().time()
             if not due or self._trial not in (None, peer):
@@ -130,11 +132,19 @@ class Courier:
     def suspect(self, peer_id: str, reason: str) -> None:
         """Give up on a peer until it is heard of again."""
         peer = self.peers.known[peer_id]
+        if peer.state in GONE:
+            return  # which says more
         if peer.state != "suspect":
             self.counters.add("peers_suspected")
             event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
+        self.lose(peer, "suspect", reason)
+
+    def lose(self, peer: Peer, state: PeerState, reason: str) -> None:
+        """Let a peer be in a state in which nobody waits for it."""
+        if peer.state != state:
+            peer.since = asyncio.get_running_loop().time()
         peer.reason = reason
-        self.peers.mark(peer, "suspect")
+        self.peers.mark(peer, state)
         self.outbox.drop(peer.id)
         if self._trial == peer.id:
             self._trial = None

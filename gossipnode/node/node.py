@@ -178,8 +178,7 @@ class Node(ActiveSide):
             room_least=self.algorithm.room,
             timed=self.codec is not None and self.codec.adapts,
         )
-        if self._has_membership:
-            # Here, not above: who has no peers does without.
+        if self._has_membership:  # imported here: who has no peers does without
             from gossipnode.node.membership.membership import build_membership
 
             self.membership = build_membership(self)
@@ -261,11 +260,13 @@ class Node(ActiveSide):
             self._waiting.discard(woken)
 
     async def drain(self) -> None:
-        """Refuse new pushes (503 draining)."""
+        """Refuse new pushes (503 draining), and tell those who watch this node."""
         if self.has_started:
             self.inbox.draining = True
         if self.state not in ("stopped", "failed"):
             self._set_state("draining")
+        if self.membership is not None:
+            await self.membership.leave()
 
     async def stop(self) -> None:
         """Write the last checkpoint; harmless twice."""
@@ -273,8 +274,7 @@ class Node(ActiveSide):
         if self.state == "stopped":
             return
         if self.has_started:
-            # What failed or was cut in a step is not consistent: the last checkpoint that is
-            # stays the newest.
+            # What failed or was cut in a step is not consistent: the last one that is stays.
             torn = self.state == "failed" or self.in_step
             if torn:
                 event(log, logging.WARNING, "checkpoint.skipped", id=self.id, age=self.durable_age)

@@ -1,8 +1,8 @@
 """Who is out there, since when silent, and whom to wait for.
 
-Invariant: a peer is *unknown* until first heard of, then *alive* or *suspect*; a suspect is
-never waited for, and one message from it makes it alive again. Knows no network: times are
-the loop's, handed in.
+Invariant: a peer is *unknown* until first heard of, then *alive* or *suspect*; *down* where a
+suspicion has stood, *left* where it said so itself. None of the last three is ever waited for, and
+one message from it makes it alive again. Knows no network: times are the loop's, handed in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from gossipnode.logs import event
 from gossipnode.node.directory import Directory
 from gossipnode.topology import PeerSampler
 
-PeerState = Literal["unknown", "alive", "suspect"]
+PeerState = Literal["unknown", "alive", "suspect", "down", "left"]
+# Who is not waited for; and who gets no models either, not even to see whether it is back.
+ABSENT: frozenset[PeerState] = frozenset({"suspect", "down", "left"})
+GONE: frozenset[PeerState] = frozenset({"down", "left"})
 
 log = logging.getLogger("gossipnode.node")
 
@@ -39,14 +42,19 @@ class Peer:
 
     ``listed`` peers are in the peer list: no message changes where they are dialled. ``sending``
     is set while something is on its way to it; ``received_before`` are the pushes that had been
-    received from it when that was sent.
+    received from it when that was sent. ``since`` is when the state began. ``epoch`` is what the
+    peer itself told, ``said`` the newest (epoch, incarnation) that anybody did, and ``over`` the
+    last life of which it told that it ends.
     """
 
     id: str
     address: str
     state: PeerState = "unknown"
     reason: str = ""
+    since: float | None = None
     epoch: int = 0
+    said: tuple[int, int] = (0, 0)
+    over: int = -1
     round: int = -1
     age: int = 0
     heard_at: float | None = None
@@ -60,6 +68,11 @@ class Peer:
     sending: bool = False
     leap: int = -1
     received_before: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the peer has said goodbye for good: what comes late of that life is no sign."""
+        return self.state == "left" and self.over >= self.epoch
 
     def tell_round(self, round_: int) -> None:
         """Take the peer's word for its round, but for a leap only when it says so twice.
@@ -90,10 +103,11 @@ class PeerTable:
     Those of ``directory`` are there from the beginning, and cost memory only once something is
     known about them; ``limit`` bounds those that are learnt besides, of whom a record stays until
     ``forget``, or as long as something is on its way to them. Of more than ``kept`` listed
-    ones, if that is given, the one met first is forgotten unless it is suspect: it is then
-    unknown again, and just as likely to be chosen. ``known`` are the records by id; ``alive`` and
-    ``suspects`` say how many of them are. ``troubled`` are the ids of those that are suspect,
-    cannot be reached, refuse pushes or had one refused, the oldest trouble first.
+    ones, if that is given, the one met first is forgotten unless it is suspect or gone: it is then
+    unknown again, and just as likely to be chosen. ``known`` are the records by id; ``alive``,
+    ``suspects`` and ``gone`` say how many of them are, the last of them down or left. ``troubled``
+    are the ids of those that are suspect or down, cannot be reached, refuse pushes or had one
+    refused, the oldest trouble first.
     """
 
     def __init__(
@@ -107,6 +121,7 @@ class PeerTable:
         self.directory = directory or Directory()
         self.known = Records(self._meet)
         self.alive = self.suspects = 0
+        self.gone: dict[PeerState, int] = dict.fromkeys(("down", "left"), 0)
         self.troubled: dict[str, None] = {}
         self._learnt: list[str] = []
         self._leaving: dict[str, None] = {}  # no peers any more, but something is on its way
@@ -146,7 +161,7 @@ class PeerTable:
         for peer in self.known.values():
             if peer.listed and not peer.sending:
                 first = first or peer
-                if peer.state != "suspect":
+                if peer.state not in ABSENT:
                     first = peer
                     break
         if first is not None:
@@ -196,8 +211,8 @@ class PeerTable:
     @property
     def states(self) -> dict[PeerState, int]:
         """How many peers are in each state."""
-        unknown = len(self) - self.alive - self.suspects
-        return {"alive": self.alive, "suspect": self.suspects, "unknown": unknown}
+        met: dict[PeerState, int] = {"alive": self.alive, "suspect": self.suspects, **self.gone}
+        return {**met, "unknown": len(self) - sum(met.values())}
 
     def first(self, neighbours: Iterable[str], limit: int) -> list[Peer]:
         """Return at most ``limit`` peers, those that people look for first, in the list's order.
@@ -261,6 +276,9 @@ class PeerTable:
             return
         self.alive += (state == "alive") - (peer.state == "alive")
         self.suspects += (state == "suspect") - (peer.state == "suspect")
+        if GONE & {state, peer.state}:
+            for one in GONE:
+                self.gone[one] += (state == one) - (peer.state == one)
         peer.state = state
         self.note_trouble(peer)
 
@@ -268,18 +286,21 @@ class PeerTable:
         """Keep account of whether a peer is troubled; call when its texts have changed."""
         if peer.id in self._leaving:
             return
-        if peer.state == "suspect" or peer.reason or peer.refusal or peer.refused_here:
+        if peer.state in ("suspect", "down") or peer.reason or peer.refusal or peer.refused_here:
             self.troubled.setdefault(peer.id)
         elif self.troubled:
             self.troubled.pop(peer.id, None)
 
     def heard(self, peer: Peer, now: float, *, epoch: int = 0) -> None:
         """A message or an answer came from ``peer``."""
-        if peer.state == "suspect":
-            event(log, logging.INFO, "peer.returned", peer=peer.id)
-        peer.heard_at, peer.failures, peer.retry_at = now, 0, 0.0
         if epoch > peer.epoch:
             peer.epoch = epoch
+        if peer.has_ended:
+            return
+        if peer.state in ABSENT:
+            event(log, logging.INFO, "peer.returned", peer=peer.id, was=peer.state)
+            peer.since = now
+        peer.heard_at, peer.failures, peer.retry_at = now, 0, 0.0
         peer.reason = ""
         if peer.state != "alive" or self.troubled:
             self.mark(peer, "alive")
@@ -296,7 +317,7 @@ class PeerTable:
         return pause
 
     def candidates(self, among: Iterable[str] | None, now: float) -> list[str]:
-        """Return whom a push may go to: not suspect, or due for another try.
+        """Return whom a push may go to: not gone, and not suspect unless due for another try.
 
         ``among`` restricts the choice; None means everybody.
         """
@@ -320,13 +341,29 @@ class PeerTable:
             if peer_id == self.own_id:
                 continue
             peer = self.known.get(peer_id)
-            if peer is None or peer.state != "suspect" or peer.retry_at <= now:
+            if peer is None or peer.state not in ABSENT or self._may_try(peer_id, now):
                 return peer_id
         return PeerSampler(rng).sample(self.candidates(among or None, now))
 
+    def some(self, rng: np.random.Generator, most: int) -> list[str]:
+        """Return the ids of ``most`` peers drawn at random; of all, shuffled, where few more are.
+
+        Of a crowd the draws are independent, so that some may come twice.
+        """
+        listed, everybody = len(self.directory.ids), len(self.directory.ids) + len(self._learnt)
+        if everybody <= 2 * most:
+            numbers = rng.permutation(everybody)
+        else:
+            numbers = rng.integers(everybody, size=most)
+        ids = self.directory.ids
+        drawn = [ids[n] if n < listed else self._learnt[n - listed] for n in numbers.tolist()]
+        return [peer_id for peer_id in drawn if peer_id != self.own_id]
+
     def _may_try(self, peer_id: str, now: float) -> bool:
         peer = self.known.get(peer_id)
-        return peer is None or peer.state != "suspect" or peer.retry_at <= now
+        if peer is None or peer.state not in ABSENT:
+            return True
+        return peer.state == "suspect" and peer.retry_at <= now
 
 
 def _listed(entry: PeerEntry) -> Peer:

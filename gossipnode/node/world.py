@@ -87,6 +87,8 @@ class World(Protocol):
     """The node's surroundings, handed in."""
 
     store: Store | None
+    # Whether the process stands still, as only a modelled one can tell of itself.
+    is_paused: bool
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Deliver one frame to ``address`` and return the answer, a refusal included.

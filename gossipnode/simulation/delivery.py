@@ -20,6 +20,7 @@ from gossipnode.wire.frame import PREFIX_BYTES, Frame, decode, decode_header, de
 from gossipnode.wire.message import Message
 
 Body = memoryview | Sequence[Vector]
+NOTHING = xxhash.xxh3_64_intdigest(b"")
 
 
 @dataclass(slots=True)
@@ -101,6 +102,8 @@ def checksum_of(message: Message, body: Body) -> int:
     """Return the body's checksum: the header's, or the same computed from the objects."""
     if message.checksum is not None:
         return message.checksum[1]
+    if not message.parts:
+        return NOTHING
     assert not isinstance(body, memoryview), "a frame's header has it"
     if len(body) == 1:
         return xxhash.xxh3_64_intdigest(_memory(body[0]))

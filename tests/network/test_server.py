@@ -80,7 +80,8 @@ async def test_of_many_peers_the_status_shows_some_and_the_pages_all(start_node:
     assert len(status["peers"]) == 64
     assert {"n800", "n900"} < {row["id"] for row in status["peers"]}
     assert status["peers_total"] == 1000
-    assert status["peers_by_state"] == {"alive": 1, "suspect": 1, "unknown": 998}
+    states = {"alive": 1, "suspect": 1, "down": 0, "left": 0, "unknown": 998}
+    assert status["peers_by_state"] == states
     metrics = (await get(node.url, "/metrics")).body.decode()
     for state, count in status["peers_by_state"].items():
         assert f'gossipnode_peers{{state="{state}"}} {float(count)}' in metrics

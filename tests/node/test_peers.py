@@ -108,7 +108,7 @@ def test_where_all_are_suspect_or_busy_the_bound_holds_as_far_as_it_can() -> Non
     assert table["c"].state == "unknown"
     assert table["a"].state == "unknown"
     assert table["b"].state == "suspect"
-    assert table.states == {"alive": 0, "suspect": 1, "unknown": 3}
+    assert table.states == {"alive": 0, "suspect": 1, "down": 0, "left": 0, "unknown": 3}
 
 
 def test_candidates_are_those_not_suspect_or_due() -> None:
@@ -136,7 +136,7 @@ def test_the_table_is_bounded_but_updates_addresses() -> None:
 
 
 CROWD = Directory([PeerEntry(id=f"n{i}", address=f"http://n{i}:1") for i in range(10_000)])
-STATES: tuple[PeerState, ...] = ("unknown", "alive", "suspect")
+STATES: tuple[PeerState, ...] = ("unknown", "alive", "suspect", "down", "left")
 
 
 NAMES = st.sampled_from("abcdefz")
@@ -161,8 +161,8 @@ def test_the_counts_are_those_of_all_peers_one_by_one(changes: list[tuple[str, P
             (table.forget if change == "forget" else lambda z: table.add(z, "http://z:1"))(name)
         counted = Counter(peer.state for peer in table)
         assert table.states == {key: counted[key] for key in STATES}
-        suspects = {peer.id for peer in table if peer.state == "suspect"}
-        assert table.troubled.keys() == suspects
+        missed = {peer.id for peer in table if peer.state in ("suspect", "down")}
+        assert table.troubled.keys() == missed
         assert [peer.id for peer in table.first((), 3)] == list(
             dict.fromkeys(peer.id for peer in table.first((), 3))
         )
@@ -180,7 +180,7 @@ def test_a_peer_that_is_forgotten_stays_until_nothing_is_sent_to_it_any_more() -
     assert "z" not in table
     assert [one.id for one in table] == ["a"]
     assert table.candidates(None, 1e9) == ["a"]
-    assert table.states == {"alive": 0, "suspect": 0, "unknown": 1}
+    assert table.states == {"alive": 0, "suspect": 0, "down": 0, "left": 0, "unknown": 1}
     table.add("z", "http://z:2")
     assert (table["z"], peer.address, table.suspects) == (peer, "http://z:2", 1)
     table.forget("z")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 STREAM_MEMBERSHIP = 4
 # Without anything to do it looks this often whether there is something.
 IDLE_S = 5.0
+PAUSED_S = 0.1
+# What all goodbyes together may take: it is part of ``run.drain_deadline_s``.
+LEAVE_S = 1.0
 
 Handler = Callable[[Message], Awaitable[Frame | Reply]]
 Outcome = Receipt | Exception
@@ -87,10 +90,11 @@ class Membership:
         if self._task is not None:
             self._task.cancel()
 
-    async def leave(self, seconds: float) -> None:
-        """Let every part say goodbye, for at most ``seconds``."""
+    async def leave(self) -> None:
+        """End, and let every part say goodbye, for at most ``LEAVE_S``."""
+        self.end()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(LEAVE_S):
                 await asyncio.gather(*[part.leave() for part in self.parts])
 
     def wake(self) -> None:
@@ -109,11 +113,15 @@ class Membership:
         async with asyncio.TaskGroup() as self._tasks:
             while True:
                 self._woken.clear()
+                if self.node.world.is_paused:  # it is as if this process stood still
+                    await asyncio.sleep(PAUSED_S)
+                    continue
                 now = loop.time()
                 due = min([part.tick(now) for part in self.parts], default=now + IDLE_S)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(due):
-                        await self._woken.wait()
+                # A timer, and no timeout: the event is nobody's else, and this runs twice a second.
+                timer = loop.call_at(due, self._woken.set)
+                await self._woken.wait()
+                timer.cancel()
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -173,6 +181,11 @@ class Membership:
         )
         return node.passive.encode(message, ())
 
+    def count(self, word: str, frame: Frame) -> None:
+        """Count a question that is sent."""
+        self.node.counters.add("controls_sent", label=("word", word))
+        self.node.counters.add("control_bytes_sent", frame.nbytes)
+
     def ask(
         self,
         address: str,
@@ -185,9 +198,7 @@ class Membership:
 
         Takes no task where the world can do without. Nothing is called after ``end``.
         """
-        counters = self.node.counters
-        counters.add("controls_sent", label=("word", word))
-        counters.add("control_bytes_sent", frame.nbytes)
+        self.count(word, frame)
 
         def answered(posted: Posted) -> None:
             assert posted.outcome is not None
