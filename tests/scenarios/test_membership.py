@@ -254,7 +254,7 @@ def test_one_that_is_slow_contradicts_and_stays() -> None:
         introduce(swarm)
         for other in swarm.names:
             if other != "n4":
-                swarm.network.set_link(other, "n4", Link(latency_s=0.8))
+                swarm.network.set_link(other, "n4", Link(latency_s=1.4))
         swarm.run(20)
         assert counted(swarm, "peers_down") == 0
         assert swarm.nodes["n4"].counters.get("suspicions_refuted") > 0

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
@@ -53,7 +53,11 @@ NEWS_A_PERIOD = 5
 
 @dataclass(slots=True)
 class Probe:
-    """A question under way: until ``deadline`` the peer itself, then ``missing`` helpers."""
+    """A question under way: until ``deadline`` the peer itself, then ``missing`` helpers.
+
+    None are asked where others have been in vain already: ``accusers`` first-hand. ``is_sure``
+    where one of them has waited for the peer to contradict.
+    """
 
     peer: Peer
     sent_at: float
@@ -62,6 +66,8 @@ class Probe:
     is_helped: bool = False
     missing: int = 0
     again_until: float = 0.0
+    accusers: set[str] = field(default_factory=set)
+    is_sure: bool = False
 
 
 class Detector:
@@ -140,6 +146,7 @@ class Detector:
             return
         if late_s > self.options.probe_timeout_s:
             self.health.worse()
+        self.trips.took(late_s)  # what keeps this node waiting may keep its peers, too
         for probe in self.probes.values():
             probe.deadline += late_s
         for suspicion in self.standing.suspicions.values():
@@ -166,9 +173,10 @@ class Detector:
             self.probe(found, now)
             return
 
-    def is_fresh(self, peer: Peer, now: float) -> bool:
+    def is_fresh(self, peer: Peer, now: float, least_s: float = 0.0) -> bool:
         """Whether a peer was heard of so lately that asking would tell nothing."""
-        return peer.heard_at is not None and now - peer.heard_at < self.options.probe_period_s
+        fresh_s = max(self.options.probe_period_s, least_s)
+        return peer.heard_at is not None and now - peer.heard_at < fresh_s
 
     def probe(self, peer: Peer, now: float) -> None:
         """Ask a peer, and draw conclusions; not where too many are asked already."""
@@ -176,6 +184,18 @@ class Detector:
             why = f"no answer to a ping within {self.timeout_s:.2g} s"
             probe = self.probes[peer.id] = Probe(peer, now, now + self.timeout_s, why)
             self._ping(peer, now, probe)
+
+    def doubt(self, peer: Peer, now: float, accuser: str | None, *, is_sure: bool) -> None:
+        """Ask a peer that others have asked in vain; that takes the place of helpers."""
+        self.probe(peer, now)
+        probe = self.probes.get(peer.id)
+        if probe is None:
+            return  # too many are asked: it is met in its turn
+        if probe.sent_at == now:
+            probe.is_helped = True
+        if accuser is not None:
+            probe.accusers.add(accuser)
+        probe.is_sure = probe.is_sure or is_sure
 
     def _ping(self, peer: Peer, now: float, probe: Probe | None) -> None:
         frame = self.hearsay.frame("ping", peer.id)
@@ -251,7 +271,9 @@ class Detector:
         else:
             del self.probes[peer.id]
             self.health.worse(probe.missing)
-            self.standing.accuse(peer, now, probe.why)
+            suspicion = self.standing.accuse(peer, now, probe.why)
+            suspicion.accusers |= probe.accusers
+            suspicion.is_sure = suspicion.is_sure or probe.is_sure
 
     def _ask_helpers(self, probe: Probe, now: float) -> None:
         self.node.counters.add("probes_failed")

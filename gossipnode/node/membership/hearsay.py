@@ -87,18 +87,23 @@ class Hearsay:
             return
         if peer.state in GONE:
             return
-        if detector.is_fresh(peer, now):
+        if detector.is_fresh(peer, now, 2 * detector.timeout_s):
             detector.probe(peer, now)  # which tells it, so that it contradicts
             return
         if row.state == "left":  # no alarm; if it lives, its first word brings it back
             detector.left(peer, "others heard it say so")
             return
-        suspicion = detector.standing.suspect(peer, now, "others suspect it")
-        if accuser is not None:
-            suspicion.accusers.add(accuser)
-        suspicion.is_sure = suspicion.is_sure or row.state == "down"
-        if not suspicion.failed and (suspicion.is_sure or peer.id in detector.watched):
-            detector.probe(peer, now)
+        is_sure = row.state == "down"
+        suspicion = detector.standing.suspicions.get(peer.id)
+        if suspicion is None and peer.id not in detector.watched:
+            suspicion = detector.standing.suspect(peer, now, "others suspect it")
+        if suspicion is not None:
+            suspicion.is_sure = suspicion.is_sure or is_sure
+            if accuser is not None:
+                suspicion.accusers.add(accuser)
+        if suspicion is None or (is_sure and not suspicion.failed):
+            self.rumours.tell(row, self._nodes)
+            detector.doubt(peer, now, accuser, is_sure=is_sure)
         detector.membership.wake()
 
     def _hear_contradiction(self, peer: Peer, row: Member, now: float) -> None:

@@ -88,13 +88,14 @@ class Standing:
             self._rumours.tell(self._row(peer, "suspect"), self._nodes)
         return suspicion
 
-    def accuse(self, peer: Peer, now: float, why: str) -> None:
+    def accuse(self, peer: Peer, now: float, why: str) -> Suspicion:
         """Suspect a peer that did not answer this node itself, and say that it is so."""
         suspicion = self.suspect(peer, now, why)
         if not suspicion.failed:
             suspicion.failed, suspicion.why = True, why
             self._rumours.drop(peer.id)  # told anew: now it confirms what others say
             self._rumours.tell(self._row(peer, "suspect"), self._nodes)
+        return suspicion
 
     def give_up(self, suspicion: Suspicion, now: float) -> None:
         """Take a suspect for what the suspicion says."""
