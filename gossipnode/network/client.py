@@ -12,11 +12,10 @@ import contextlib
 import errno
 import functools
 import json
-import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from ssl import SSLContext, SSLError
+from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,6 +25,7 @@ from yarl import URL
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
 from gossipnode.network.answers import MSGPACK
+from gossipnode.network.faults import is_cut, tls_fault, translated
 from gossipnode.network.frames import (
     FramePayload,
     joined_or_payload,
@@ -195,11 +195,11 @@ class HttpClient:
             raise NetworkError(f"no connection within {CONNECT_S:g} s") from None
         except TimeoutError as error:
             if error.errno is not None:  # the system's: see ``sockets``
-                raise _translated(error) from None
+                raise translated(error) from None
             raise NetworkError(f"timed out after {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            words = words_of(_tls_fault(error), self._dates())
-            raise (NetworkError(words) if words else _translated(error)) from None
+            words = words_of(tls_fault(error), self._dates())
+            raise (NetworkError(words) if words else translated(error)) from None
 
     async def _push(self, address: str, frame: Frame, body: bytes | FramePayload) -> Receipt:
         session = self._session
@@ -219,14 +219,14 @@ class HttpClient:
             except (aiohttp.ClientError, OSError) as error:
                 # A kept connection may have been closed just now. The sequence number makes the
                 # second try harmless, whether the first was merged or not.
-                if is_last or not _is_cut(error):
+                if is_last or not is_cut(error):
                     await self._look_for_tls(url, error)
                     raise
         raise AssertionError("two tries end in an answer or an exception")
 
     async def _look_for_tls(self, url: URL, error: Exception) -> None:
         """Raise ``NetworkError`` where a plain connection was cut by somebody who speaks TLS."""
-        if _is_cut(error) and await self._probe.speaks_tls(url, _Resolver(self)):
+        if is_cut(error) and await self._probe.speaks_tls(url, _Resolver(self)):
             raise NetworkError(PROBE_WORDS) from None
 
     async def _send(self, url: str, data: bytes) -> None:
@@ -334,55 +334,6 @@ async def _at_most(response: aiohttp.ClientResponse, limit: int) -> bytes | None
             return None
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _translated(error: Exception) -> NetworkError | PeerError:
-    """Return what is raised in place of an error of the libraries."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return NetworkError("the name does not resolve")
-    if isinstance(error, aiohttp.InvalidURL):
-        return NetworkError("the address is no http://host:port")
-    if isinstance(error, aiohttp.ClientResponseError | aiohttp.ClientPayloadError):
-        return PeerError("malformed_frame", f"the answer is broken: {_kind(error)}")
-    if isinstance(error, aiohttp.ClientError | OSError):
-        return NetworkError(_kind(error))
-    # yarl's, and the idna codec's, about a host name that no resolver is ever asked for.
-    return NetworkError("the address cannot be dialled")
-
-
-def _tls_fault(error: BaseException | None) -> BaseException | None:
-    """Return what TLS said, wherever aiohttp has wrapped it; None where it said nothing."""
-    for _ in range(4):
-        if error is None or (isinstance(error, SSLError) and not _is_wrapping(error)):
-            return error
-        error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
-    return None
-
-
-def _is_wrapping(error: BaseException) -> bool:
-    return isinstance(error, aiohttp.ClientError)
-
-
-def _kind(error: BaseException) -> str:
-    """Return what happened, without text of the peer's."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        error = error.os_error
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the peer closed the connection before it answered"
-    if isinstance(error, OSError) and error.errno is not None:
-        return os.strerror(error.errno).lower()
-    return type(error).__name__
-
-
-def _is_cut(error: BaseException) -> bool:
-    """Whether a connection that was open broke before the answer began."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return False
-    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError) or (
-        isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
-    )
 
 
 def _origin(url: str) -> str:
