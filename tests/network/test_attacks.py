@@ -1,8 +1,11 @@
 """One test an attack, by its name; what else is refused, code by code, is in test_push.py.
 
-Elsewhere: silent and dripping connections, headers that are too long, floods of connections and
-compressed bodies in test_gate.py; bodies of which the last byte never comes, and addresses that
-cannot be dialled, in tests/daemon/test_abuse.py; damaged bytes in tests/wire and tests/fuzz.
+Elsewhere: every route against whoever has no certificate, a foreign, expired or revoked one, or one
+of another swarm in test_trust_routes.py; silent and dripping connections, headers that are too
+long, floods of connections and compressed bodies in test_gate.py; the same inside a TLS handshake
+in test_door.py; answers that nobody reads in test_unread.py; what is told of others, and codecs, in
+test_attacks_hearsay.py; bodies of which the last byte never comes, and addresses that cannot be
+dialled, in tests/daemon/test_abuse.py; damaged bytes in tests/wire and tests/fuzz.
 """
 
 from __future__ import annotations
