@@ -6,6 +6,7 @@ prometheus_client is imported when first asked for: a node that nobody scrapes d
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,12 @@ def _numbers(node: Node, status: Status) -> Iterator[tuple[str, str, float | Non
     yield "params", "Parameters of the model.", status.params
     yield "samples", "Training samples of this node.", status.samples
     yield "lanes", "Lanes that are open.", status.network.lanes
+    ends = status.network.certificate_ends
+    yield (
+        "certificate_ends_timestamp_seconds",
+        "When the node's certificate ends, in seconds since 1970.",
+        None if ends is None else datetime.datetime.fromisoformat(ends).timestamp(),
+    )
     yield "arriving_bytes", "Memory held for bodies that are arriving.", status.bytes.arriving
     yield "state_bytes", "Memory of what the algorithm keeps besides params.", status.bytes.state
     yield "resident_bytes", "Resident memory of the process.", status.bytes.resident

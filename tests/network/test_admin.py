@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import socket
 import ssl
 import stat
@@ -261,6 +262,9 @@ async def test_a_renewed_bundle_is_shown_and_dialled_with_from_the_next_handshak
             assert answer.json()["certificate_ends"] == node.status().network.certificate_ends
             assert answer.json()["certificate_ends"].startswith(f"{ends:%Y-%m-%dT%H:%M:%S}")
             assert await shown_by(node.url, b) == new.member
+            metrics = (await get(node.status_url, "/metrics")).body.decode()
+            (gauge,) = re.findall(r"^gossipnode_certificate_ends\w+ (\S+)$", metrics, re.MULTILINE)
+            assert float(gauge) == ends.timestamp()
             # A connection that was open goes on.
             assert (await kept.ask("GET", f"{node.url}/livez")).status == 200
         seen = asyncio.get_running_loop().create_future()

@@ -37,6 +37,7 @@ from gossipnode.network.trust.identity import (
 )
 from gossipnode.network.trust.names import parse_uri, uri_of
 from gossipnode.network.trust.revocations import Revocations
+from gossipnode.network.trust.trust import Trust
 
 
 @pytest.fixture
@@ -510,3 +511,27 @@ def test_pinned_bundles_are_read_as_written(tmp_path: Path) -> None:
     assert again.text() == alpha.text()
     assert list(again.pinned) == [beta.member.id]
     assert len(again.seeds) == 2
+
+
+def test_a_node_that_runs_tells_in_time_that_its_certificate_ends(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = now()
+    clock = made.timestamp()
+    bundle = authority.renew(bundle_of(authority, "a"), made, 30 * DAY)
+    trust = Trust(bundle, lambda: clock)
+    told = []
+    with caplog.at_level("WARNING", "gossipnode"):
+        for hour in range(31 * 24):
+            clock = made.timestamp() + 3600 * hour
+            trust.remind()
+            if caplog.records:
+                (record,) = caplog.records
+                assert record.getMessage() == "trust.warning"
+                told.append(hour / 24)
+                caplog.clear()
+        assert told == [16, 23, 27, 29, 30]
+        # A new one is good for a while; one that ends soon is told of as it is read.
+        trust.renew(authority.renew(bundle, made + 31 * DAY, 30 * DAY))
+        trust.remind()
+        assert not caplog.records

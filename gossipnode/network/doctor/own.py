@@ -90,7 +90,9 @@ async def _taken(
     """Say who has a port that cannot be bound: the node itself, or somebody in its way."""
     async with patient.client(as_reader=True) as client:
         found = await node_at(client, url)
-    if found is not None and (found == patient.id or url in urls):
+    # Whoever names no node but a URL means the one that is there.
+    is_meant = url in urls and not patient.config.node.id
+    if found is not None and (found == patient.id or is_meant):
         patient.is_running = True
         return ok(check, f"{url}: the node runs there")
     who = "" if found is None else f"; it is the node {found[:64]!a}"

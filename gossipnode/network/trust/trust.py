@@ -30,6 +30,8 @@ log = logging.getLogger("gossipnode.network.trust")
 
 # When to speak of a certificate that ends soon.
 RENEW = datetime.timedelta(days=14)
+# A node that runs speaks of it again so long before the end, and at the end.
+REMIND_S = tuple(86_400.0 * days for days in (14, 7, 3, 1, 0))
 
 
 class Trust:
@@ -48,6 +50,19 @@ class Trust:
         self.dialling: Context = context_of(bundle, serving=False)
         self.serving.judge = _require_sound
         self.dialling.judge = self._judge
+        self._reminded = self._due()  # of what is due already, reading the bundle told
+
+    def _due(self) -> int:
+        """Return how many of ``REMIND_S`` are over."""
+        left_s = self.member.not_after.timestamp() - self.wall_time()
+        return sum(left_s <= each_s for each_s in REMIND_S)
+
+    def remind(self) -> None:
+        """Tell, once for each of ``REMIND_S``, that the own certificate is to be renewed."""
+        before, self._reminded = self._reminded, self._due()
+        if self._reminded > before:
+            reason = f"the certificate ends on {self.member.not_after:%Y-%m-%d %H:%M} UTC; renew it"
+            event(log, logging.WARNING, "trust.warning", reason=f"{reason}, and reload it")
 
     def renew(self, bundle: Bundle) -> None:
         """Be who ``bundle`` says, from the next handshake on.

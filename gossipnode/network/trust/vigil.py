@@ -124,6 +124,7 @@ class Vigil:
             await asyncio.sleep(TICK_S)
             self._cut()  # certificates expire by themselves
             self._look()
+            self.trust.remind()
 
     def _look(self) -> None:
         if self._watched is None or (stamp := _stamp(self._watched)) in (None, self._seen):
