@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # An interpreter that has PyTorch; without one the comparison with gloo is left out.
 TORCH_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test test-long survive fuzz lint format docs bench bench-full clean
+.PHONY: demo test test-long survive fuzz chaos lint format docs bench bench-full clean
 
 demo: $(VENV)/.demo
 	$(BIN)/gossipnode swarm
@@ -30,6 +30,11 @@ survive: $(VENV)/.dev
 fuzz: $(VENV)/.fuzz
 	cd tests && ../$(BIN)/python -m fuzz.interface
 	cd tests && ../$(BIN)/python -m fuzz.mutating --inputs 1000000
+
+# Real processes and bad lines, at length; what needs network namespaces is skipped without root.
+chaos: $(VENV)/.dev
+	$(BIN)/python -m pytest --timeout 1200 -m "long or not long" tests/chaos
+	$(BIN)/python tests/chaos/heals.py --heals 20
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -25,9 +25,12 @@ HUGE = float(np.finfo(np.float64).max)
 
 
 def settings(name: str = "gossip", **flags: Any) -> Config:
-    common = {"algorithm__name": name, "training__local_steps": 0}
+    # Without the bound on magnitudes: what the algorithms themselves do at the edge is asked here.
+    common = {
+        "algorithm__name": name, "training__local_steps": 0, "network__magnitude_ratio_max": 0.0
+    }  # fmt: skip
     if name != "adpsgd":
-        common["algorithm__period_s"] = 1.0  # type: ignore[assignment]
+        common["algorithm__period_s"] = 1.0
     return plain_config(**{**common, **flags})
 
 
