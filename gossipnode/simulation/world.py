@@ -52,7 +52,7 @@ class SimulatedWorld:
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt:
         """Post the frame and wait for the answer."""
         over: asyncio.Future[Posted] = self.swarm.wires.loop.create_future()
-        posted = self.post(address, frame, timeout_s, over.set_result)
+        posted = self.post(address, frame, timeout_s, partial(_settle, over))
         try:
             await over
         finally:
@@ -193,3 +193,9 @@ def name_of(address: str) -> str:
 def address_of(name: str) -> str:
     """Return the address of a simulated node."""
     return f"http://{name}:1"
+
+
+def _settle(over: asyncio.Future[Posted], posted: Posted) -> None:
+    """End the wait for what was posted, unless whoever waited was cancelled at this very time."""
+    if not over.done():
+        over.set_result(posted)

@@ -117,6 +117,8 @@ class Storm:
             step_s=STEP_S,
             stores=True,
             objects=seed % 2 == 0,
+            # Each algorithm with and without, since their number is even.
+            membership=seed // len(ALGORITHMS) % 2 == 1,
             replay=f"python tests/scenarios/campaign.py --seed {seed}",
         )
 
