@@ -183,6 +183,8 @@ def _facts(status: Status) -> dict[str, str]:
         facts["pages"] = str(network["pages"])
     if transfers := network.get("transfers", []):
         facts["transfers"] = "; ".join(_transfer(one) for one in transfers)
+    if status.get("duplicate_id"):
+        facts["duplicate"] = f"another node has this node's id, at {status['duplicate_id']}"
     if status["checkpoint_error"]:
         facts["checkpoint"] = status["checkpoint_error"]
     return facts
@@ -244,6 +246,8 @@ def _reasons(peer: dict[str, Any]) -> list[str]:
     """Return what is wrong with a peer, each thing once."""
     refusal, here = peer["refusal"], peer.get("refused_here", "")  # older nodes do not tell
     reasons = [str(peer["reason"])] if peer["reason"] and peer["reason"] != refusal else []
+    if reasons and peer.get("state_s") is not None:
+        reasons[0] += f", for {quantity(peer['state_s'], 's')}"
     if refusal:
         reasons.append(f"it refuses our pushes: {refusal}")
     if here:

@@ -92,6 +92,7 @@ def build_status(node: Node) -> Status:
         swarm_loss=loss,
         swarm_steps_per_s=None if steps_per_s is None else steps_per_s * node.nodes,
         swarm_samples=None if samples is None else round(samples * node.nodes),
+        duplicate_id=node.membership.duplicate_id if node.membership is not None else "",
     )
 
 
@@ -194,6 +195,7 @@ def _peer_status(node: Node, peer: Peer) -> PeerStatus:
         pushes_received=peer.pushes_received,
         refusal=peer.refusal,
         refused_here=peer.refused_here,
+        state_s=None if peer.since is None else round(node.time() - peer.since, 3),
     )
 
 

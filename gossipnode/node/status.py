@@ -22,9 +22,10 @@ class PeerStatus:
     """One peer as this node sees it; ``name`` is for people, and may be empty.
 
     ``staleness`` is how many rounds it is behind this node (negative: ahead), null if never
-    heard of. ``reason`` says why it is suspected or not reached yet, ``refusal`` why it last
-    refused a push from here, ``refused_here`` why its last push was refused here. ``reached``
-    tells over whose lane it is pushed to: who cannot be dialled is reached over its own.
+    heard of. ``state_s`` is for how many seconds it has been suspect, down or left, or back from
+    that; ``reason`` says why, or why it is not reached yet. ``refusal`` says why it last refused a
+    push from here, ``refused_here`` why its last push was refused here. ``reached`` tells over
+    whose lane it is pushed to: who cannot be dialled is reached over its own.
     """
 
     id: str
@@ -42,6 +43,7 @@ class PeerStatus:
     pushes_received: int
     refusal: str
     refused_here: str
+    state_s: float | None = None
     reached: Literal["", "our lane", "its lane"] = ""
 
 
@@ -134,7 +136,7 @@ class Status:
     training losses, ``swarm_steps_per_s`` and ``swarm_samples`` are their sums, as far as this node
     has heard; null without ``algorithm.swarm_metrics``. ``peers`` are at most ``PEERS_SHOWN`` of
     the ``peers_total``: neighbours and those in trouble before others. ``name`` is that of the
-    certificate.
+    certificate. ``duplicate_id`` is where another node was found that has this node's id.
     """
 
     node_id: str
@@ -175,3 +177,4 @@ class Status:
     swarm_steps_per_s: float | None = None
     swarm_samples: int | None = None
     name: str = ""
+    duplicate_id: str = ""

@@ -30,6 +30,7 @@ from gossipnode.node.membership.helping import Helping
 from gossipnode.node.membership.membership import IDLE_S, LEAVE_S, Handler, Outcome
 from gossipnode.node.membership.patience import LocalHealth, RoundTrips, SuspicionTimes
 from gossipnode.node.membership.standing import Standing
+from gossipnode.node.membership.twins import Twins
 from gossipnode.node.membership.watched import Watched
 from gossipnode.node.peers import ABSENT, GONE, Peer
 from gossipnode.node.world import Receipt
@@ -79,6 +80,7 @@ class Detector:
         self.health = LocalHealth()
         self.trips = RoundTrips(self.options.probe_timeout_s)
         self.hearsay = Hearsay(self)
+        self.twins = Twins(self)
         self.standing = Standing(self.node, self.hearsay.rumours)
         self.watched = Watched(self.node, membership.rng)
         self.probes: dict[str, Probe] = {}
@@ -234,7 +236,7 @@ class Detector:
             is_own = message.sender == peer.id and message.kind is Kind.CONTROL
             if is_own:
                 self.hearsay.take(peer, message)
-            return is_own and message.control == "ack"
+            return is_own
         assert reply is not None
         if reply.sender != peer.id or reply.code == "wrong_swarm":
             return False
@@ -348,6 +350,8 @@ class Detector:
     async def leave(self) -> None:
         """Tell the peers that this node watches, all at once; who does not listen is not told."""
         self.hearsay.is_leaving = True
+        if self.twins.has_lost:
+            return  # the other one goes on under this name
         known = self.node.peers.known.values()
         there = [p for p in known if p.id in self.watched and p.state not in ABSENT]
         frame = self.membership.frame("leave", scalars=self.hearsay.own_scalars())

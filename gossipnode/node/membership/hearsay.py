@@ -119,7 +119,10 @@ class Hearsay:
     def _hear_of_this_node(self, row: Member) -> None:
         """Contradict whoever thinks that this node is gone."""
         node = self._node
-        if row.epoch > node.epoch or row.state == "alive" or self.is_leaving:
+        if row.epoch > node.epoch:
+            self._detector.twins.is_said_to_be(row.address)
+            return
+        if row.state == "alive" or self.is_leaving:
             return
         if row.epoch == node.epoch and row.incarnation >= self.incarnation:
             self.incarnation = min(row.incarnation + 1, U32_MAX)

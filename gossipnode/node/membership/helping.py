@@ -15,6 +15,7 @@ from gossipnode.node.addresses import is_address
 from gossipnode.node.membership.membership import Handler
 from gossipnode.node.peers import GONE, Peer
 from gossipnode.wire.frame import Frame
+from gossipnode.wire.members import Member
 from gossipnode.wire.message import Kind, Message
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Helping others costs a ping each; more at once than this is no honest need.
 HELPED_MAX = 64
 HELP_S_MAX = 10.0
+CLAIMS_MAX = 64
 
 
 class Helping:
@@ -31,6 +33,8 @@ class Helping:
     def __init__(self, detector: Detector) -> None:
         self._detector, self._node = detector, detector.node
         self._helping = 0
+        # Where listed peers say they are, if that is not where the list has them.
+        self._claims: dict[str, str] = {}
         self.words: Mapping[tuple[Kind, str], Handler] = {
             (Kind.CONTROL, "ping"): self._pinged,
             (Kind.CONTROL, "ping_req"): self._asked_to_ping,
@@ -49,16 +53,34 @@ class Helping:
         peer = node.peers.known[message.sender]
         if message.epoch < peer.epoch:
             raise PeerError("stale_epoch", f"a later life of it is known: epoch {peer.epoch}")
-        if not peer.listed and is_address(message.address or "", node.address or ""):
-            peer.address = message.address or ""  # it may have moved; peers.toml may not
+        address = message.address or ""
+        if address != peer.address and is_address(address, node.address or ""):
+            if not peer.listed:
+                peer.address = address  # it may have moved; peers.toml may not
+            elif len(self._claims) < CLAIMS_MAX or peer.id in self._claims:
+                self._claims[peer.id] = address
         self._detector.hearsay.take(peer, message)
         return peer
 
     async def _pinged(self, message: Message) -> Frame:
+        if message.sender == self._node.id:
+            self._detector.twins.asked(message)
+            return self._answer("ack", message)
+        if (later := self._later_life(message)) is not None:
+            return self._detector.membership.frame("nack", [later])
         peer = self._sender_of(message)
         if peer is not None:
             self._detector.alive(peer, self._node.time())
         return self._answer("ack", message)
+
+    def _later_life(self, message: Message) -> Member | None:
+        """Return where the sender lives now, if it has been started anew; None if it has not."""
+        peers, sender = self._node.peers, message.sender
+        peer = peers.known[sender] if sender in peers else None
+        if peer is None or message.epoch >= peer.epoch:
+            return None
+        address = self._claims.get(sender, peer.address)
+        return Member(sender, address, "alive", peer.epoch, 0)
 
     async def _left(self, message: Message) -> Frame:
         peer = self._sender_of(message)

@@ -65,6 +65,7 @@ class Membership:
         seed = [node.config.swarm.seed, node.place.index, STREAM_MEMBERSHIP]
         self.rng = np.random.default_rng(seed)
         self.parts: list[Part] = []
+        self.duplicate_id = ""  # where another node was found that has this node's id
         self.shuffle: Shuffle | None = None
         self.book: AddressBook | None = None
         self._words: dict[tuple[Kind, str], Handler] = {}
@@ -108,6 +109,14 @@ class Membership:
             return None
         return self._tasks.create_task(work)
 
+    def fail(self, error: Exception) -> None:
+        """End the node with an error."""
+
+        async def end() -> None:
+            raise error
+
+        self.spawn(end())
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as self._tasks:
@@ -130,7 +139,8 @@ class Membership:
         node = self.node
         if message.swarm != node.config.swarm.name:
             raise PeerError("wrong_swarm", f"this is swarm {node.config.swarm.name}")
-        if message.sender == node.id:
+        is_other = message.control == "ping" and message.epoch != node.epoch
+        if message.sender == node.id and not is_other:
             raise PeerError("not_a_neighbour", f"{node.id} is this node's own id")
         if message.parts:
             raise PeerError("unsupported_message", f"a {message.kind.name} has no parts")
