@@ -90,3 +90,34 @@ def test_killed_standing_still_back_again_and_gone_in_good_order(tmp_path: Path)
         until(lambda: swarm.row(1, 2)["state"] == "alive", "n1 says so")
         assert "peer.returned peer=n2" in swarm.processes[0].said()
         print(f"down after {silent_s:.2f} s of silence")
+
+
+@pytest.mark.timeout(180)
+def test_of_two_processes_with_one_id_the_earlier_ends_with_what_to_do(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    peers = tmp_path / "peers.toml"
+    peers.write_text(f'[[peer]]\nid = "seed"\naddress = "http://127.0.0.1:{port}"\n')
+    common = ["--peers", str(peers), "--algorithm", "gossip", "--set", "algorithm.period_s=0.2"]
+
+    with processes(tmp_path) as start:
+
+        def twin(name: str) -> Process:
+            folder = str(tmp_path / name)
+            return start(
+                "start", "--id", "twin", "--port", "0", "--data-dir", folder, *common,
+                log=f"{name}.log",
+            )  # fmt: skip
+
+        def met() -> bool:
+            status = get(f"http://127.0.0.1:{port}/v1/status")
+            return bool(status) and any(row["id"] == "twin" for row in status["peers"])
+
+        start("start", "--id", "seed", "--data-dir", str(tmp_path / "seed"), *common)
+        first = twin("first")
+        until(met, "the seed has met the first twin")
+        second = twin("second")
+        assert first.ended() == 3
+        assert "id.duplicate" in first.said()
+        assert "Give each node an id of its own" in first.said()
+        until(lambda: "id.claimed" in second.said(), "the second says so")
+        assert second.popen.poll() is None

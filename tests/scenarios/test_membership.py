@@ -204,6 +204,14 @@ def test_nobody_who_lives_is_taken_for_gone_on_bad_wires() -> None:
     assert counted(swarm, "probes_failed") > 100
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_nobody_is_taken_for_gone_in_ten_thousand_peer_hours() -> None:
+    """A tenth of what ``python -m benchmarks.watching_peers false --nodes 256`` does."""
+    swarm = campaign(128, 1e4 / (128 * 127))
+    assert counted(swarm, "peers_down") == 0
+
+
 def test_the_traffic_of_a_node_does_not_grow_with_the_swarm() -> None:
     rates: dict[int, float] = {}
     for nodes in (16, 64, 256):
