@@ -37,12 +37,12 @@ def knows_seed(port: int) -> bool:
 
 
 class Swarm:
-    """A seed and four that joined through it, each on its port and in its folder."""
+    """A seed and some that joined through it, each on its port and in its folder."""
 
-    def __init__(self, start: Callable[..., Process], folder: Path) -> None:
-        self.start, self.folder = start, folder
-        self.seed_port, *ports = free_ports(1 + len(NAMES))
-        self.ports = dict(zip(NAMES, ports, strict=True))
+    def __init__(self, start: Callable[..., Process], folder: Path, names: list[str]) -> None:
+        self.start, self.folder, self.names = start, folder, names
+        self.seed_port, *ports = free_ports(1 + len(names))
+        self.ports = dict(zip(names, ports, strict=True))
         self.url = f"http://127.0.0.1:{self.seed_port}"
         self.running: dict[str, Process] = {}
 
@@ -68,14 +68,14 @@ class Swarm:
     def form(self) -> None:
         self.begin("seed", *SEED)
         self.wait(lambda: get(f"{self.url}/readyz"), "the seed is ready")
-        for name in NAMES:
+        for name in self.names:
             self.begin(name, "start", "--join", self.url, "--id", name)
             port = self.ports[name]
             self.wait(partial(knows_seed, port), f"{name} knows the seed")
         # Whom the books show, but for the seed, are all of one piece; n0 may have been alone yet.
         self.wait(
             lambda: all(
-                {c.id for c in page_of(self.data(n)).contacts} - {"seed"} for n in NAMES[1:]
+                {c.id for c in page_of(self.data(n)).contacts} - {"seed"} for n in self.names[1:]
             ),
             "each but the first has written down another one",
         )
@@ -90,17 +90,20 @@ class Swarm:
         """Each hears from all the others, in this life."""
         return all(
             {other for other, peer in peers_at(port).items() if peer["pushes_received"]}
-            >= set(NAMES) - {name}
+            >= set(self.names) - {name}
             for name, port in self.ports.items()
         )
 
 
-@pytest.fixture(scope="module")
-def swarm(tmp_path_factory: pytest.TempPathFactory):
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(2, id="two"), pytest.param(4, id="four", marks=pytest.mark.long)],
+)
+def swarm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """One swarm for the tests below, in their order: it takes a while to form."""
     folder = tmp_path_factory.mktemp("forming")
     with processes(folder) as start:
-        one = Swarm(start, folder)
+        one = Swarm(start, folder, NAMES[: request.param])
         one.form()
         yield one
 
@@ -132,19 +135,20 @@ def test_a_damaged_book_is_put_aside_and_the_seed_still_serves(swarm: Swarm) -> 
 
 def test_all_lose_power_and_form_again_without_the_seed(swarm: Swarm) -> None:
     swarm.kill_all()
-    for name in NAMES[:2]:  # these still name the seed, which never comes back
+    half = len(swarm.names) // 2
+    for name in swarm.names[:half]:  # these still name the seed, which never comes back
         swarm.begin(name, "start", "--join", swarm.url)
-    for name in NAMES[2:]:  # and these nobody: not even who they are
+    for name in swarm.names[half:]:  # and these nobody: not even who they are
         swarm.begin(name, "start")
     del swarm.running["seed"]
-    swarm.wait(swarm.formed, "the four push to each other again")
-    for name in NAMES:
+    swarm.wait(swarm.formed, "all push to each other again")
+    for name in swarm.names:
         found = get(f"http://127.0.0.1:{swarm.ports[name]}/v1/status")
         assert found["node_id"] == name
         assert found["algorithm"] == "gossip"
         assert not found["pushes"]["refused"]
     assert "join.by_book" in swarm.running["n0"].said()
-    told = swarm.running["n3"].said()
+    told = swarm.running[swarm.names[-1]].said()
     assert "join.nobody_yet" in told or "swarm.joined" in told
 
 

@@ -41,6 +41,8 @@ WORD = "shuffle"
 # both know a seed, find together. With periods of 10 s, 1000 nodes ask a seed 17 times a second.
 OUTSIDE_EVERY = 6
 TIMEOUT_S = 5.0
+# States of peers that may be told of; nothing need be heard of one that others hand on.
+THERE = ("unknown", "alive")
 # For looking whether a peer is where it says: how long, at how many at a time, and for how many it
 # is remembered.
 VOUCH_TIMEOUT_S = 3.0
@@ -157,10 +159,10 @@ class Shuffle:
         self.membership.ask(entry.address, WORD, self._frame(sent), TIMEOUT_S, answered)
 
     def _sample(self, count: int, asker: str = "") -> list[Entry]:
-        """Return entries to hand on: of nobody who is suspected, nor of the asker."""
+        """Return entries to hand on: of nobody who is thought to be gone, nor of the asker."""
         known = self.node.peers.known
-        silent = {e.id for e in self.view if e.id in known and known[e.id].state == "suspect"}
-        return self.view.sample(count, without={*silent, asker})
+        gone = {e.id for e in self.view if e.id in known and known[e.id].state not in THERE}
+        return self.view.sample(count, without={*gone, asker})
 
     async def _ask_outside(self) -> None:
         """Ask somebody whom no view told of, one after the other until one answers."""
