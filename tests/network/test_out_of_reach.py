@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from loopback import PATIENCE_S, config_of
 
+from gossipnode.errors import NetworkError
 from gossipnode.network import HttpNode
 from gossipnode.network.sources import Sources
 
@@ -172,3 +173,24 @@ async def test_whoever_knows_nobody_any_more_resolves_the_name_again(running: Ru
     assert len(a.peers) == 0
     numbers[:] = ["127.0.0.2"]  # the pod has moved
     await until(lambda: "b" in a.peers and "a" in b.peers)
+
+
+async def test_the_last_peer_is_kept_though_it_is_gone_and_others_are_looked_for(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = await running("b")
+    a = await running("a", b.url)
+    await until(lambda: told(a).keys() == {"b"})
+    c = await running("c", bind="127.0.0.2")
+    a.sources = Sources([c.url])
+
+    async def refused(address: str, *_: Any) -> Any:
+        if address == b.url:
+            raise NetworkError("connection refused")
+        return await push(address, *_)
+
+    push = a.world.push
+    monkeypatch.setattr(a.world, "push", refused)
+    monkeypatch.setattr(a.world, "post", lambda *_: None)
+    await until(lambda: "c" in a.peers)
+    assert a.membership is not None

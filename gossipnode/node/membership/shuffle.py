@@ -127,11 +127,17 @@ class Shuffle:
             self.view.grow_older()
             self._vouch()
             is_time = self._periods % OUTSIDE_EVERY == 0
-            if (not self.view or is_time) and not self._is_outside:
+            if (is_time or self._is_alone) and not self._is_outside:
                 self._is_outside = True
                 self.membership.spawn(self._ask_outside())
             self._ask_oldest()
         return self._due
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether nobody in the view seems to be there."""
+        known = self.node.peers.known
+        return all(e.id in known and known[e.id].state not in THERE for e in self.view)
 
     async def leave(self) -> None:
         """Go without a word: entries of who is gone grow old."""
@@ -140,7 +146,7 @@ class Shuffle:
         entry = self.view.oldest()
         if entry is None or self._asking is not None:
             return
-        self._asking = entry
+        self._asking, asked_at = entry, self.node.time()
         self.view.remove(entry.id)
         sent = self._sample(self.length - 1)
 
@@ -149,8 +155,13 @@ class Shuffle:
             answer = _answer_of(outcome, entry.id)
             if answer is not None:
                 self.view.exchange(self._entries(answer), sent)
-            if answer is not None or _only_refuses(outcome, entry.id):
+            peer = self.node.peers.known.get(entry.id)
+            # By a model or a ping, though not in time: machines may be busy.
+            is_heard = peer is not None and (peer.heard_at or 0.0) > asked_at
+            if answer is not None or is_heard or _only_refuses(outcome, entry.id):
                 self.view.add(replace(entry, age=0))
+            elif not self.view and isinstance(outcome, Exception):
+                self.view.add(entry)  # better than nobody: it is tried again now and then
             elif self._forgets:
                 reason = outcome if isinstance(outcome, Exception) else "another node answers there"
                 event(log, logging.DEBUG, "view.lost", peer=entry.id, reason=str(reason))
