@@ -217,10 +217,12 @@ async def measure(seconds: float) -> list[Figure]:
             quiet = await push_for(node, address, process.pid, seconds)
             base = resident(process.pid)
             with flooding(*ports, folder):
-                await push_for(node, address, process.pid, 1.0)  # until it is under way
-                refused = strangers(status)
+                began = time.monotonic()
+                while (refused := await asyncio.to_thread(strangers, status)) < FOREIGN_PER_S:
+                    assert time.monotonic() < began + REST_S, "the flood does not get under way"
+                    await push_for(node, address, process.pid, 0.5)
                 loud = await push_for(node, address, process.pid, seconds)
-                refused = (strangers(status) - refused) / seconds
+                refused = (await asyncio.to_thread(strangers, status) - refused) / seconds
             back_s = await _back(process.pid, base)
             left = resident(process.pid)
     return _figures(quiet, loud, base, left, back_s, refused)
