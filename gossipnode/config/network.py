@@ -143,10 +143,10 @@ class NetworkOptions(Section):
         le=2**50,
     )
     # Nodes that learn digits, iid or two classes each, with ten times the usual rate, and newcomers
-    # among them: no model had more than 5 times the magnitude (1 for zeros), so this is 20 times
-    # what was seen. Data that is not scaled may need more where a node begins late.
+    # among them: no model had more than 5 times the magnitude (1 for zeros), so this is 200 times
+    # what was seen. At 100, 128 nodes that average their numbers, 0 to 127, refused each other.
     magnitude_ratio_max: float = option(
-        100.0,
+        1000.0,
         "A model is refused that has a value so many times as large as the largest of this node's "
         "own (which counts as 1 at the least), since one merge with it would undo all learning. "
         "Raise it for data that is not scaled; 0: any finite model is merged.",
