@@ -118,3 +118,17 @@ async def test_an_entry_is_dropped_when_another_node_answers_there(
     shuffle.membership.ask = lambda *arguments: arguments[-1](receipt)  # type: ignore[method-assign]
     shuffle._ask_oldest()
     assert known(node) == {}
+
+
+async def test_whoever_is_gone_is_dropped_while_somebody_is_there(start_node: StartNode) -> None:
+    node = await start_node(**SHORT)
+    await told(node, [row("b"), row("c")])
+    shuffle = shuffle_of(node)
+    node.peers.mark(node.peers["b"], "left")
+    shuffle._drop_gone()
+    shuffle._keep_learnt()
+    assert known(node).keys() == {"c"}
+    node.peers.mark(node.peers["c"], "down")
+    shuffle._drop_gone()
+    shuffle._keep_learnt()
+    assert known(node).keys() == {"c"}  # better than nobody

@@ -25,7 +25,7 @@ from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.node.addresses import is_address
 from gossipnode.node.membership.view import Entry, PartialView
-from gossipnode.node.peers import Peer
+from gossipnode.node.peers import GONE, Peer
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame
 from gossipnode.wire.members import MEMBERS_MAX, Member
@@ -90,10 +90,14 @@ class Shuffle:
         """Return at most ``count`` entries for somebody who has none yet."""
         return self._sample(count)
 
-    def lose(self, peer_id: str) -> None:
-        """Take a peer out of the view that is down."""
-        self.view.remove(peer_id)
-        self._keep_learnt()
+    def _drop_gone(self) -> None:
+        """Take those out of the view that are down or have left, while somebody else is there."""
+        if self._is_alone:
+            return
+        known = self.node.peers.known
+        for entry in list(self.view):
+            if entry.id in known and known[entry.id].state in GONE:
+                self.view.remove(entry.id)
 
     def _is_sound(self, peer_id: str, address: str) -> bool:
         """Whether a view may have this entry: no listed peer's, nor one that nobody could have."""
@@ -125,6 +129,7 @@ class Shuffle:
             self._due = now + self.period_s * (0.75 + 0.5 * self.rng.random())
             self._periods += 1
             self.view.grow_older()
+            self._drop_gone()
             self._vouch()
             is_time = self._periods % OUTSIDE_EVERY == 0
             if (is_time or self._is_alone) and not self._is_outside:
