@@ -55,10 +55,14 @@ class FaultProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        writers = [writer for line in self._lines for writer in line.writers]
+        self.cut()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.cut()
+        for writer in writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     # -- verbs ------------------------------------------------------------------------------------
 
@@ -111,6 +115,8 @@ class FaultProxy:
                     answer += piece
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
         return answer
 
     # -- lines ------------------------------------------------------------------------------------

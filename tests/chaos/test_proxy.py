@@ -17,17 +17,23 @@ IN_VAIN_S = 0.2
 
 @contextlib.asynccontextmanager
 async def echoing(seed: int = 0) -> AsyncIterator[FaultProxy]:
+    echoes: set[asyncio.Task[None] | None] = set()
+
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        echoes.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(4096):
                 writer.write(data)
                 await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(echo, HOST, 0)
     async with FaultProxy(server.sockets[0].getsockname()[1], seed) as proxy:
         yield proxy
     server.close()
+    await asyncio.gather(*(each for each in echoes if each is not None))
 
 
 class Caller:
