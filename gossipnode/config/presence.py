@@ -41,7 +41,7 @@ class MembershipOptions(Section):
     # of them twice a second together, so a crash meets its first ping after 0.5 s in the mean.
     probe_period_s: float = option(0.5, "Time between two peers asked.", unit="s", ge=0.02, le=3600)
     # Ten round trips of a continent's 30 ms. On slower wires, and loaded machines, the answers
-    # measured make it longer: mean and four deviations, as TCP has it, to ten times this.
+    # measured make it longer: mean and four deviations, as TCP has it, to 40 times this.
     probe_timeout_s: float = option(
         0.3,
         "Least time for an answer; longer where answers have lately taken longer.",

@@ -129,23 +129,27 @@ class Courier:
             return 1
         return max(self._room.get(peer_id, 1), self._room_least)
 
-    def suspect(self, peer_id: str, reason: str) -> None:
-        """Give up on a peer until it is heard of again."""
+    def suspect(self, peer_id: str, reason: str, *, keep: bool = False) -> None:
+        """Give up on a peer until it is heard of again.
+
+        With ``keep`` what is on its way goes on: the peer may contradict, and will want it.
+        """
         peer = self.peers.known[peer_id]
         if peer.state in GONE:
             return  # which says more
         if peer.state != "suspect":
             self.counters.add("peers_suspected")
             event(log, logging.WARNING, "peer.suspected", peer=peer.id, reason=reason)
-        self.lose(peer, "suspect", reason)
+        self.lose(peer, "suspect", reason, keep=keep)
 
-    def lose(self, peer: Peer, state: PeerState, reason: str) -> None:
+    def lose(self, peer: Peer, state: PeerState, reason: str, *, keep: bool = False) -> None:
         """Let a peer be in a state in which nobody waits for it."""
         if peer.state != state:
             peer.since = asyncio.get_running_loop().time()
         peer.reason = reason
         self.peers.mark(peer, state)
-        self.outbox.drop(peer.id)
+        if not keep:
+            self.outbox.drop(peer.id)
         if self._trial == peer.id:
             self._trial = None
         self.on_change(peer.id)

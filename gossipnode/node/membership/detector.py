@@ -48,8 +48,10 @@ LATE_S = 0.02
 PROBES_MAX, REMINDED_MAX, RETRIED_MAX = 16, 4, 4
 # To give up a question cuts a connection that may just be in the making: not before this.
 ANSWER_S = 5.0
-# News leaves so many times a period.
+# News leaves so many times a period, so often in a row; then once a period, or a swarm that is
+# short of time would spend it on telling so.
 NEWS_A_PERIOD = 5
+NEWS_IN_A_ROW = 4
 
 
 @dataclass(slots=True)
@@ -84,7 +86,8 @@ class Detector:
         self.standing = Standing(self.node, self.hearsay.rumours)
         self.watched = Watched(self.node, membership.rng)
         self.probes: dict[str, Probe] = {}
-        self._due = self._next_probe = self._next_news = 0.0
+        self._due = self._next_probe = self._next_news = self._told_at = 0.0
+        self._news_credit = float(NEWS_IN_A_ROW)
         self.words: Mapping[tuple[Kind, str], Handler] = Helping(self).words
 
     # -- time -------------------------------------------------------------------------------------
@@ -339,8 +342,10 @@ class Detector:
 
     def _spread(self, now: float) -> None:
         """Tell some peers at once; what they answer is a sign of life, and silence is nothing."""
-        rumours = self.hearsay.rumours
-        self._next_news = now + self.period_s / NEWS_A_PERIOD
+        rumours, period_s = self.hearsay.rumours, self.period_s
+        credit = min(self._news_credit + (now - self._told_at) / period_s, NEWS_IN_A_ROW) - 1
+        self._news_credit, self._told_at = credit, now
+        self._next_news = now + (period_s / NEWS_A_PERIOD if credit >= 1 else period_s)
         for peer in self._some_alive(max(self.options.helpers, 1)):
             if rumours:
                 self._ping(peer, now, None)

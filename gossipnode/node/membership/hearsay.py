@@ -79,6 +79,8 @@ class Hearsay:
         peer = self._node.peers.get(row.id) if row.id in self._node.peers else None
         if peer is None or version < peer.said:
             return
+        if self._node.algorithm.needs_graph and row.id not in detector.watched:
+            return  # nothing is sent to it, and whoever is told next need not know either
         now, is_newer = self._node.time(), version > peer.said
         peer.said = version
         if row.state == "alive":

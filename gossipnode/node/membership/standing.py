@@ -83,8 +83,11 @@ class Standing:
             is_mine = peer.state != "suspect"
             suspicion = self.suspicions[peer.id] = Suspicion(peer, now, is_mine, why)
             if is_mine:
-                self._node.courier.suspect(peer.id, why)
-            peer.retry_at = inf  # no model finds out what pings do
+                self._node.courier.suspect(peer.id, why, keep=True)
+            # Pings find out whether it is there, not models. But a neighbour that lives waits for
+            # each of them, and is sent them one at a time as long as it may.
+            if not self._node.algorithm.needs_graph:
+                peer.retry_at = inf
             self._rumours.tell(self._row(peer, "suspect"), self._nodes)
         return suspicion
 
