@@ -72,7 +72,9 @@ async def told_of(node: HttpNode, address: str, epoch: int) -> None:
 async def test_nobody_stops_because_of_a_rumour_alone(tmp_path: Path) -> None:
     async with running(tmp_path / "b", "b") as (b, _), running(tmp_path / "a", "a", b) as (a, task):
         await told_of(a, b.url, a.epoch + 10**6)  # where somebody else answers
-        await until(lambda: a.counters.get("controls_sent", ("word", "ping")) > 3)
+        await until(lambda: b.counters.get("controls_received", ("word", "ping")))
+        round_ = a.round
+        await until(lambda: a.round > round_ + 3)  # and the answer has long been there
         assert not task.done()
         assert a.counters.get("duplicate_ids") == 0
         assert a.status().duplicate_id == ""
