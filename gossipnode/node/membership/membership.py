@@ -113,6 +113,9 @@ class Membership:
         """End the node with an error."""
 
         async def end() -> None:
+            # What is on its way ends before the tasks do: none may be made when they are ending.
+            self.node.is_active = False
+            self.node.courier.close()
             raise error
 
         self.spawn(end())
