@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.published import Row
 from gossipnode.config import PeerEntry
 from gossipnode.configfile import load_config
-from gossipnode.node.node import learner_for
+from gossipnode.node.learners import learner_for
 from gossipnode.node.place import find_place
 from gossipnode.simulation.vectorised import VectorisedSwarm
 

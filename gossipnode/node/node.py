@@ -22,8 +22,8 @@ from gossipnode.algorithms import build_algorithm
 from gossipnode.algorithms.base import Vector
 from gossipnode.codecs import build_codec
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import ConfigError, PeerError, TrainingError
-from gossipnode.learning.learner import Learner, TrainResult, build_learner
+from gossipnode.errors import PeerError, TrainingError
+from gossipnode.learning.learner import Learner, TrainResult
 from gossipnode.logs import event
 from gossipnode.node.active import ActiveSide, finish
 from gossipnode.node.contents import bound_by
@@ -31,11 +31,12 @@ from gossipnode.node.counters import Counters
 from gossipnode.node.courier import Courier
 from gossipnode.node.directory import Directory
 from gossipnode.node.inbox import SENDERS_MAX, Admission, Inbox
+from gossipnode.node.learners import check_learner, learner_for
 from gossipnode.node.measuring import Measurements
 from gossipnode.node.memory import Memory
 from gossipnode.node.passive import Delivery, PassiveSide
 from gossipnode.node.peers import PEERS_KEPT, PeerTable
-from gossipnode.node.place import Place, find_place, share_of
+from gossipnode.node.place import Place, find_place
 from gossipnode.node.replica import Replica
 from gossipnode.node.report import (
     build_peer_page,
@@ -146,7 +147,7 @@ class Node(ActiveSide):
             if self._given_learner is not None
             else await self.world.work(learner_for, self.config, self.place)
         )
-        _check_learner(self.learner, self.config)
+        check_learner(self.learner, self.config)
         self.layout = self.learner.layout
         self.codec = build_codec(self.config.codec, self.layout.tensors)
         seed = [self.config.swarm.seed, self.place.index]
@@ -363,47 +364,6 @@ class Node(ActiveSide):
     def shared_config(self) -> dict[str, Any]:
         """Return what a joining node adopts: the options that all nodes share, and the peers."""
         return build_shared_config(self)
-
-
-def learner_for(config: Config, place: Place) -> Learner:
-    """Return the learner that the config describes, with this node's share of the data."""
-    index, count = share_of(config, place)
-    task, data, training = config.task, config.data, config.training
-    return build_learner(
-        task=task.kind,
-        data=data.source,
-        hidden=task.hidden,
-        l2=task.l2,
-        dtype=task.dtype,
-        label=data.label or None,
-        labels=data.classes,
-        test_fraction=data.test_fraction,
-        split_seed=data.split_seed,
-        standardize=data.standardize,
-        partition=data.partition,
-        share_index=index,
-        share_count=count,
-        partition_seed=config.swarm.seed,
-        batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-        schedule=training.schedule,
-        schedule_steps=training.schedule_steps,
-        schedule_factor=training.schedule_factor,
-        seed=config.swarm.seed,
-    )
-
-
-def _check_learner(learner: Learner, config: Config) -> None:
-    """Refuse a learner of somebody else's that lacks what the algorithm asks of it."""
-    if config.algorithm.needs().gradient and not hasattr(learner, "gradient"):
-        raise ConfigError(
-            f"{config.algorithm.called} takes gradients, and {type(learner).__name__} hands out "
-            "none: a learner for it has gradient() and step_size",
-            key="algorithm.name",
-            allowed="dpsgd, gossip, and all others that take local steps",
-        )
 
 
 def _single(group: BaseExceptionGroup[BaseException]) -> BaseException:

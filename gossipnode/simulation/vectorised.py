@@ -24,7 +24,7 @@ from gossipnode.learning.learner import Learner
 from gossipnode.learning.params import all_finite
 from gossipnode.learning.tasks import Evaluation
 from gossipnode.node.directory import Directory
-from gossipnode.node.node import learner_for
+from gossipnode.node.learners import learner_for
 from gossipnode.node.place import Place
 from gossipnode.simulation.stacked import StackedLearners, stacks
 from gossipnode.simulation.traffic import Traffic

@@ -11,7 +11,7 @@ from q16 import q16
 
 from gossipnode.configfile import load_config
 from gossipnode.errors import ConfigError, TrainingError
-from gossipnode.node.node import learner_for
+from gossipnode.node.learners import learner_for
 from gossipnode.node.place import Place
 from gossipnode.simulation import SimulatedSwarm, stacked
 from gossipnode.simulation.vectorised import VectorisedSwarm

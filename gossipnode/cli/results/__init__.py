@@ -24,7 +24,7 @@ from gossipnode.errors import ConfigError, StorageError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.modelfile import save_model
 from gossipnode.learning.params import Layout
-from gossipnode.node.node import learner_for
+from gossipnode.node.learners import learner_for
 from gossipnode.node.place import find_place
 
 Summary = dict[str, Any]
