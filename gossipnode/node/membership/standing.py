@@ -104,8 +104,9 @@ class Standing:
         """Take a suspect for what the suspicion says."""
         peer = suspicion.peer
         del self.suspicions[peer.id]
-        waited_s = now - suspicion.began
-        why = f"{suspicion.why}; silent for {waited_s:.1f} s, and so to {len(suspicion.accusers)}"
+        why = f"{suspicion.why}; suspected for {now - suspicion.began:.1f} s"
+        if others := len(suspicion.accusers):
+            why += f"; {others} other{'s' if others > 1 else ''} found the same"
         self._node.counters.add("peers_down")
         event(log, logging.WARNING, "peer.down", peer=peer.id, reason=why)
         self._node.courier.lose(peer, "down", why)
