@@ -154,3 +154,17 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - what is waited for knows no event
             await asyncio.sleep(0.001)
+
+
+class AtWork(contextlib.AsyncExitStack):
+    """Enters nodes and lets them run, until it ends: then they are cancelled, and left."""
+
+    async def begin(self, node: HttpNode) -> HttpNode:
+        await self.enter_async_context(node)
+        self.push_async_callback(_end, asyncio.create_task(node.run()))
+        return node
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
-import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import PATIENCE_S, config_of
+from loopback import PATIENCE_S, AtWork, config_of, until
 
 from gossipnode.cli.entering import find_swarm
 from gossipnode.errors import ConfigError, NetworkError
@@ -141,29 +139,15 @@ QUICK = {
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
-    async with contextlib.AsyncExitStack() as stack:
-        tasks = []
+    async with AtWork() as stack:
 
         async def start(name: str, lan: Any) -> HttpNode:
             sections = {**QUICK, "node": {"id": name}, "network": {"discover": True}}
             node = HttpNode(config_of(tmp_path / name, **sections))
             node.lan = lan
-            await stack.enter_async_context(node)
-            tasks.append(asyncio.create_task(node.run()))
-            return node
+            return await stack.begin(node)
 
-        try:
-            yield start
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.02)
+        yield start
 
 
 async def test_nodes_that_were_told_of_nobody_push_to_each_other(running: Running) -> None:

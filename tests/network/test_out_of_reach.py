@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import PATIENCE_S, config_of
+from loopback import AtWork, config_of, until
 
 from gossipnode.errors import NetworkError
 from gossipnode.network import HttpNode
@@ -29,29 +27,16 @@ Running = Callable[..., Awaitable[HttpNode]]
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """Starts nodes that train and push, each of which knows the ``seeds`` alone."""
-    async with contextlib.AsyncExitStack() as stack:
-        tasks = []
+    async with AtWork() as stack:
 
         async def start(name: str, *seeds: str, **network: Any) -> HttpNode:
             sections = {**QUICK, "node": {"id": name}}
             config = config_of(tmp_path / name, **sections, network=network)
-            node = await stack.enter_async_context(HttpNode(config))
+            node = HttpNode(config)
             node.sources = Sources(seeds)
-            tasks.append(asyncio.create_task(node.run()))
-            return node
+            return await stack.begin(node)
 
-        try:
-            yield start
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.02)
+        yield start
 
 
 def shown(node: HttpNode, peer: str) -> dict[str, Any]:
