@@ -176,7 +176,7 @@ class Courier:
             self._replied(
                 self.peers.known[peer_id], receipt.reply, asyncio.get_running_loop().time()
             )
-        self._end(peer_id)
+        self._end(self.peers.known[peer_id])
         return True
 
     async def _deliver(self, peer_id: str, parcel: Parcel, posted: Posted | None) -> None:
@@ -189,11 +189,12 @@ class Courier:
         try:
             await self._insist(peer, parcel, posted)
         finally:
-            self._end(peer_id)
+            self._end(peer)
 
-    def _end(self, peer_id: str) -> None:
-        self.peers.known[peer_id].sending = False
-        if self._trial == peer_id:
+    def _end(self, peer: Peer) -> None:
+        # Not looked up: what was given up ends a turn later, and the peer may be forgotten then.
+        peer.sending = False
+        if self._trial == peer.id:
             self._trial = None
 
     async def _insist(self, peer: Peer, parcel: Parcel, posted: Posted | None) -> None:

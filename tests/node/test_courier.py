@@ -329,3 +329,19 @@ def test_the_speed_of_pushes_is_told() -> None:
         assert post.courier.bytes_per_s == pytest.approx(sum(weights) * nbytes / spent, rel=1e-9)
 
     run(main)
+
+
+def test_a_peer_may_be_forgotten_before_what_was_given_up_has_ended() -> None:
+    async def main() -> None:
+        post = Post()
+        post.seconds = 60.0
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(1)
+            post.courier.lose(post.peer, "down", "silent")
+            post.peers.forget("p")
+            post.peers.sweep(post.courier.busy)
+            assert "p" not in post.peers.known
+        assert not post.peer.sending
+
+    run(main)

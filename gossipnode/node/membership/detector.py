@@ -121,6 +121,7 @@ class Detector:
         else:
             self._excuse(now - self._due)
         self.standing.forget_what_is_over()
+        self.probes = {j: probe for j, probe in self.probes.items() if self._is_known(probe.peer)}
         for probe in [probe for probe in self.probes.values() if probe.deadline <= now]:
             self._judge(probe, now)
         self._judge_suspicions(now)
@@ -249,8 +250,17 @@ class Detector:
             return False
         return True  # one that does not know the question lives as well
 
+    def _is_known(self, peer: Peer) -> bool:
+        """Whether a peer was not forgotten since it was asked: nothing is to be noted of it then.
+
+        A view lets go of peers all the time, and answers take theirs.
+        """
+        return dict.get(self.node.peers.known, peer.id) is peer
+
     def alive(self, peer: Peer, now: float, *, is_heard: bool = True) -> None:
         """Take a sign of life of a peer; unless it ``is_heard``, others have had it."""
+        if not self._is_known(peer):
+            return
         self.probes.pop(peer.id, None)
         if is_heard:
             peer.heard_at = now
@@ -260,6 +270,8 @@ class Detector:
 
     def left(self, peer: Peer, why: str) -> None:
         """Take a peer at its word that it stops."""
+        if not self._is_known(peer):
+            return
         self.probes.pop(peer.id, None)
         self.standing.left(peer, why)
         self.membership.wake()

@@ -97,15 +97,15 @@ class Helping:
         if asker is None or target is None or target.id not in node.peers:
             return self._answer("nack", message)
         detector.alive(asker, node.time())
-        if node.peers.known[target.id].state in GONE:
-            return self._answer("nack", message, about=node.peers.known[target.id])
+        peer = node.peers.known[target.id]
+        if peer.state in GONE:
+            return self._answer("nack", message, about=peer)
         if self._helping >= HELPED_MAX:
             raise PeerError("busy", "too many ask this node to ping others")
         timeout_s = float(message.scalars.get("timeout_s", detector.timeout_s))
         self._helping += 1
         try:
             await asyncio.sleep(0)  # from here on in a task, as a timeout needs one
-            peer = node.peers.known[target.id]
             is_there = await self._reaches(peer, min(max(timeout_s, 0.0), HELP_S_MAX))
         finally:
             self._helping -= 1
