@@ -72,7 +72,7 @@ async def held(
             try:
                 writer.write(first)
                 over = asyncio.ensure_future(reader.read())
-                while not (await asyncio.wait([over], timeout=0.5))[0]:
+                while not (await asyncio.wait([over], timeout=0.5))[0] and not writer.is_closing():
                     writer.write(drip)
                 with contextlib.suppress(OSError):
                     await over
@@ -158,6 +158,7 @@ def flooding(port: int, status: int, folder: str) -> Iterator[None]:
     process = subprocess.Popen(words, env=environment())
     try:
         yield
+        assert process.poll() is None, "the flood ended before its time"
     finally:
         process.kill()
         process.wait()

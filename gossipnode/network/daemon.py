@@ -28,6 +28,7 @@ from gossipnode.network.ports import bind, bind_pages, ports_beside, require_loo
 from gossipnode.network.server import Server
 from gossipnode.network.sources import Sources
 from gossipnode.network.tokens import kept_token, readers_token
+from gossipnode.network.turns import Turns
 from gossipnode.network.world import NO_TLS, DaemonWorld, data_folder
 from gossipnode.node.addresses import Reach
 from gossipnode.node.node import Node
@@ -89,9 +90,10 @@ class HttpNode(Node):
             self._daemon.meant = partial(id_at, self)
         lanes = Lanes(self, dialling, trust, self._daemon.meant) if config.network.lanes else None
         self.lanes = self._daemon.lanes = lanes
-        self.loop_lag = LoopLag()
-        self._server = Server(self, self.lanes, self.loop_lag, serving)
-        self._pages = Server(self, lag=self.loop_lag, for_peers=False) if trust else None
+        self.loop_lag, turns = LoopLag(), Turns()
+        self._server = Server(self, self.lanes, self.loop_lag, serving, turns=turns)
+        pages = partial(Server, self, lag=self.loop_lag, for_peers=False, turns=turns)
+        self._pages = pages() if trust else None
         self._vigil: Vigil | None = None
         self._deadline: float | None = None
         self._timer: asyncio.Timeout | None = None

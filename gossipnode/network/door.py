@@ -17,7 +17,9 @@ from ssl import SSLContext
 
 from gossipnode.logs import event
 from gossipnode.network.gate import Gate, Knock
+from gossipnode.network.hello import hello_from
 from gossipnode.network.trust.handshakes import alerts_to
+from gossipnode.network.turns import Turns
 
 log = logging.getLogger("gossipnode.network.door")
 
@@ -30,6 +32,8 @@ FORGOTTEN_EVERY = 64
 FULL_S = 0.5
 # After this end has said that it closes: the peer of an idle connection may be gone.
 SHUTDOWN_S = 0.5
+# For a handshake whose hello came in the last moment; uvloop wants more than none.
+LEAST_S = 0.001
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -37,7 +41,8 @@ class Door:
     """Hands connections to protocols of ``gate``, which counts them from their handshake on.
 
     ``on_refused`` is told of those that fail: the address, without the port, and the exception. A
-    handshake has ``timeout_s``. Those that begin take ``context`` as it is then.
+    handshake has ``timeout_s``, and begins when its ``turns`` allow it. Those that begin take
+    ``context`` as it is then.
     """
 
     def __init__(
@@ -46,9 +51,10 @@ class Door:
         context: SSLContext,
         on_refused: Callable[[str, Exception], None],
         timeout_s: float,
+        turns: Turns,
     ) -> None:
         self._gate, self.context, self._on_refused = gate, context, on_refused
-        self._timeout_s = timeout_s
+        self._timeout_s, self._turns = timeout_s, turns
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[asyncio.Transport] = set()
@@ -121,14 +127,18 @@ class Door:
 
     async def _lead(self, connection: socket.socket, knock: Knock) -> None:
         connection.setblocking(False)
+        due = self._loop.time() + self._timeout_s
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout_at(due):
+                await hello_from(connection)
+                await self._turns.take()  # an answer to a hello is the dearest thing here
             with alerts_to(connection):
                 transport, _ = await self._loop.connect_accepted_socket(
                     lambda: knock,
                     sock=connection,
                     ssl=self.context,
-                    ssl_handshake_timeout=self._timeout_s,
+                    ssl_handshake_timeout=max(due - self._loop.time(), LEAST_S),
                     ssl_shutdown_timeout=SHUTDOWN_S,
                 )
         except OSError as error:

@@ -44,6 +44,7 @@ from gossipnode.network.push import Push
 from gossipnode.network.tokens import shows
 from gossipnode.network.transfers import Transfers
 from gossipnode.network.trust.words import REASONS, StrangerError, reason_of
+from gossipnode.network.turns import Turns
 from gossipnode.network.upgrade import PATH as LANE_PATH
 from gossipnode.network.upgrade import PROTOCOL as LANE_PROTOCOL
 from gossipnode.network.upgrade import asks_for_lane, hello_of
@@ -100,6 +101,7 @@ class Server:
     With ``tls`` it speaks nothing else; with ``vigil`` it asks for each request who is there.
     Without ``for_peers`` it has the pages alone. A ``token`` is what readers of pages must show,
     but for peers that have proved who they are; ``admin`` is what its owner may do, never over TLS.
+    Two servers in a loop share their ``turns``, which pages and handshakes take.
     """
 
     def __init__(
@@ -110,12 +112,14 @@ class Server:
         tls: SSLContext | None = None,
         *,
         for_peers: bool = True,
+        turns: Turns | None = None,
     ) -> None:
         self._node, self._lanes, self._lag, self._tls = node, lanes, lag, tls
         self.vigil: Vigil | None = None
         self.admin: admin.Admin | None = None
         self.token = ""
         self._for_peers, self._is_local = for_peers, True
+        self._turns = Turns() if turns is None else turns
         self._door: Door | None = None
         self._refused: dict[tuple[str, str], None] = {}
         self._seen: set[asyncio.Transport] = set()  # when connections were looked at last
@@ -147,7 +151,7 @@ class Server:
         self._is_local = ip_address(str(listener.getsockname()[0])).is_loopback
         if self._tls is not None:
             timeout_s = self._node.config.network.handshake_timeout_s
-            self._door = Door(self._http, self._tls, self._stranger, timeout_s)
+            self._door = Door(self._http, self._tls, self._stranger, timeout_s, self._turns)
             self._door.open(listener)
             return
         self._acceptor = await asyncio.get_running_loop().create_server(
@@ -235,6 +239,7 @@ class Server:
         if is_push:
             push = Push(node, self._pool, self.transfers, request, timeout_s, proven)
             return await push.answer()
+        await self._turns.take()
         routes = self._routes.get(path)
         if routes is None or (not self._for_peers and path in LOCAL and not self._is_local):
             reason = f"there is no {path[:200]!a}; /v1/openapi.json lists what there is"

@@ -10,11 +10,45 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
 from gossipnode.network.records import READ_BYTES
 
 # What one connection may take at once: the lag that it adds for all others.
 TURN_S = 0.004
+
+
+class Turns:
+    """Gives one who asks a turn, then all others of the loop, then the next who asks.
+
+    What strangers may ask for costs up to a millisecond each, and the loop would otherwise serve
+    all who have come since it looked last before it looks again at the lanes: 20 of them made a
+    push wait for 12 ms. Invariant: first come, first served; without others nobody waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_taken = False
+
+    async def take(self) -> None:
+        """Wait for a turn."""
+        loop = asyncio.get_running_loop()
+        if not self._is_taken:
+            self._is_taken = True
+            loop.call_soon(self._next)
+            return
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who waits may have been cancelled
+                turn.set_result(None)
+                asyncio.get_running_loop().call_soon(self._next)
+                return
+        self._is_taken = False
 
 
 class Breather:

@@ -15,9 +15,13 @@ from loopback import PATIENCE_S, until
 from trusting import authority_in, bundle_of, contexts_of
 
 from gossipnode.config import NetworkOptions
+from gossipnode.network import hello
 from gossipnode.network.door import Door
 from gossipnode.network.gate import Gate
 from gossipnode.network.http import BaseRequest, Response
+from gossipnode.network.trust.handshakes import Context
+from gossipnode.network.trust.words import reason_of
+from gossipnode.network.turns import Turns
 from gossipnode.node.counters import Counters
 
 
@@ -37,7 +41,7 @@ class Porch:
         listener = socket.create_server(("127.0.0.1", 0), backlog=300)
         self.port = listener.getsockname()[1]
         refused = lambda *what: self.refused.append(what)  # noqa: E731
-        self.door = Door(self.gate, self.serving, refused, made.handshake_timeout_s)
+        self.door = Door(self.gate, self.serving, refused, made.handshake_timeout_s, Turns())
         self.door.open(listener)
 
     async def _answer(self, request: BaseRequest) -> Response:
@@ -178,3 +182,92 @@ async def test_whoever_says_nothing_after_the_handshake_is_ended(open_porch: Ope
     assert porch.cut("header_time") == 1
     porch.hang_up()
     await until(porch.is_empty)
+
+
+class Client:
+    """One end of a handshake, whose bytes the test carries over a connection."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._from, self._to = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._from, self._to)
+
+    def hello(self) -> bytes:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        return self._to.read()
+
+    def finish(self, answer: bytes) -> bytes:
+        self._from.write(answer)
+        self._tls.do_handshake()
+        self._tls.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        return self._to.read()
+
+
+@pytest.fixture
+def wrapped(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What TLS has been told of so far."""
+    told: list[Any] = []
+    wrap = Context.wrap_bio
+
+    def note(self: Context, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        if options.get("server_side") or True in arguments:
+            told.append(self)
+        return wrap(self, *arguments, **options)
+
+    monkeypatch.setattr(Context, "wrap_bio", note)
+    return told
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How the kernel was asked for what waits at a connection."""
+    times: list[int] = []
+    waiting = hello._waiting
+
+    def note(connection: socket.socket, nbytes: int) -> bytes:
+        times.append(nbytes)
+        return waiting(connection, nbytes)
+
+    monkeypatch.setattr(hello, "_waiting", note)
+    return times
+
+
+async def test_tls_hears_of_a_connection_with_its_whole_hello(
+    open_porch: Open, wrapped: list[Any], asked: list[int]
+) -> None:
+    porch = await open_porch()
+    for _ in range(5):
+        await porch.dial()
+    client = Client(porch.dialling)
+    reader, writer = await porch.dial()
+    text = client.hello()
+    for at in range(len(text) - 1):
+        writer.write(text[at : at + 1])
+        await writer.drain()
+        if at % 50 == 0:
+            await asyncio.sleep(0)
+    await until(lambda: porch.gate.total == 6 and len(text) in asked)
+    assert not wrapped
+    assert asked.count(len(text)) == 1, "it is not woken by each piece"
+    writer.write(text[-1:])
+    async with asyncio.timeout(PATIENCE_S):
+        writer.write(client.finish(await reader.read(2**16)))
+        assert await reader.read(2**16)
+    assert len(wrapped) == 1
+    porch.hang_up()
+    await until(porch.is_empty)
+
+
+@pytest.mark.parametrize("words", [b"", b"\x16\x03", b"\x16\x03\x01\x01\x00half of a hello"])
+async def test_who_breaks_off_amid_the_hello_is_forgotten_at_once(
+    open_porch: Open, asked: list[int], words: bytes
+) -> None:
+    porch = await open_porch()
+    _, writer = await porch.dial()
+    writer.write(words)
+    wanted = hello.HEAD_BYTES + (256 if len(words) > hello.HEAD_BYTES else 0)
+    await until(lambda: wanted in asked)
+    writer.write_eof()
+    await until(porch.is_empty)
+    assert [reason_of(error) for _, error in porch.refused] == ["broken"]
+    assert len(asked) <= 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
 
 from gossipnode.network import turns
 from gossipnode.network.records import READ_BYTES
-from gossipnode.network.turns import Breather
+from gossipnode.network.turns import Breather, Turns
 
 
 class Transport(asyncio.ReadTransport):
@@ -100,3 +101,33 @@ async def test_neither_who_has_stopped_nor_who_has_gone_is_told_to_read(
     transport.closing = True
     await next_turn()
     assert transport.told == ["pause"]
+
+
+async def test_who_is_alone_does_not_wait() -> None:
+    """That the coroutine ends before it has yielded is what ``StopIteration`` says."""
+    for _ in range(3):
+        with pytest.raises(StopIteration):
+            Turns().take().send(None)
+
+
+async def test_between_two_turns_others_have_theirs() -> None:
+    given, told = Turns(), list[str]()
+
+    async def take(name: str) -> None:
+        await given.take()
+        told.append(name)
+
+    def other() -> None:
+        told.append(".")
+        if len(told) < 100:
+            asyncio.get_running_loop().call_soon(other)
+
+    takers = [asyncio.ensure_future(take(name)) for name in "abcde"]
+    asyncio.get_running_loop().call_soon(other)
+    takers[1].cancel()
+    await asyncio.gather(*takers, return_exceptions=True)
+    text = "".join(told)
+    assert text.replace(".", "") == "acde"  # first come, first served
+    assert all(piece for piece in re.split("[acde]", text)[1:-1]), text
+    await asyncio.sleep(0.0)
+    await given.take()
