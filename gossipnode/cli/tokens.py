@@ -6,7 +6,6 @@ Invariant: the owner's token goes to this machine alone.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from gossipnode.config import ID_PATTERN, Config
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.logs import bounded
 from gossipnode.network import HttpClient, NoNodeError
+from gossipnode.network.answers import json_value
 from gossipnode.network.tokens import ADMIN_FILE, read_token
 from gossipnode.network.world import data_folder
 from gossipnode.node.addresses import is_loopback
@@ -29,7 +29,7 @@ async def administer(url: str, path: str, token: str, timeout_s: float) -> dict[
     async with HttpClient(token=token) as client:
         heard = await client.ask("POST", f"{url}{path}", timeout_s)
     try:
-        told = json.loads(heard.body)
+        told = json_value(heard.body)
         if heard.status not in (200, 202):
             raise NetworkError(f"{url}: {bounded(told['reason'], 600)}")
         return dict(told)

@@ -64,6 +64,18 @@ async def write_pieces(request: BaseRequest, stream: StreamResponse, body: bytes
     await stream.write_eof()
 
 
+def json_value(data: bytes) -> Any:
+    """Return what a stranger's JSON says; raises ``ValueError``, also where it is nested too deep.
+
+    The parser of the standard library gives up there with a ``RecursionError``, for which nobody
+    is prepared.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def json_bytes(value: Any) -> bytes:
     """Return strict JSON; numbers that are not finite, which JSON lacks, become null."""
     try:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import functools
-import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from yarl import URL
 
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
-from gossipnode.network.answers import MSGPACK
+from gossipnode.network.answers import MSGPACK, json_value
 from gossipnode.network.faults import is_cut, tls_fault, translated
 from gossipnode.network.frames import (
     FramePayload,
@@ -156,6 +155,10 @@ class HttpClient:
         with self.transfers.shown(address, "to", total, lambda: body.body_written):
             return await self._in_time(self._push(address, frame, body), timeout_s)
 
+    async def id_at(self, address: str, timeout_s: float) -> str:
+        """Return the id of the node at ``address``; raises ``NetworkError`` and ``PeerError``."""
+        return await self._in_time(self._id_at(f"{address}/livez"), timeout_s)
+
     async def get_json(self, url: str, timeout_s: float = GET_TIMEOUT_S) -> Any:
         """GET a JSON value; raises ``NetworkError``, also where the answer is an error.
 
@@ -163,7 +166,7 @@ class HttpClient:
         """
         data = await self.get_bytes(url, JSON_BYTES_MAX, timeout_s)
         try:
-            return json.loads(data)
+            return json_value(data)
         except ValueError:
             raise NoNodeError(url) from None
 
@@ -223,6 +226,19 @@ class HttpClient:
                     await self._look_for_tls(url, error)
                     raise
         raise AssertionError("two tries end in an answer or an exception")
+
+    async def _id_at(self, url: str) -> str:
+        async with self._answered("GET", url) as response:
+            text = (await _at_most(response, REPLY_BYTES_MAX)) or b""
+            if response.status != 200:
+                raise _fault(response, text)
+            try:
+                name = json_value(text)["id"]
+            except (ValueError, KeyError, TypeError):
+                name = None
+            if not isinstance(name, str):
+                raise NoNodeError(url)
+            return name
 
     async def _look_for_tls(self, url: URL, error: Exception) -> None:
         """Raise ``NetworkError`` where a plain connection was cut by somebody who speaks TLS."""
@@ -344,7 +360,7 @@ def _origin(url: str) -> str:
 def _fault(response: aiohttp.ClientResponse, text: bytes) -> NetworkError:
     """Return what an error answer says; a node's is JSON with a reason, whatever is wrong."""
     try:
-        return ToldError(response.status, bounded(json.loads(text)["reason"]))
+        return ToldError(response.status, bounded(json_value(text)["reason"]))
     except (ValueError, KeyError, TypeError):
         return NoNodeError(response.url)
 

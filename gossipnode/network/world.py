@@ -153,11 +153,9 @@ class DaemonWorld:
         if self._refusal_of(address):
             return None
         try:
-            found = await self.client.get_json(f"{address}/livez", timeout_s)
+            return await self.client.id_at(address, timeout_s)
         except (NetworkError, PeerError):
             return None
-        name = found.get("id") if isinstance(found, dict) else None
-        return name if isinstance(name, str) else None
 
     async def seeds(self) -> Sequence[str]:
         """Return where somebody of the swarm may be, names resolved anew."""

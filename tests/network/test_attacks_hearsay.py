@@ -5,13 +5,26 @@ One test an attack, as in test_attacks.py.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
-from loopback import CHAIN, CHAIN_PEERS, StartNode, message_for, push, until
+from loopback import (
+    CHAIN,
+    CHAIN_PEERS,
+    AtWork,
+    StartNode,
+    config_of,
+    message_for,
+    push,
+    until,
+)
 from test_attacks import EVIL, LOOPBACK, NEVER, header_map, memory_below, origin, raw_frame
+from test_client import http, peer
 
 from gossipnode.network import HttpNode
 from gossipnode.node.membership.shuffle import WORD
@@ -101,3 +114,36 @@ async def test_a_codec_bomb(start_node: StartNode, name: str, size: int) -> None
             answer = await push(node.url, frame)
         assert answer.msgpack()["code"] == "wrong_schema"
     assert node.inbox.inflight_bytes == 0
+
+
+NESTED = b"[" * 3000
+BEFORE_ID = b'{"padding": "' + b"x" * 2**20 + b'", "id": "liar"}'
+
+
+@pytest.mark.parametrize("status", ["200 OK", "503 Service Unavailable"])
+@pytest.mark.parametrize("body", [NESTED, BEFORE_ID], ids=["nested", "long"])
+async def test_an_answer_to_who_is_there_that_is_a_bomb(
+    tmp_path: Path, status: str, body: bytes
+) -> None:
+    """Whoever says where it is, is asked there who it is: the answer neither ends nor fills us."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(http(body, "application/json", status))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+
+    async with peer(serve) as address, AtWork() as stack:
+        gossip = {"name": "gossip", "period_s": 0.01}
+        node = await stack.begin(HttpNode(config_of(tmp_path, algorithm=gossip)))
+        await until(lambda: node.round > 0)
+        membership = node.membership
+        assert membership is not None
+        assert membership.shuffle is not None
+        shuffle = membership.shuffle
+        await push(node.url, told(node, Kind.VIEW, WORD, sender="liar", address=address))
+        await until(lambda: asked and not shuffle._vouching)
+        round_ = node.round
+        await until(lambda: node.round > round_ + 3)
+        assert not shuffle.told(9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import GossipNodeError
+from gossipnode.network.answers import json_value
 from gossipnode.network.client import Heard, HttpClient
 from gossipnode.network.doctor.findings import STEP_S, aside
 from gossipnode.node.addresses import is_loopback
@@ -128,7 +128,7 @@ async def node_at(client: HttpClient, url: str) -> str | None:
 def table_of(heard: Heard) -> dict[str, Any]:
     """Return the JSON object of an answer; an empty one where it is none."""
     try:
-        value = json.loads(heard.body)
+        value = json_value(heard.body)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
