@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gossipnode.errors import PeerError
-from gossipnode.logs import bounded
 from gossipnode.network.partials import Partials
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.proven import require_sender
 from gossipnode.node.begun import go_on
 from gossipnode.node.inbox import Admission
 from gossipnode.node.node import Node
@@ -23,15 +23,6 @@ from gossipnode.wire.message import Message
 
 # A delivery that was begun without a task, and what it waits for.
 _Begun = tuple[Coroutine[Any, Any, Delivery], Any] | None
-
-
-def require_sender(message: Message, proven: str) -> None:
-    """Raise ``PeerError`` unless the frame is of the node whose certificate was shown."""
-    if message.sender != proven:
-        raise PeerError(
-            "not_a_neighbour",
-            f"the frame is of {bounded(message.sender, 128)}, and the certificate of {proven}",
-        )
 
 
 @dataclass(slots=True)
@@ -91,7 +82,7 @@ class Arrivals:
         """
         try:
             if self._is_proven:
-                require_sender(message, self._peer)
+                require_sender(message.sender, self._peer)
             admission = self._node.admit(message)
         except PeerError as error:
             # Of whom it claims to be, nothing is noted.

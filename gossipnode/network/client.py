@@ -35,6 +35,7 @@ from gossipnode.network.frames import (
 from gossipnode.network.http import ResolveResult, aiohttp
 from gossipnode.network.probe import WORDS as PROBE_WORDS
 from gossipnode.network.probe import Probe
+from gossipnode.network.proven import TracedResponse, require_sender, sender_of
 from gossipnode.network.sockets import CONNECT_S, impatient
 from gossipnode.network.transfers import Transfers
 from gossipnode.network.trust.words import words_of
@@ -87,6 +88,8 @@ class HttpClient:
     Addresses that begin with ``https`` are dialled with ``tls``, which may be set anew; ``meant``
     tells which id must answer at one, and ``dates`` what to say where a peer thinks our certificate
     too old. A ``token`` is shown to whoever is asked, so it is for a client of one node.
+    ``proves`` returns the id that a certificate (``getpeercert``'s) proves: who answers a push, or
+    tells its id, in another's name is not believed.
     """
 
     def __init__(
@@ -95,9 +98,10 @@ class HttpClient:
         meant: Callable[[str], str | None] = lambda _: None,
         dates: Callable[[], str] = lambda: "",
         token: str = "",
+        proves: Callable[[Mapping[str, Any] | None], str] | None = None,
     ) -> None:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.tls, self._meant, self._dates = tls, meant, dates
+        self.tls, self._meant, self._dates, self._proves = tls, meant, dates, proves
         self._session: aiohttp.ClientSession | None = None
         self._probe = Probe()
         self.transfers = Transfers()  # of pushes, by the address
@@ -134,6 +138,7 @@ class HttpClient:
             auto_decompress=False,
             trust_env=False,
             skip_auto_headers=_SILENT,
+            response_class=TracedResponse,
         )
 
     async def close(self) -> None:
@@ -218,7 +223,9 @@ class HttpClient:
                     ssl=self.tls or True,
                     server_hostname=self._meant(address) or None,
                 ) as response:
-                    return await _receipt(response, frame)
+                    receipt = await _receipt(response, frame)
+                    self._require_own(response, sender_of(receipt))
+                    return receipt
             except (aiohttp.ClientError, OSError) as error:
                 # A kept connection may have been closed just now. The sequence number makes the
                 # second try harmless, whether the first was merged or not.
@@ -226,6 +233,12 @@ class HttpClient:
                     await self._look_for_tls(url, error)
                     raise
         raise AssertionError("two tries end in an answer or an exception")
+
+    def _require_own(self, response: aiohttp.ClientResponse, sender: str) -> None:
+        """Raise ``PeerError`` or ``StrangerError`` unless the answer is of who has proved it."""
+        if self._proves is not None:
+            assert isinstance(response, TracedResponse)
+            require_sender(sender, self._proves(response.certificate), "answer")
 
     async def _id_at(self, url: str) -> str:
         async with self._answered("GET", url) as response:
@@ -238,6 +251,7 @@ class HttpClient:
                 name = None
             if not isinstance(name, str):
                 raise NoNodeError(url)
+            self._require_own(response, name)
             return name
 
     async def _look_for_tls(self, url: URL, error: Exception) -> None:

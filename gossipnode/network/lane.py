@@ -82,7 +82,7 @@ class Lane(asyncio.BufferedProtocol):
         self._node, self._partials, self._pool = node, partials, pool
         self._on_closed, self._kept = on_closed, kept
         self._reader = RecordReader(self)
-        self._pending = Pending(pool, self.give_up)
+        self._pending = Pending(pool, self.give_up, peer.id if is_proven else None)
         self.is_closing = self._peer_closing = self._is_turned_away = False  # ended, or about to
         self._cut: asyncio.TimerHandle | None = None
 

@@ -92,7 +92,12 @@ class Lanes:
     def to(self, address: str) -> Lane | None:
         """Return the lane to ``address`` that a push could take now."""
         way = self._ways.get(address)
-        return way.lane if way is not None and way.lane is not None and way.lane.is_usable else None
+        if way is None or way.lane is None:
+            return None
+        if self._trust is not None and self._meant(address) not in (None, way.lane.peer.id):
+            way.lane = None  # it said that it was there before anybody knew whose address that is
+            return None
+        return way.lane if way.lane.is_usable else None
 
     def has(self, transport: object) -> bool:
         """Whether a connection is one of the lanes."""

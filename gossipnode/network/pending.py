@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.network.frames import receipt_of
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.proven import require_sender
 from gossipnode.node.world import Receipt
 from gossipnode.wire.message import Message
 from gossipnode.wire.reply import Reply
@@ -48,16 +49,31 @@ async def receipt_from(answer: Answer) -> Receipt:
     return await receipt_of(*answer)
 
 
+def _own(answer: Answer | PeerError, proven: str) -> Answer | PeerError:
+    """Return the answer, or what is wrong with it where it is not ``proven``'s own."""
+    if isinstance(answer, PeerError | int):
+        return answer
+    sender = answer.sender if isinstance(answer, Reply) else answer[0].sender
+    try:
+        require_sender(sender, proven, "answer")
+    except PeerError as error:
+        return error
+    return answer
+
+
 class Pending:
     """The pushes under way, and questions. Numbers are 32 bits and go round.
 
     Bodies of answers are lent by ``pool``; one arrives at a time. ``give_up(number)`` sees to the
-    end of a push whose answer nobody waits for any more. One timer serves all, and an answer leaves
+    end of a push whose answer nobody waits for any more. Where the peer is ``proven``, answers in
+    another's name are none. One timer serves all, and an answer leaves
     it alone: setting and stopping one for each push costs more than it looking in vain.
     """
 
-    def __init__(self, pool: BufferPool, give_up: Callable[[int], None]) -> None:
-        self._pool, self._give_up = pool, give_up
+    def __init__(
+        self, pool: BufferPool, give_up: Callable[[int], None], proven: str | None = None
+    ) -> None:
+        self._pool, self._give_up, self._proven = pool, give_up, proven
         self._arriving_bytes = 0
         self._pushes: dict[int, _Push] = {}
         self._number = 0
@@ -138,7 +154,7 @@ class Pending:
         """Give the answer to whoever waits for it."""
         push = self._pushes.pop(number, None)
         if push is not None and push.tell is not None:
-            push.tell(answer)
+            push.tell(answer if self._proven is None else _own(answer, self._proven))
 
     def forget(self, number: int) -> None:
         """Wait no longer; the number stays taken until the peer has answered."""

@@ -12,10 +12,10 @@ import math
 
 from gossipnode.errors import PeerError
 from gossipnode.network.answers import JSON, MSGPACK
-from gossipnode.network.arrivals import require_sender
 from gossipnode.network.frames import Head, joined_or_payload, read_body, read_head
 from gossipnode.network.http import BaseRequest, Response
 from gossipnode.network.pool import BufferPool
+from gossipnode.network.proven import require_sender
 from gossipnode.network.stall import StallWatch
 from gossipnode.network.transfers import Transfers
 from gossipnode.node.inbox import Admission, body_bytes_max
@@ -123,7 +123,7 @@ class Push:
             request.writer.output_size = 0
         head = await read_head(request.content)
         if self._proven is not None:
-            require_sender(head.message, self._proven)
+            require_sender(head.message.sender, self._proven)
         self.sender = head.message.sender
         if head.head_bytes + head.message.body_bytes != length:
             raise PeerError("malformed_frame", "Content-Length is not the length of the frame")

@@ -41,6 +41,7 @@ NO_TLS = (
     "the address begins with https, but TLS is not set up on this node: reach the peer by http, or "
     "give this node the certificates of the swarm"
 )
+TLS_ALONE = "the address begins with http, and this node talks to its swarm over TLS alone"
 
 
 class DaemonWorld:
@@ -57,7 +58,10 @@ class DaemonWorld:
         self.meant: Callable[[str], str | None] = lambda _: None  # the id that is at an address
         self._trust = trust
         self.client = HttpClient(
-            tls, lambda address: self.meant(address), lambda: trust.dates if trust else ""
+            tls,
+            lambda address: self.meant(address),
+            lambda: trust.dates if trust else "",
+            proves=trust.id_in if trust is not None else None,
         )
         self.is_secure = tls is not None
         self.reach = Reach()
@@ -114,6 +118,8 @@ class DaemonWorld:
         """Return why nothing is sent to an address; empty where it is."""
         if not self.is_secure and address.startswith("https:"):
             return NO_TLS
+        if self._trust is not None and not address.startswith("https:"):
+            return TLS_ALONE
         shut_out = self._trust.revocations.ids if self._trust is not None else ()
         if shut_out and self.meant(address) in shut_out:
             return f"this node refuses it: {REASONS['revoked']}"

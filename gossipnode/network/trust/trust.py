@@ -12,8 +12,9 @@ import logging
 import ssl
 import time
 from asyncio import BaseTransport
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, PeerError
@@ -104,12 +105,15 @@ class Trust:
         return "revoked" if node_id in self.revocations.ids else ""
 
     def peer_of(self, transport: BaseTransport | None) -> str:
-        """Return the id of whoever is at the other end, now; raises ``StrangerError``.
+        """Return the id of whoever is at the other end, now; raises ``StrangerError``."""
+        return self.id_in(None if transport is None else transport.get_extra_info("peercert"))
+
+    def id_in(self, certificate: Mapping[str, Any] | None) -> str:
+        """Return the id of whoever showed ``certificate``, now; raises ``StrangerError``.
 
         TLS has seen to it that the certificate is the swarm's; whether it still counts is asked
         here.
         """
-        certificate = None if transport is None else transport.get_extra_info("peercert")
         if not certificate:
             raise StrangerError("no_certificate")
         names = [text for kind, text in certificate["subjectAltName"] if kind == "URI"]
