@@ -186,7 +186,7 @@ class SimulatedSwarm(FaultVerbs):
 
     @property
     def frames(self) -> Counter[str]:
-        """Frames delivered so far, by sender."""
+        """Pushes delivered so far, by sender."""
         return self.wires.frames
 
     @property

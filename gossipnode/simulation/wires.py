@@ -37,7 +37,7 @@ class Wires:
 
     def __init__(self, swarm: SimulatedSwarm, network: ModelledNetwork, loop: VirtualLoop) -> None:
         self.swarm, self.network, self.loop = swarm, network, loop
-        self.frames: Counter[str] = Counter()  # delivered, by sender
+        self.frames: Counter[str] = Counter()  # delivered pushes, by sender
         self.outcomes: Counter[str] = Counter()
         self.tasks: set[asyncio.Task[None]] = set()  # deliveries that take their time
         self._number = {name: i for i, name in enumerate(swarm.names)}
@@ -68,7 +68,8 @@ class Wires:
         self, sender: str, receiver: str, message: Message, checksum: int, outcome: str
     ) -> None:
         """Enter a delivery into the trace, and have it checked."""
-        self.frames[sender] += 1
+        if message.control is None:
+            self.frames[sender] += 1
         self.outcomes[outcome] += 1
         self._trace.update(
             _EVENT.pack(

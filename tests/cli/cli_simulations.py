@@ -15,7 +15,8 @@ from gossipnode.cli import app
 KEYS = {
     "engine", "nodes", "topology", "algorithm", "seed", "swarm_seed", "accuracy", "loss",
     "consensus_distance", "rounds", "virtual_s", "time_to_accuracy_s", "target_accuracy",
-    "round_s", "bytes_sent", "bytes_saved", "bytes_per_node", "messages", "delivered", "faults",
+    "round_s", "bytes_sent", "bytes_saved", "bytes_per_node", "control_bytes_sent", "peers_down",
+    "messages", "delivered", "faults",
     "down", "trace_hash", "out", "wall_s",
 }  # fmt: skip
 

@@ -277,6 +277,19 @@ def test_without_checkpoints_churn_forgets(capsys, folder):
     assert begun("kept") < 6 + kept["faults"]["restart"] / 2
 
 
+def test_with_membership_the_nodes_find_out_who_is_down(capsys):
+    line = ["--algorithm", "gossip", "--rounds", "30", "-n", "5", "--churn", "60:20"]
+    without = simulated(capsys, *line, "--out", "without")
+    assert (without["control_bytes_sent"], without["peers_down"]) == (0, 0)
+    found = simulated(capsys, *line, "--membership", "--out", "with")
+    assert found["faults"] == without["faults"]
+    assert found["control_bytes_sent"] > 0
+    assert 0 < found["peers_down"] <= 4 * found["faults"]["kill"], "each by its four peers at most"
+    assert 0 < found["delivered"] <= found["messages"], "questions are no pushes"
+    command = (Path("with") / "config.toml").read_text().splitlines()[0]
+    assert "--membership" in command.split()
+
+
 @pytest.mark.parametrize("line", ["--latency 1", "--step-s 1", "--bandwidth 1Mbit", "--jitter 1"])
 def test_time_may_be_the_budget_of_rounds_that_take_some(line, capsys):
     found = simulated(capsys, "--rounds", "0", "--duration-s", "20", "-n", "3", *line.split())

@@ -32,7 +32,8 @@ class Conditions:
     """Times in seconds, ``bandwidth`` (up, down) in bits a second, ``loss`` a share in [0, 1).
 
     ``stragglers`` is (share of the nodes, factor of their steps' time), ``churn`` (mean time up,
-    mean time down). The names are those of the flags.
+    mean time down). With ``membership`` nodes ask each other who is there, as the config has it.
+    The names are those of the flags.
     """
 
     latency: float = 0.0
@@ -42,6 +43,7 @@ class Conditions:
     step_s: float = 0.0
     stragglers: Pair | None = None
     churn: Pair | None = None
+    membership: bool = False
 
     def travel_s(self, model_bytes: int) -> float:
         """Return how long a push is on its way in the mean, alone on its lines."""
@@ -69,7 +71,9 @@ class Conditions:
         words = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is True:
+                words.append("--" + field.name)
+            elif value != field.default:
                 parts = value if isinstance(value, tuple) else (value,)
                 words += ["--" + field.name.replace("_", "-"), ":".join(map(_plain, parts))]
         return words
@@ -102,6 +106,12 @@ class Conditions:
 def conditions_options(function: F) -> F:
     """Add a flag for each field of ``Conditions``."""
     for decorate in (
+        click.option(
+            "--membership",
+            is_flag=True,
+            help="Let nodes ask each other who is there, as [membership] has it and deployed nodes "
+            "do; without, they notice it by their pushes alone.",
+        ),
         click.option(
             "--churn",
             callback=_pair("--churn", (inf, inf)),

@@ -22,7 +22,7 @@ from gossipnode.node.report import model_facts
 from gossipnode.simulation import SimulatedSwarm
 
 # Counters of a node's life that the summary adds up over all its lives.
-SUMMED = ("bytes_sent", "bytes_saved", "pushes_sent")
+SUMMED = ("bytes_sent", "bytes_saved", "pushes_sent", "control_bytes_sent", "peers_down")
 
 
 class _Churning(SimulatedSwarm):
@@ -60,6 +60,7 @@ class EventsRun(Run):
             stores=churns and plan.config.checkpoint.enabled,
             objects=plan.engine == "objects",
             replay=plan.command(plan.out / "config.toml"),
+            membership=plan.conditions.membership,
         )
         with swarm:
             recorder = Recorder(swarm, history, plan.target_accuracy, self._show)
@@ -120,7 +121,7 @@ class EventsRun(Run):
         if spread.distance is not None:
             recorder.distances.append((recorder.round, spread.distance))
         self.distances = recorder.distances
-        sent, saved, pushes = (self._total(swarm, key) for key in SUMMED)
+        sent, saved, pushes, control, found_down = (self._total(swarm, key) for key in SUMMED)
         round_times = [t for node in swarm.up for t in node.round_times]
         return {
             **plan.facts,
@@ -138,6 +139,8 @@ class EventsRun(Run):
             "bytes_per_node": least_to_greatest(sent),
             "messages": sum(pushes),
             "delivered": sum(swarm.frames.values()),
+            "control_bytes_sent": sum(control),
+            "peers_down": sum(found_down),
             "faults": {kind: n for kind, n in sorted(swarm.network.fired.items()) if n},
             "down": sorted(swarm.down, key=swarm.names.index),
             "trace_hash": swarm.trace_hash,

@@ -50,6 +50,10 @@ def _of_events(summary: Summary) -> list[str]:
         _sent(summary),
         fact("messages", f"{summary['messages']}, of which {summary['delivered']} were delivered"),
     ]
+    if summary["control_bytes_sent"]:
+        asking = quantity(summary["control_bytes_sent"] / summary["nodes"], "B")
+        times = count(summary["peers_down"], "time")
+        lines.append(fact("who is there", f"{asking} a node; {times} a peer was found down"))
     if summary["faults"]:
         lines.append(fact("faults", ", ".join(f"{k} {n}" for k, n in summary["faults"].items())))
     if summary["down"]:
