@@ -23,9 +23,8 @@ def folder(tmp_path, monkeypatch):
 
 # What time, network and faults alone give a meaning to.
 OF_EVENTS = {
-    "virtual_s", "time_to_accuracy_s", "target_accuracy", "round_s", "delivered", "control_bytes_sent", "peers_down",
-    "faults", "down",
-    "trace_hash",
+    "virtual_s", "time_to_accuracy_s", "target_accuracy", "round_s", "delivered",
+    "control_bytes_sent", "peers_down", "faults", "down", "trace_hash",
 }  # fmt: skip
 # What the order of a sum may change in the last digits.
 FIGURES = {"accuracy", "loss", "consensus_distance"}
