@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from urllib.parse import urlsplit
 
 import click
 
@@ -13,9 +15,10 @@ from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.readers import readers_token_option, token_in
 from gossipnode.cli.status import DEFAULT_URL
 from gossipnode.cli.tokens import administer, data_dir_option, owners_token
-from gossipnode.errors import GossipNodeError, NetworkError
-from gossipnode.network import HttpClient
+from gossipnode.errors import NetworkError
 from gossipnode.network.admin import STOP
+from gossipnode.network.sources import PORTS
+from gossipnode.network.view import DIAL_S, dial
 
 LOOK_S = 0.1
 
@@ -55,13 +58,18 @@ def command(url: str, data_dir: str | None, token_file: str, wait: bool, timeout
 
 
 async def _gone(url: str, timeout_s: float) -> None:
-    """Return once nobody answers at ``url``; raises ``NetworkError`` where somebody still does."""
+    """Return once nobody listens at ``url``; raises ``NetworkError`` where somebody still does.
+
+    That it does not answer means nothing: the machine may be busy, and the last checkpoint not
+    written.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     deadline = time.monotonic() + timeout_s
-    async with HttpClient() as client:
-        while time.monotonic() < deadline:
-            try:
-                await client.ask("GET", f"{url}/livez", LOOK_S * 10)
-            except GossipNodeError:
-                return
-            await asyncio.sleep(LOOK_S)
-    raise NetworkError(f"{url}: it was asked to stop, and still answers after {timeout_s:g} s")
+    while time.monotonic() < deadline:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DIAL_S):
+                if await dial(host, port) == "refused":
+                    return
+        await asyncio.sleep(LOOK_S)
+    raise NetworkError(f"{url}: it was asked to stop, and still listens after {timeout_s:g} s")

@@ -18,6 +18,7 @@ from plain_learner import PlainLearner, plain_config
 from gossipnode.cli import app
 from gossipnode.cli.start import _placed, _warn_if_out_of_reach, how_to_join, own_address
 from gossipnode.cli.status import TEXT_CHARS_MAX, lines_of, peer_lines
+from gossipnode.cli.stop import _gone
 from gossipnode.config import Config, NetworkOptions, NodeOptions, PeerEntry
 from gossipnode.errors import NetworkError
 from gossipnode.simulation import SimulatedSwarm
@@ -348,3 +349,11 @@ def test_a_status_of_an_older_node_is_shown_without_counts():
 def test_an_answer_that_is_no_status_is_a_network_error(answer):
     with pytest.raises(NetworkError, match="another version"):
         lines_of(answer)
+
+
+def test_a_node_that_answers_nothing_has_not_stopped_yet():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(NetworkError, match="still listens"):
+            asyncio.run(_gone(url, 1.2))
+    asyncio.run(_gone(url, 1.2))
