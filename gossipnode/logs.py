@@ -25,7 +25,10 @@ def bounded(text: object, limit: int = VALUE_CHARS_MAX) -> str:
     >>> bounded("a\nb\x1b[31m")
     'a\\nb\\x1b[31m'
     """
-    raw = str(text)
+    try:
+        raw = str(text)
+    except RecursionError:  # a value of a stranger's, as deep as its parser lets through
+        raw = type(text).__name__
     # Escapes lengthen: cut before as well, so that a megabyte is never escaped whole.
     safe = raw[: limit + 1].encode("unicode_escape").decode("ascii").replace("\\\\", "\\")
     return safe if len(safe) <= limit and len(raw) <= limit else safe[: limit - 1] + "…"

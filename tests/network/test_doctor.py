@@ -25,10 +25,11 @@ from trusting import DAY, authority_in, bundle_of, now
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.network import HttpNode, view
+from gossipnode.network.client import Heard
 from gossipnode.network.doctor import findings, folder, own, peers, status
 from gossipnode.network.doctor.examine import PEERS_MAX, examine
 from gossipnode.network.doctor.findings import Finding, aside, ok, side_by_side
-from gossipnode.network.doctor.patient import Patient
+from gossipnode.network.doctor.patient import Patient, numbers_of
 from gossipnode.network.doctor.status import judged
 from gossipnode.network.trust.authority import Authority, self_signed
 from gossipnode.network.trust.bundle import Bundle
@@ -177,6 +178,30 @@ async def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     assert (found.state, "cannot be written" in found.said) == ("failed", True)
 
 
+@contextlib.contextmanager
+def somebody_else() -> Iterator[None]:
+    """Be a user who may not look everywhere, where this one may."""
+    before = os.geteuid()
+    "a".encode("idna")  # loaded while its file may be read
+    if before == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+async def test_a_folder_of_another_user(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    patient = patient_of(tmp_path, node={"id": "a", "data_dir": str(closed / "a")})
+    with somebody_else():
+        found = await examine(patient)
+    assert one(found, "data folder").state == "failed"
+    assert "permission denied" in one(found, "data folder").said.lower()
+    assert states(found).keys() >= {"port", "address", "certificate"}
+
+
 async def test_a_folder_that_another_process_uses(tmp_path: Path) -> None:
     store = FileStore(tmp_path / "a", 3, time.time)
     store.open()
@@ -271,6 +296,25 @@ async def test_a_name_that_stands_for_no_peer(
     config = config_of(tmp_path, network=network)
     found = one(await examine(Patient(config, (listed("b", 1, host),))), "peer b")
     assert (found.state, told in found.said) == ("failed", True), found
+
+
+async def test_a_name_server_that_is_silent_about_this_nodes_name(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(host: str) -> list[str]:
+        if host == "slow.invalid":
+            raise TimeoutError
+        return await numbers_of(host)
+
+    for module in (own, peers):
+        monkeypatch.setattr(module, "numbers_of", silent)
+    b = await start("b")
+    port = port_of_free()
+    network = {"port": port, "advertise": f"http://slow.invalid:{port}"}
+    found = await examine(Patient(config_of(tmp_path, network=network), (entry(b),)))
+    assert one(found, "address").state == "failed"
+    assert "name server" in one(found, "address").advice
+    assert "peer b" in states(found)
 
 
 async def test_who_answers_is_another_program_another_node_or_of_another_swarm(
@@ -541,8 +585,22 @@ def test_a_status_is_judged_whatever_it_holds() -> None:
     found = judged("u", told)
     assert [each.state for each in found] == ["failed", *["warning"] * 4]
     assert "1 of its peers are suspect or refuse it: b: no\\x1b[31m" in found[1].said
-    for nonsense in ({}, {"peers": 3, "network": [], "state": None}, {"network": {"x": {}}}):
+    nested: list[Any] = []
+    for _ in range(985):
+        nested = [nested]
+    for nonsense in (
+        {},
+        {"peers": 3, "network": [], "state": None},
+        {"network": {"x": {}}},
+        {"network": {"loop_lag_s_max": 10**400}},
+        {"state": nested},
+    ):
         assert len(judged("u", nonsense)) == 1
+
+
+@pytest.mark.parametrize("time_there", [10**400, float("inf"), True, "noon", None])
+def test_a_time_that_is_none_is_no_offset(time_there: Any) -> None:
+    assert peers._offset_s({"time": time_there}, Heard(200, {}, b""), 0.0, 0.0) is None
 
 
 async def test_a_check_that_hangs_ends_and_the_others_are_told() -> None:

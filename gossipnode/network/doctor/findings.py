@@ -52,7 +52,10 @@ def failed(check: str, said: str, advice: str) -> Finding:
 async def side_by_side(
     checks: Mapping[str, Awaitable[list[Finding]]], within_s: float = CHECK_S
 ) -> list[Finding]:
-    """Return what all of ``checks`` find, in their order; one that does not end has failed."""
+    """Return what all of ``checks`` find, in their order.
+
+    One that does not end has failed, and so has one that may not look (``OSError``).
+    """
 
     async def bounded(name: str, check: Awaitable[list[Finding]]) -> list[Finding]:
         try:
@@ -61,6 +64,10 @@ async def side_by_side(
         except TimeoutError:
             said = f"the check did not end within {within_s:g} s"
             return [failed(name, said, "look whether the disk or the name server hangs")]
+        except OSError as error:
+            where = "" if error.filename is None else f"{error.filename}: "
+            said = f"{where}{(error.strerror or type(error).__name__).lower()}"
+            return [failed(name, said, "ask as the user as which the node runs")]
 
     found = await asyncio.gather(*(bounded(name, check) for name, check in checks.items()))
     return [one for several in found for one in several]

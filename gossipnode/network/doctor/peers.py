@@ -7,6 +7,7 @@ fault it is. Invariant: whatever a peer answers is text of a stranger's: bounded
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -21,6 +22,7 @@ from gossipnode.network.doctor.patient import (
     Patient,
     called,
     host_and_port,
+    number_of,
     numbers_of,
     table_of,
 )
@@ -148,10 +150,10 @@ def _offset_s(found: dict[str, Any], heard: Heard, began: float, took_s: float) 
     """Return the peer's clock less ours, in seconds; None where it does not tell the time."""
     from email.utils import parsedate_to_datetime
 
-    there = found.get("time")
-    if isinstance(there, int | float) and not isinstance(there, bool):
+    told = number_of(found.get("time"))
+    if told is not None:
         # Told before it dials back, so as the question arrives.
-        return float(there) - began - min(took_s, 1.0) / 2
+        return told - began - min(took_s, 1.0) / 2
     try:
         # Whole seconds, cut off.
         there = parsedate_to_datetime(heard.headers["Date"]).timestamp() + 0.5
@@ -235,7 +237,9 @@ async def seen(patient: Patient, all_looked: list[Looked]) -> list[Finding]:
     if patient.listener is None and not patient.is_running:
         return []  # whoever they dial is not this node
     host, port = host_and_port(patient.advertised)
-    numbers = await numbers_of(host) if host else []
+    numbers: list[str] = []
+    with contextlib.suppress(TimeoutError):  # which the check of the address tells
+        numbers = await numbers_of(host) if host else []
     arrivals = _arrivals(patient)
     found = []
     for one in all_looked:

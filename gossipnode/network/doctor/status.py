@@ -11,6 +11,7 @@ from typing import Any
 
 from gossipnode.logs import bounded
 from gossipnode.network.doctor.findings import Finding, failed, ok, warning
+from gossipnode.network.doctor.patient import number_of
 
 # Above it pushes and probes suffer (docs/operations.md).
 LAG_S = 0.1
@@ -35,8 +36,8 @@ def judged(check: str, status: dict[str, Any]) -> list[Finding]:
         said, advice = f"it refused connections: {counts}", "docs/security.md has what each means"
         found.append(warning(check, said, advice))
     found += _ends(check, network.get("certificate_ends"))
-    lag_s = network.get("loop_lag_s_max")
-    if isinstance(lag_s, int | float) and lag_s > LAG_S:
+    lag_s = number_of(network.get("loop_lag_s_max"))
+    if lag_s is not None and lag_s > LAG_S:
         said = f"its event loop was late by up to {lag_s:.2g} s"
         found.append(warning(check, said, "give that machine less to do, or more cores"))
     return found
