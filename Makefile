@@ -26,10 +26,12 @@ survive: $(VENV)/.dev
 	GOSSIPNODE_SECOND_CUTS=100000 $(BIN)/python -m pytest --timeout 3600 tests/node/test_power_cuts.py
 	$(BIN)/python tests/daemon/killing.py --cycles 1000
 
-# A million inputs a decoder, and requests by the interface's own description.
+# A million inputs a decoder, as many by what they reach, and requests by the interface's own
+# description.
 fuzz: $(VENV)/.fuzz
 	cd tests && ../$(BIN)/python -m fuzz.interface
 	cd tests && ../$(BIN)/python -m fuzz.mutating --inputs 1000000
+	cd tests && ../$(BIN)/python -m fuzz.guided --inputs 1000000
 
 # Real processes and bad lines, at length; what needs network namespaces is skipped without root.
 chaos: $(VENV)/.dev
