@@ -94,10 +94,18 @@ class Lanes:
         way = self._ways.get(address)
         if way is None or way.lane is None:
             return None
-        if self._trust is not None and self._meant(address) not in (None, way.lane.peer.id):
-            way.lane = None  # it said that it was there before anybody knew whose address that is
+        if self._trust is not None and self._is_anothers(address, way.lane):
+            way.lane = None  # it was there, or said so, before anybody knew whose address that is
             return None
         return way.lane if way.lane.is_usable else None
+
+    def _is_anothers(self, address: str, lane: Lane) -> bool:
+        """Whether a lane's peer, which was proved, is not the one that is now known to be there.
+
+        Where two say that they are, whoever answered is taken for it.
+        """
+        meant = self._meant(address)
+        return meant not in (None, lane.peer.id) and (meant != "" or not lane.is_opener)
 
     def has(self, transport: object) -> bool:
         """Whether a connection is one of the lanes."""

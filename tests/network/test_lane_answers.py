@@ -117,6 +117,20 @@ async def test_an_address_claimed_before_its_node_is_known_is_given_back(
     assert a.lanes.to(c.url).peer.id == c.id
 
 
+async def test_an_address_that_two_claim_costs_one_lane(start: Start) -> None:  # noqa: F811
+    a = await start("a")
+    c, b = await start("c", peers=(a,)), await start("b", peers=(a,))
+    b.address = c.url
+    for who in (c, b):
+        frame = frame_to(a, sender=who.id, address=c.url)
+        assert (await push_from(who, a, frame)).reply.status == "merged"
+    for seq in range(5):
+        reply = (await push_from(a, c, frame_to(c, sender=a.id, seq=seq))).reply
+        assert reply.status == "merged"
+    assert a.counters.get("lanes_opened") <= 1
+    assert b.age == 0
+
+
 @BOTH
 async def test_nothing_goes_to_a_plain_address(lanes: bool, start: Start) -> None:  # noqa: F811
     """A member may say that it is reached at one; a model must not cross the network in clear."""
