@@ -362,13 +362,14 @@ def require_c_parser() -> None:
 
 
 class _PeersFault(logging.Filter):
-    """Keeps what strangers send, broken HTTP for example, from filling the log."""
+    """Keeps what strangers do, sending broken HTTP or hanging up, from filling the log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Pass our own faults; note the others in one line at debug level."""
         error: Any = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
-            event(log, logging.DEBUG, "http.malformed", reason=type(error).__name__)
+        if isinstance(error, HttpProcessingError | ConnectionError):
+            name = "http.malformed" if isinstance(error, HttpProcessingError) else "http.gone"
+            event(log, logging.DEBUG, name, reason=type(error).__name__)
             return False
         return True
 

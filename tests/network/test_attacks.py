@@ -16,10 +16,13 @@ import gzip
 import json
 import logging
 import re
+import socket
+import struct
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgpack
 import numpy as np
@@ -387,3 +390,23 @@ async def test_a_decoded_frame_is_no_larger_than_its_bytes(node: HttpNode) -> No
         message, arrays = decode(frame)
     assert sum(array.nbytes for array in arrays) == message.body_bytes
     await until(lambda: node.ready)
+
+
+@pytest.mark.parametrize("path", ["/v1/lane", "/v1/events"])
+async def test_who_asks_and_hangs_up_fills_no_log(
+    node: HttpNode, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer to a connection that was reset is nobody's fault, and least of all ours."""
+    lane = {"Upgrade": "gossipnode/1", "Gossipnode_Swarm": "swarm", "Gossipnode_Id": "x"}
+    more = {"Connection": "Upgrade", **lane} if path == "/v1/lane" else {}
+    reset = struct.pack("ii", 1, 0)
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", urlsplit(node.url).port)) as c:
+                c.sendall(head("GET", path, **more))
+                c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            await get(node.url, "/livez")  # it has been seen
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in told] == []
+    gone = [record for record in caplog.records if record.getMessage() == "http.gone"]
+    assert gone, "none was reset in time: this shows nothing"
