@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from crashes import Machine, Recorder, put_back
@@ -16,12 +19,14 @@ from gossipnode.node.membership.book import (
     BYTES_MAX,
     CONTACTS_MAX,
     FILE,
+    AddressBook,
     Contact,
     Page,
     page_bytes,
     parse_page,
     read_page,
 )
+from gossipnode.node.peers import Peer
 
 
 def contact(name: str, heard: float = 0.0) -> Contact:
@@ -129,3 +134,63 @@ def test_power_may_go_at_any_moment_and_the_book_is_the_old_or_the_new_one(tmp_p
             shutil.rmtree(tmp_path / "cut")
             states += 1
     assert states > 30
+
+
+class Life:
+    """One life of a node that keeps a book in ``folder`` and has learnt of ``b``."""
+
+    def __init__(self, store: FileStore, wall_s: float) -> None:
+        self.wall_s, self.store = wall_s, store
+        self.id, self.world = "a", self
+        self.peer = Peer("b", "http://b:1", heard_at=0.0)
+        self.peers = SimpleNamespace(learnt=[self.peer])
+        self.book = AddressBook(SimpleNamespace(node=self))  # type: ignore[arg-type]
+
+    def wall_time(self) -> float:
+        return self.wall_s
+
+    def time(self) -> float:
+        return 0.0
+
+    async def work(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return work(*arguments)
+
+    def addresses(self) -> list[str]:
+        return [contact.address for contact in self.book.newest()]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path, 1, lambda: 0.0)
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 3.2e8], ids=["right", "ten years ahead"])
+async def test_a_clock_that_was_ahead_keeps_no_old_address(
+    store: FileStore, ahead_s: float
+) -> None:
+    before = Life(store, 1.7e9 + ahead_s)
+    before.book._look_around()
+    store.write_small(FILE, page_bytes(Page(contacts=tuple(before.book.newest()))))
+    after = Life(store, 1.7e9 + 100)
+    await after.book.recall()
+    assert after.addresses() == ["http://b:1"]
+    after.peer.address = "http://b:2"
+    after.book._look_around()
+    assert after.addresses() == ["http://b:2"]
+
+
+def test_a_clock_that_is_set_back_keeps_no_old_address(store: FileStore) -> None:
+    life = Life(store, 1.7e9)
+    life.book._look_around()
+    life.wall_s -= 3600
+    life.peer.address = "http://b:2"
+    life.book._look_around()
+    assert life.addresses() == ["http://b:2"]
+
+
+def test_what_others_told_takes_no_address_that_was_heard_of(store: FileStore) -> None:
+    life = Life(store, 1.7e9)
+    life.book._look_around()
+    life.peer.address, life.peer.heard_at = "http://b:2", None
+    life.book._look_around()
+    assert life.addresses() == ["http://b:1"]

@@ -38,6 +38,8 @@ CONTACTS_MAX = 256
 BYTES_MAX = 2**20
 # Between two writes; and before the first one, which comes soon.
 EVERY_S, FIRST_S = 30.0, 2.0
+# Times in the book are whole seconds.
+CLOCK_S = 1.0
 _TITLE = "gossipnode book 1"
 
 
@@ -142,7 +144,8 @@ class AddressBook:
             return
         self._written = data
         self.joined, self.through = page.joined, page.through
-        self.note(page.contacts)
+        wall = node.world.wall_time()
+        self.note(c.model_copy(update={"heard": min(c.heard, wall)}) for c in page.contacts)
 
     async def _put_aside(self, store: Store) -> None:
         try:
@@ -151,10 +154,17 @@ class AddressBook:
             event(log, logging.WARNING, "book.not_kept", reason=str(error))
 
     def note(self, contacts: Iterable[Contact]) -> None:
-        """Take in what is newer than what is known."""
+        """Take in what is newer than what is known; nobody was heard of in the future.
+
+        A clock that was ahead once must not keep old addresses above those of today.
+        """
+        wall = self.node.world.wall_time()
         for contact in contacts:
+            if contact.id == self.node.id:
+                continue
             known = self.contacts.get(contact.id)
-            if contact.id != self.node.id and (known is None or contact.heard >= known.heard):
+            heard = 0.0 if known is None or known.heard > wall + CLOCK_S else known.heard
+            if contact.heard >= heard:
                 self.contacts[contact.id] = contact
         if len(self.contacts) > CONTACTS_MAX:
             newest = self.newest()[:CONTACTS_MAX]
