@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgpack
@@ -18,6 +19,8 @@ from gossipnode.network.http import BaseRequest, Response, StreamResponse
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 PIECE_BYTES = 2**18
+# Of each kind of value met so far; None where it is no dataclass.
+_NAMES: dict[type, tuple[str, ...] | None] = {}
 
 
 def answer(
@@ -83,6 +86,23 @@ def json_bytes(value: Any) -> bytes:
     except ValueError:
         text = json.dumps(_finite(value))
     return text.encode()
+
+
+def plain(value: Any) -> Any:
+    """Return a dataclass, and those in it, as maps; the rest is shared, to be read alone.
+
+    ``dataclasses.asdict`` copies all that it meets: a third of what a status costs.
+    """
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    names = _names_of(type(value))
+    return value if names is None else {name: plain(getattr(value, name)) for name in names}
+
+
+def _names_of(kind: type) -> tuple[str, ...] | None:
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(f.name for f in fields(kind)) if is_dataclass(kind) else None
+    return _NAMES[kind]
 
 
 def _finite(value: Any) -> Any:

@@ -11,14 +11,14 @@ import functools
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from gossipnode.errors import PeerError
-from gossipnode.network.answers import answer, fault
+from gossipnode.network.answers import answer, fault, plain
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lag import LoopLag
 from gossipnode.node.node import Node
@@ -74,7 +74,7 @@ def metrics(node: Node, lag: LoopLag | None) -> Response:
 
 async def status(node: Node, request: BaseRequest) -> Response:
     """The whole status."""
-    return answer(request, asdict(node.status()))
+    return answer(request, plain(node.status()))
 
 
 async def peers(node: Node, request: BaseRequest) -> Response:
@@ -90,7 +90,7 @@ async def peers(node: Node, request: BaseRequest) -> Response:
         return fault(
             request, 400, "bad_query", f"after is the id of a peer; {after[:128]!a} is none"
         )
-    return answer(request, asdict(page))
+    return answer(request, plain(page))
 
 
 async def history(node: Node, request: BaseRequest) -> Response:
