@@ -100,16 +100,14 @@ class Lanes:
         return way.lane if way.lane.is_usable else None
 
     def _is_anothers(self, address: str, lane: Lane) -> bool:
-        """Whether a lane's peer, which was proved, is not the one that is now known to be there.
-
-        Where two say that they are, whoever answered is taken for it.
-        """
+        """Whether a lane's peer is not who is now known to be there; of two, who answered is."""
         meant = self._meant(address)
         return meant not in (None, lane.peer.id) and (meant != "" or not lane.is_opener)
 
-    def has(self, transport: object) -> bool:
-        """Whether a connection is one of the lanes."""
-        return any(lane.transport is transport for lane in self._lanes)
+    @property
+    def transports(self) -> set[object]:
+        """The connections that are lanes."""
+        return {lane.transport for lane in self._lanes}
 
     async def push(self, address: str, frame: Frame, timeout_s: float) -> Receipt | None:
         """Push over the lane to ``address``, which is opened if need be; None: there is none.
@@ -252,6 +250,7 @@ class Lanes:
         """Return a new lane, or None where it is not the time for one or none can be had."""
         loop = asyncio.get_running_loop()
         way = self._ways.setdefault(address, Way())
+        self._look_later()
         if self._closed or loop.time() < way.retry_at:
             return None
         if way.opening is None:
@@ -332,8 +331,7 @@ class Lanes:
         self._counters.add(counter)
         where = bounded(address or "none")
         event(log, logging.DEBUG, "lane.opened", peer=bounded(lane.peer.id), address=where)
-        if self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(alive.TICK_S, self._tick)
+        self._look_later()
         if address is None:
             return
         way = self._ways.setdefault(address, Way())
@@ -375,9 +373,7 @@ class Lanes:
 
     def _tick(self) -> None:
         """Look after all lanes: keep alive, or end, and forget ways that lead nowhere."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._timer = loop.call_later(alive.TICK_S, self._tick) if self._lanes else None
+        self._timer, now = None, asyncio.get_running_loop().time()
         for lane in tuple(self._lanes):
             alive.look_after(lane, now, self._idle_s)
         if all(now - lane.last_frame > self._idle_s for lane in self._lanes):
@@ -385,6 +381,12 @@ class Lanes:
         for address, way in tuple(self._ways.items()):
             if way.lane is None and way.opening is None and now > way.retry_at + PAUSE_S_MAX:
                 del self._ways[address]
+        if self._lanes or self._ways:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(alive.TICK_S, self._tick)
 
 
 def _waits(lane: Lane, frame: Frame) -> bool:

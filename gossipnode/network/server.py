@@ -192,11 +192,13 @@ class Server:
         One that was never good is spared once: its request is about to be answered, in words.
         """
         assert self.vigil is not None
+        lanes: set[object] = set()
         if self._lanes is not None:
             self._lanes.cut()
+            lanes = self._lanes.transports
         seen, self._seen = self._seen, set()
         for transport in self._door.connections() if self._door is not None else ():
-            if self._lanes is not None and self._lanes.has(transport):
+            if transport in lanes:
                 continue
             try:
                 self.vigil.trust.peer_of(transport)

@@ -413,3 +413,16 @@ async def test_a_long_transfer_is_seen_at_both_ends_while_it_lasts(
     at_a.transport.resume_reading()
     assert (await pushing).reply.status == "merged"
     assert b.status().network.transfers == []
+
+
+async def test_ways_that_lead_nowhere_are_forgotten_by_a_node_without_lanes(
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever tells of ever new addresses must not fill the table."""
+    monkeypatch.setattr(alive, "TICK_S", 0.01)
+    monkeypatch.setattr(lanes, "PAUSE_S_MAX", 0.0)
+    for number in range(20):
+        with pytest.raises(NetworkError, match="refused"):
+            await node.world.push(f"http://127.0.0.{number + 1}:1", frame_to(node), PATIENCE_S)
+    await until(lambda: not lanes_of(node)._ways)
+    await until(lambda: lanes_of(node)._timer is None)
