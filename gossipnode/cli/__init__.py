@@ -15,6 +15,9 @@ import time
 # leave their locks behind. What the user has set counts.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# Before pydantic is imported: at its first model it would read what each installed package
+# announces, in search of plugins, of which there are none for us.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 LAUNCHED = time.monotonic()
 """When the process began, but for the interpreter's own start (some 20 ms)."""
@@ -26,6 +29,7 @@ def main() -> None:
 
     process.open_standard_streams()
     process.end_at_once_on_signals()
+    process.rest_the_collector()  # until the verb is imported
     from gossipnode.cli.app import run
 
     code = run(sys.argv[1:])

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from gossipnode import __version__
+from gossipnode.cli import process
 from gossipnode.errors import (
     ConfigError,
     DataError,
@@ -75,6 +76,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command = importlib.import_module(f"gossipnode.cli.{cmd_name}").command
+        process.wake_the_collector()
         assert isinstance(command, click.Command)
         return command
 

@@ -22,6 +22,8 @@ from gossipnode.registry import DEFAULT_ALGORITHM, names_taken
 
 def variants(option: Option) -> dict[str, FieldInfo]:
     """Return the declarations of an option by algorithm; one under ``""`` in other sections."""
+    if option.algorithm:
+        return {option.algorithm: option.field}
     if option.section != "algorithm" or option.name == "name":
         return {"": option.field}
     return {

@@ -21,11 +21,15 @@ ENV_PREFIX = "GOSSIPNODE_"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option as the generators of flags, files and docs see it."""
+    """One option as the generators of flags, files and docs see it.
+
+    ``algorithm`` is the one whose declaration this is, where those of no other were asked for.
+    """
 
     section: str
     name: str
     field: FieldInfo
+    algorithm: str = ""
 
     @property
     def key(self) -> str:
@@ -71,7 +75,9 @@ def options(algorithm: str | None = None) -> Iterator[Option]:
             for name, entry in model.model_fields.items():
                 if name not in seen:
                     seen.add(name)
-                    yield Option(section, name, entry)
+                    yield Option(
+                        section, name, entry, "" if model is annotation else algorithm or ""
+                    )
 
 
 def algorithm_options() -> tuple[type[AlgorithmOptions], ...]:

@@ -258,6 +258,8 @@ def test_the_example_of_peers_loads():
 def test_every_flag_sets_its_option():
     from gossipnode.cli.start import command
 
+    # A flag that nobody has: those of every algorithm are asked.
+    command.make_context("start", ["--nobodys"], resilient_parsing=True)
     flags = {p.name: p for p in command.params}
     for option in options():
         name = f"{option.section}__{option.name}"
