@@ -50,6 +50,8 @@ log = logging.getLogger("gossipnode.cli.start")
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - with a bundle alone
 WILDCARDS = (EVERYWHERE, "::")
+# When what only starting needed is given back: the first requests have come by then.
+SETTLED_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ def command(
         click.echo(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
         click.echo(how_to_join(config, address))
         forget_loaded_data()  # a lone node keeps its own share only
-        release_startup_pages()
+        # Not yet: whoever waits for /readyz would wait for this too, and then for the pages again.
+        asyncio.get_running_loop().call_later(SETTLED_S, release_startup_pages)
 
     def failed(error: Exception) -> None:
         # The log cuts long values, and its lines are for programs.
