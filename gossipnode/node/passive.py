@@ -226,7 +226,7 @@ class PassiveSide:
             peer = self._learn(message)
         if peer is not None:
             if not peer.listed and message.address not in (None, peer.address):
-                self._moved(peer, message.address or "")
+                self.moved(peer, message.address or "")
             peer.tell_round(message.round)
             peer.age, peer.refused_here = age, ""
             if self._refused:
@@ -235,8 +235,8 @@ class PassiveSide:
             node.peers.heard(peer, node.time(), epoch=message.epoch)
             node.courier.wake(peer.id)
 
-    def _moved(self, peer: Peer, address: str) -> None:
-        """Take a peer's word for where it is now; peers.toml may not be wrong."""
+    def moved(self, peer: Peer, address: str) -> None:
+        """Take a learnt peer's word for where it is now; peers.toml may not be wrong."""
         node = self.node
         if is_address(address, node.address or ""):
             peer.address = address

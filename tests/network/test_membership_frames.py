@@ -118,3 +118,17 @@ async def test_a_node_without_peers_asks_nobody(node: HttpNode) -> None:
     status = (await get(node.url, "/v1/status")).json()
     assert status["peers_total"] == 0
     assert not node.counters.by_label("controls_sent")
+
+
+async def test_a_peer_that_says_it_has_moved_stays_moved(node: HttpNode) -> None:
+    """What is known of it is in two places, the table and the view."""
+    membership = node.membership
+    assert membership is not None
+    shuffle = membership.shuffle
+    assert shuffle is not None
+    shuffle.meet("c", "http://127.0.0.1:9", hearsay=True)
+    await push(node.url, question(node, sender="c", address="http://127.0.0.1:10"))
+    assert node.peers["c"].address == "http://127.0.0.1:10"
+    shuffle._keep_learnt()
+    assert node.peers["c"].address == "http://127.0.0.1:10"
+    assert shuffle.told(9) == []  # until somebody has found it there

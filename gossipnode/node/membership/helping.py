@@ -56,7 +56,7 @@ class Helping:
         address = message.address or ""
         if address != peer.address and is_address(address, node.address or ""):
             if not peer.listed:
-                peer.address = address  # it may have moved; peers.toml may not
+                node.passive.moved(peer, address)  # peers.toml may not be wrong
             elif len(self._claims) < CLAIMS_MAX or peer.id in self._claims:
                 self._claims[peer.id] = address
         self._detector.hearsay.take(peer, message)
