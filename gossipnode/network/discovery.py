@@ -24,6 +24,8 @@ FOUND_MAX = 256
 # For the first answers, before a node begins by itself: zeroconf asks at once and after a second,
 # and whoever is there answers within 120 ms.
 LOOK_S = 1.5
+# To take an announcement back: zeroconf says so three times within 0.4 s.
+END_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Lan(Protocol):
         """Announce ``own``, if any, and tell of others from now on; raises ``NetworkError``."""
 
     async def end(self) -> None:
-        """Take the announcement back; harmless twice."""
+        """Take the announcement back; harmless twice. Raises ``NetworkError`` and ``OSError``."""
 
 
 class Discovery:
@@ -68,8 +70,12 @@ class Discovery:
             event(log, logging.WARNING, "discover.failed", reason=str(error))
 
     async def end(self) -> None:
-        """Stop; harmless twice."""
-        await self._lan.end()
+        """Stop; harmless twice. A LAN that fails, or hangs, keeps nobody from what comes next."""
+        try:
+            async with asyncio.timeout(END_S):
+                await self._lan.end()
+        except (NetworkError, OSError) as error:
+            event(log, logging.WARNING, "discover.failed", reason=str(error) or "it hangs")
 
     def found(self) -> list[str]:
         """Return the addresses announced by others."""

@@ -57,7 +57,7 @@ class ZeroconfLan:
             raise NetworkError(f"no multicast here: {error}") from None
 
     async def end(self) -> None:
-        """Take the announcement back; harmless twice."""
+        """Take the announcement back; harmless twice. Raises ``NetworkError`` and ``OSError``."""
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -66,8 +66,12 @@ class ZeroconfLan:
             if self._browser is not None:
                 await self._browser.async_cancel()
                 self._browser = None
-            await found.async_unregister_all_services()
-            await found.async_close()
+            try:
+                await found.async_unregister_all_services()
+            except self._library.Error as error:
+                raise NetworkError(f"no multicast here any more: {error}") from None
+            finally:
+                await found.async_close()
 
     def _service(self, own: Announcement) -> Any:
         parts = urlsplit(own.address)

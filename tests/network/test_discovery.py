@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import socket
 import sys
@@ -15,6 +16,7 @@ from loopback import PATIENCE_S, AtWork, config_of, until
 from gossipnode.cli.entering import find_swarm
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.network import HttpNode
+from gossipnode.network import discovery as module
 from gossipnode.network.discovery import FOUND_MAX, Announcement, Discovery, Heard
 from gossipnode.network.zeroconf_lan import ZeroconfLan, announcement_of
 
@@ -258,3 +260,35 @@ async def test_two_nodes_find_each_other_by_real_multicast() -> None:
     finally:
         for one in found.values():
             await one.end()
+
+
+class StuckLan(FakeLan):
+    """One that cannot be left: it fails, or never comes to an end."""
+
+    def __init__(self, air: Air, error: Exception | None) -> None:
+        super().__init__(air)
+        self.error = error
+
+    async def end(self) -> None:
+        if self.error is not None:
+            raise self.error
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError("network is down"), NetworkError("no multicast here any more"), None],
+    ids=["system", "library", "hangs"],
+)
+async def test_a_lan_that_cannot_be_left_keeps_nothing_open(
+    error: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "END_S", 0.05)
+    config = config_of(tmp_path, network={"discover": True})
+    for _ in range(2):  # the folder is no longer locked the second time
+        node = HttpNode(config)
+        node.lan = StuckLan(Air(), error)
+        async with node:
+            port = int(node.url.rpartition(":")[2])
+        with socket.create_server(("127.0.0.1", port)):
+            pass
