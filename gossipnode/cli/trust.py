@@ -35,7 +35,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def command() -> None:
     """Say which self-signed certificates a node trusts, one by one.
 
-    A running node reads its bundle when it starts.
+    A node reads its bundle when it starts, and when it is told to reload.
     """
 
 
@@ -86,7 +86,7 @@ def add(file: Path, address: str | None, path: Path, as_json: bool) -> None:
 @bundle_option
 @json_option
 def remove(who: str, path: Path, as_json: bool) -> None:
-    """Trust the friend with that ID, or name, no longer, from the next start on."""
+    """Trust the friend with that ID, or name, no longer, from the next start or reload on."""
     bundle = _pinned(path)
     friends = _friends(bundle)
     found = [i for i, name in friends.items() if who in (i, name)]
