@@ -58,6 +58,10 @@ class GatedLearner(NumpyLearner):
         learner.gate, learner.block = Gate(), block
         return learner
 
+    def is_brief(self, steps: int) -> bool:
+        """Whether a step is, and does not wait."""
+        return self.steps_done % self.block != 0 and super().is_brief(steps)
+
     def train(self, params: Any, steps: int) -> TrainResult:
         """Wait if a block is done, then train; at the end call ``over`` and train no more."""
         if self.steps_done % self.block == 0 and not self.gate.arrive():

@@ -60,7 +60,7 @@ class MemoryWorld:
     async def seeds(self) -> Sequence[str]:
         return ()
 
-    async def train(self, work: Callable[[], Any], steps: int) -> Any:
+    async def train(self, work: Callable[[], Any], steps: int, *, brief: bool = False) -> Any:
         result = work()
         await asyncio.sleep(self.step_s * steps)
         await self.running.wait()

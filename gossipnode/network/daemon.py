@@ -1,8 +1,8 @@
 """The node in the real world: HTTP, two threads, files.
 
-Invariant: the loop never trains, merges a large model or touches the disk; a trainer thread and
-a worker thread do. Stopping has one order (refuse pushes, finish the step and the sends, last
-checkpoint, close) and one absolute deadline; asking twice is harmless.
+Invariant: the loop never trains for long, merges a large model or touches the disk; a trainer
+thread and a worker thread do. Stopping has one order (refuse pushes, finish the step and the sends,
+last checkpoint, close) and one absolute deadline; asking twice is harmless.
 """
 
 from __future__ import annotations

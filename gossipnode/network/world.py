@@ -1,7 +1,8 @@
 """``DaemonWorld``: lanes and HTTP, a trainer thread, a worker thread, the clock, files.
 
-Invariant: training never waits for the disk or a merge, nor they for training: each kind of
-work has one thread of its own, made when first needed.
+Invariant: training never waits for the disk or a large merge, nor they for training: each kind of
+work has one thread of its own, made when first needed. What is sooner done than handed over is
+done on the loop.
 """
 
 from __future__ import annotations
@@ -168,8 +169,17 @@ class DaemonWorld:
         found = [] if self.sources is None else await self.sources.find()
         return found if self.nearby is None else [*found, *self.nearby.found()]
 
-    async def train(self, work: Callable[[], T], steps: int) -> T:  # noqa: ARG002 - World's
-        """Run ``work`` in the trainer thread."""
+    async def train(
+        self,
+        work: Callable[[], T],
+        steps: int,  # noqa: ARG002 - World's
+        *,
+        brief: bool = False,
+    ) -> T:
+        """Run ``work`` in the trainer thread or, where it is ``brief``, in the loop's next turn."""
+        if brief and not self._trainer.is_busy:
+            await asyncio.sleep(0)  # a node that does nothing but train lets the others have theirs
+            return work()
         return await self._trainer.do(work)
 
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:

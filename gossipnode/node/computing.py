@@ -1,8 +1,9 @@
 """What a node computes: local steps, gradients and the algorithm's vector operations.
 
-Invariant: steps run on a private copy in the worker, and what they make is checked before it is
-used. What is not finite is told to the operator as what it is: training that diverged. The fields
-belong to ``Node``, which this is a part of.
+Invariant: steps run on a private copy, and what they make is checked before it is used. They leave
+the loop unless the learner knows that they are over sooner than handed to a thread. What is not
+finite is told to the operator as what it is: training that diverged. The fields belong to ``Node``,
+which this is a part of.
 """
 
 from __future__ import annotations
@@ -61,7 +62,11 @@ class Computing:
 
         # Until the result is in the params, the learner has moved on and they have not.
         self.in_step = True
-        return await self.world.train(work, steps)
+        return await self.world.train(work, steps, brief=self._are_brief(steps))
+
+    def _are_brief(self, steps: int) -> bool:
+        tell = getattr(self.learner, "is_brief", None)  # a BriefLearner's
+        return tell is not None and bool(tell(steps))
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
@@ -80,7 +85,7 @@ class Computing:
 
         # As above: only the end of the round says that the params have followed.
         self.in_step = True
-        found, self.last_training = await self.world.train(work, 1)
+        found, self.last_training = await self.world.train(work, 1, brief=self._are_brief(1))
         if not await self.compute(all_finite, found):
             raise self._diverged("gradient is")
         self.counters.add("local_steps")

@@ -116,8 +116,8 @@ class World(Protocol):
     async def seeds(self) -> Sequence[str]:
         """Return addresses at which somebody of the swarm may be, as of now; often none."""
 
-    async def train(self, work: Callable[[], T], steps: int) -> T:
-        """Run ``steps`` local steps off the loop, one call at a time."""
+    async def train(self, work: Callable[[], T], steps: int, *, brief: bool = False) -> T:
+        """Run ``steps`` local steps, one call at a time; off the loop unless they are ``brief``."""
 
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run a merge, a checkpoint or a measurement off the loop, one call at a time."""

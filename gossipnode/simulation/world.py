@@ -101,7 +101,13 @@ class SimulatedWorld:
         """Return the addresses that the swarm gave to those who know nobody."""
         return [address_of(name) for name in self.swarm.seeds if name != self.name]
 
-    async def train(self, work: Callable[[], T], steps: int) -> T:
+    async def train(
+        self,
+        work: Callable[[], T],
+        steps: int,
+        *,
+        brief: bool = False,  # noqa: ARG002 - what it takes is modelled
+    ) -> T:
         """Compute now, and let it have taken ``steps`` local steps of virtual time."""
         result = work()
         if seconds := self.step_s * steps:

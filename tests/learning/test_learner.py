@@ -159,6 +159,16 @@ def test_evaluate_runs_beside_train():
     assert set(seen) == {expected}
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "brief"),
+    [(32, 1, True), (32, 5, True), (32, 25, False), (0, 2, True), (0, 3, False), (1, 8, False)],
+)
+def test_few_steps_on_few_params_are_brief(batch_size, steps, brief):
+    # A step costs 2^17 for its calls, and 650 params times 12 more than the samples of a batch: of
+    # 2^20 there is room for 6 steps of 32 samples, 7 of one, and 2 of all 360.
+    assert digits(batch_size=batch_size).is_brief(steps) is brief
+
+
 @pytest.mark.parametrize("task", ["softmaxx", "", "svm"])
 def test_unknown_task_tells_the_known(task):
     with pytest.raises(ConfigError, match="linear, softmax, mlp, quadratic"):
@@ -171,6 +181,12 @@ def quadratics(path, nodes: int = 3, size: int = 4):
     A, b = F.transpose(0, 2, 1) @ F, rng.standard_normal((nodes, size))
     np.savez(path, A=A, b=b)
     return A, b
+
+
+def test_no_step_is_brief_whose_cost_is_not_that_of_samples(tmp_path):
+    quadratics(tmp_path / "q.npz")
+    learner = build_learner(task="quadratic", data=f"npz:{tmp_path / 'q.npz'}", share_count=3)
+    assert not learner.is_brief(1)
 
 
 def test_quadratic_trains_on_its_own_and_evaluates_the_mean(tmp_path):

@@ -37,11 +37,11 @@ from gossipnode.network.world import DaemonWorld
 
 train = DaemonWorld.train
 
-def train_aloud(world, work, steps):
+def train_aloud(world, work, steps, **how):
     def aloud():
         print("training", file=sys.stderr, flush=True)
         return work()
-    return train(world, aloud, steps)
+    return train(world, aloud, steps, **how)
 
 DaemonWorld.train = train_aloud
 logs.configure("info", "text")
