@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from loopback import StartNode, message_for, push
+from loopback import AtWork, StartNode, config_of, message_for, push, until
 
 from gossipnode.config import PeerEntry
 from gossipnode.network import HttpNode
@@ -132,3 +133,21 @@ async def test_whoever_is_gone_is_dropped_while_somebody_is_there(start_node: St
     shuffle._drop_gone()
     shuffle._keep_learnt()
     assert known(node).keys() == {"c"}  # better than nobody
+
+
+async def test_who_takes_over_an_address_is_believed_though_another_was_found_there(
+    start_b: StartNode, tmp_path: Path
+) -> None:
+    """As where pods come and go: what was found once holds until somebody else says he is there."""
+    b = await start_b("b")
+    async with AtWork() as stack:
+        node = await stack.begin(HttpNode(config_of(tmp_path / "a", **SHORT)))
+        await until(lambda: node.state == "running")
+        shuffle = shuffle_of(node)
+        b.id = "before"
+        await told(node, [], sender="before", address=b.url)
+        await until(lambda: [entry.id for entry in shuffle.told(9)] == ["before"])
+        b.id = "b"
+        await told(node, [], sender="b", address=b.url)
+        await until(lambda: [entry.id for entry in shuffle.told(9)] == ["b"])
+        assert known(node) == {"b": b.url}

@@ -230,7 +230,9 @@ class Shuffle:
         for entry in [entry for entry in self.view if not entry.vouched]:
             if entry.id not in self.view or entry.id in self._vouching:
                 continue
-            if (entry.id, entry.address) in self._reached:
+            # Whoever was found there once may have gone, and left the address to another one.
+            is_contested = len(self.view.at(entry.address)) > 1
+            if (entry.id, entry.address) in self._reached and not is_contested:
                 self.view.confirm(entry.id, entry.address)
             elif len(self._vouching) < VOUCHING_MAX:
                 self._vouching.add(entry.id)

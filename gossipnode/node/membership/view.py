@@ -79,7 +79,7 @@ class PartialView:
         ``vouched``) brings its address along, and casts doubt on whoever is said to be there;
         hearsay moves nobody, and takes nobody's address.
         """
-        known, holders = self._entries.get(entry.id), self._at(entry.address)
+        known, holders = self._entries.get(entry.id), self.at(entry.address)
         if entry.id == self.own_id:
             return False
         if known is not None and (entry.vouched or known in holders):
@@ -97,13 +97,14 @@ class PartialView:
 
     def confirm(self, peer_id: str, address: str) -> None:
         """Vouch for a peer that was found at ``address``; nobody else is there."""
-        for entry in self._at(address):
+        for entry in self.at(address):
             if entry.id == peer_id:
                 entry.vouched = True
             else:
                 del self._entries[entry.id]
 
-    def _at(self, address: str) -> list[Entry]:
+    def at(self, address: str) -> list[Entry]:
+        """Return those who are said to be at ``address``: of more than one, one is."""
         return [entry for entry in self if entry.address == address]
 
     def remove(self, peer_id: str) -> None:
@@ -130,7 +131,7 @@ class PartialView:
         places = (entry.id for entry in sent)
         for entry in received:
             is_new = entry.id not in self and entry.id != self.own_id
-            if is_new and self.is_full and not (entry.vouched and self._at(entry.address)):
+            if is_new and self.is_full and not (entry.vouched and self.at(entry.address)):
                 place = next((peer_id for peer_id in places if peer_id in self), None)
                 if place is None:
                     continue
