@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from gossipnode.network.answers import answer, fault
 from gossipnode.network.http import BaseRequest, StreamResponse
-from gossipnode.node.addresses import Reach, may_dial
+from gossipnode.node.addresses import Reach, is_number, may_dial
 
 if TYPE_CHECKING:
     from gossipnode.node.node import Node
@@ -49,7 +50,7 @@ class View:
             "node_id": node.id,
             "swarm": node.config.swarm.name,
             "time": node.world.wall_time(),
-            "from": request.remote,
+            "from": _origin(request),
             "proven": proven,
             "dialled": None,
             "outcome": None,
@@ -72,11 +73,10 @@ class View:
 
     def _own(self, request: BaseRequest, port: int) -> Where | None:
         """Return the address of the connection, with the port that was asked for, if any was."""
-        if not port or not request.remote or any(name in request.headers for name in PASSED_ON):
+        origin = _origin(request)
+        if not port or not origin or any(name in request.headers for name in PASSED_ON):
             return None
-        return (
-            (request.remote, port) if may_dial(request.remote, self._node.address or "") else None
-        )
+        return (origin, port) if may_dial(origin, self._node.address or "") else None
 
     async def _dial(self, where: Where) -> str:
         self._dials += 1
@@ -113,6 +113,15 @@ async def dial(host: str, port: int, reach: Reach | None = None) -> str:
             else:
                 return "connected"
     return outcome
+
+
+def _origin(request: BaseRequest) -> str | None:
+    """Return where the connection is from; IPv4 as such, though it came to a socket of IPv6."""
+    remote = request.remote
+    if not remote or not is_number(remote):
+        return remote
+    mapped = getattr(ip_address(remote), "ipv4_mapped", None)
+    return remote if mapped is None else str(mapped)
 
 
 def _is_port(text: str) -> bool:

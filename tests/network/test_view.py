@@ -48,6 +48,19 @@ async def test_it_dials_back_and_sends_nothing(node: HttpNode, listener: socket.
         assert connection.recv(64) == b""
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_an_address_of_ipv4_is_told_as_such_by_a_node_that_listens_on_both(
+    start_node: StartNode, listener: socket.socket
+) -> None:
+    """The doctor compares it with the address that peers are told."""
+    network = {"bind": "::", "insecure": True, "advertise": "http://127.0.0.1:1"}
+    node = await start_node(network=network)
+    url = f"http://127.0.0.1:{node.url.rpartition(':')[2]}"
+    told = (await ask(url, f"?port={port_of(listener)}")).json()
+    assert told["from"] == "127.0.0.1"
+    assert (told["dialled"], told["outcome"]) == (["127.0.0.1", port_of(listener)], "connected")
+
+
 async def test_a_port_where_nobody_listens_refuses(node: HttpNode, listener: socket.socket) -> None:
     listener.close()
     told = (await ask(node.url, f"?port={port_of_free()}")).json()
