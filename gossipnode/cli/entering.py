@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from gossipnode.cli.flags import read_config
-from gossipnode.cli.join import Joined, adopt, join_any
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import read_toml
 from gossipnode.errors import NetworkError, StorageError
@@ -31,6 +30,7 @@ from gossipnode.node.membership.book import Page, read_page
 from gossipnode.node.place import host_id
 
 if TYPE_CHECKING:
+    from gossipnode.cli.join import Joined
     from gossipnode.network.discovery import Lan
     from gossipnode.network.trust.trust import Trust
 
@@ -130,6 +130,8 @@ async def _join(
     resolver: Resolver,
 ) -> Joined:
     """Return what those at ``urls`` say, or those ``nearby``; raises ``NetworkError``."""
+    from gossipnode.cli.join import join_any  # what reads model files, for those who join alone
+
     try:
         # Not shown to those nearby or in the book: strangers may have named their addresses.
         return await join_any(urls, trust, resolver, readers_token(own))
@@ -147,6 +149,8 @@ async def _by_book(
     resolver: Resolver,
 ) -> Entry:
     """Return the entry by whom the book has; by what it says alone where nobody answers."""
+    from gossipnode.cli.join import join_any
+
     try:
         addresses = [contact.address for contact in page.contacts]
         return Entry(through, await join_any([*asked, *addresses], trust, resolver), page)
@@ -243,6 +247,8 @@ def enter(node: HttpNode, entry: Entry) -> None:
     Raises ``ConfigError`` where the swarm's model does not fit the data of this node.
     """
     if entry.joined is not None:
+        from gossipnode.cli.join import adopt
+
         adopt(node, entry.joined)
     node.meet(entry.met)
     node.sources = Sources(entry.urls)

@@ -178,6 +178,58 @@ def test_help_and_version_import_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+def modules_after(code: str) -> set[str]:
+    """What a fresh interpreter has imported once ``code`` has run."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        ("--algorithm gossip --period-s 3", {"gossip_learning"}),
+        ("--algorithm=choco --gamma 0.5", {"choco"}),
+        ("--algorithm d2 --form d2", {"correction"}),
+        ("--rounds 3", set()),
+        ("--period-s 3", {"gossip_learning", "choco", "correction"}),
+    ],
+)
+def test_flags_load_the_named_algorithm_alone(words, loaded):
+    code = (
+        "from gossipnode.cli.start import command; from gossipnode.cli.flags import split_flags; "
+        f"context = command.make_context('start', {words.split()}); "
+        "assert split_flags(context.params)"
+    )
+    prefix = "gossipnode.algorithms."
+    known = {f"{prefix}{name}" for name in ("gossip_learning", "choco", "correction")}
+    assert modules_after(code) & known == {f"{prefix}{name}" for name in loaded}
+
+
+def test_a_client_comes_without_the_node_and_a_node_without_joining():
+    client = modules_after("from gossipnode.network import HttpClient")
+    assert "gossipnode.network.client" in client
+    assert not {"gossipnode.network.server", "gossipnode.node.node"} & client
+    node = modules_after("import gossipnode.cli.start")
+    assert "gossipnode.network.daemon" in node
+    assert not {"gossipnode.cli.join", "safetensors"} & node
+
+
+def test_the_collector_rests_until_the_verb_is_imported():
+    code = (
+        "import gc; from gossipnode.cli import app, process; process.rest_the_collector(); "
+        "assert not gc.isenabled(); app.root.get_command(None, 'version'); "
+        "assert gc.isenabled() and gc.get_freeze_count(); gc.unfreeze(); "
+        "app.root.get_command(None, 'plan'); assert not gc.get_freeze_count()"
+    )
+    modules_after(code)
+
+
 def test_version(capsys):
     assert app.run(["version", "--json"]) == app.OK
     told = json.loads(capsys.readouterr().out)
