@@ -11,6 +11,7 @@ from loopback import AtWork, StartNode, config_of, message_for, push, until
 
 from gossipnode.config import PeerEntry
 from gossipnode.network import HttpNode
+from gossipnode.node.membership import shuffle as module
 from gossipnode.node.membership.shuffle import Shuffle
 from gossipnode.wire import Kind, Member, Message, decode, encode
 
@@ -151,3 +152,25 @@ async def test_who_takes_over_an_address_is_believed_though_another_was_found_th
         await told(node, [], sender="b", address=b.url)
         await until(lambda: [entry.id for entry in shuffle.told(9)] == ["b"])
         assert known(node) == {"b": b.url}
+
+
+async def test_whoever_answers_with_this_nodes_id_everywhere_fills_no_table(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await start_node(**SHORT)
+    shuffle = shuffle_of(node)
+    monkeypatch.setattr(module, "VOUCHED_KEPT", 10)
+    addresses = iter(range(1, 10**6))
+
+    async def always_me(address: str, timeout_s: float) -> str:
+        return node.id
+
+    async def seeds() -> list[str]:
+        return [f"http://10.0.0.1:{next(addresses)}" for _ in range(6)]
+
+    monkeypatch.setattr(node.world, "id_at", always_me)
+    monkeypatch.setattr(node.world, "seeds", seeds)
+    for _ in range(5):
+        await shuffle._ask_outside()
+    assert next(addresses) > 30
+    assert len(shuffle._own) == 10

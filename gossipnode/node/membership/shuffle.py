@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gossipnode.config.membership import ID_PATTERN
 from gossipnode.errors import NetworkError, PeerError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from gossipnode.node.membership.membership import Handler, Membership, Outcome
 
 log = logging.getLogger("gossipnode.node")
+
+T = TypeVar("T")
 
 WORD = "shuffle"
 # Somebody from outside the view is asked every so many periods: two swarms that began apart, though
@@ -67,7 +69,7 @@ class Shuffle:
         self._is_outside = False  # whether somebody from outside is being asked
         self._due: float | None = None
         self._periods = 0
-        self._own: set[str] = set()  # addresses at which this node itself has answered
+        self._own: dict[str, None] = {}  # addresses at which this node itself has answered
         self._vouching: set[str] = set()
         self._reached: dict[tuple[str, str], None] = {}  # ids and addresses that were found so
 
@@ -187,7 +189,7 @@ class Shuffle:
             for address in await self._outside():
                 found = await node.world.id_at(address, VOUCH_TIMEOUT_S)
                 if found == node.id:
-                    self._own.add(address)  # the name stands for this node, too
+                    _remember(self._own, address)  # the name stands for this node, too
                 if found in (None, node.id):
                     continue
                 try:
@@ -247,9 +249,7 @@ class Shuffle:
         if found == entry.id:
             self.view.confirm(entry.id, entry.address)
             self._keep_learnt()
-            self._reached[entry.id, entry.address] = None
-            while len(self._reached) > VOUCHED_KEPT:
-                del self._reached[next(iter(self._reached))]
+            _remember(self._reached, (entry.id, entry.address))
 
     # -- answering --------------------------------------------------------------------------------
 
@@ -294,6 +294,13 @@ class Shuffle:
             for one, age in zip(members, ages, strict=False)
             if one.state == "alive" and self._is_sound(one.id, one.address)
         ]
+
+
+def _remember(kept: dict[T, None], one: T) -> None:
+    """Keep ``one``, and of more than ``VOUCHED_KEPT`` the newest."""
+    kept[one] = None
+    while len(kept) > VOUCHED_KEPT:
+        del kept[next(iter(kept))]
 
 
 @lru_cache(maxsize=4096)
