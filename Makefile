@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 # An interpreter that has PyTorch; without one the comparison with gloo is left out.
 TORCH_PYTHON ?= $(BIN)/python
 
+# Tests start hundreds of processes; without kept bytecode each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long survive fuzz chaos lint format docs bench bench-full clean
 
 demo: $(VENV)/.demo

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from gossipnode.simulation import SimulatedSwarm
+# As in a node, and before numpy is there: where tests run side by side, the threads of BLAS spin
+# while they wait for a core that another's threads spin on.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+from gossipnode.simulation import SimulatedSwarm  # noqa: E402  (it imports numpy)
 
 # The width of a terminal that is not there, set where tests run side by side.
 os.environ.pop("COLUMNS", None)
