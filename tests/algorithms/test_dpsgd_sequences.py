@@ -126,8 +126,15 @@ def test_every_graph_and_sequence_equals_the_dense_recursion(graph: str, n: int,
     assert_nothing_lost(swarm)
 
 
-@pytest.mark.parametrize("form", ["atc", "cta"])
-@pytest.mark.parametrize("disturb", [slow_node, slow_wire])
+@pytest.mark.parametrize(
+    ("disturb", "form"),
+    [
+        (slow_node, "atc"),
+        (slow_wire, "cta"),
+        pytest.param(slow_node, "cta", marks=pytest.mark.long),
+        pytest.param(slow_wire, "atc", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize(("graph", "n"), CASES)
 def test_what_only_takes_time_costs_no_model(
     graph: str, n: int, disturb: Disturb, form: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -47,12 +46,12 @@ def told(counted: tuple[int, int]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_what_was_sent_and_what_is_left_are_all_that_was_put_in(name: str) -> None:
+async def test_what_was_sent_and_what_is_left_are_all_that_was_put_in(name: str) -> None:
     node, feedback, rng = node_with(CODECS[name]), ErrorFeedback(), np.random.default_rng(1)
     inputs, sent = rng.standard_normal((500, D)), np.zeros((500, D))
     for k, g in enumerate(inputs):
         before = g.copy()
-        made = asyncio.run(feedback.compress(node, g))
+        made = await feedback.compress(node, g)
         assert np.array_equal(g, before)
         # The sender knows the very bits that a receiver makes of the bytes.
         assert np.array_equal(made.decoded, decode(made.coded, made.coded.data, node.tensors))
@@ -64,79 +63,79 @@ def test_what_was_sent_and_what_is_left_are_all_that_was_put_in(name: str) -> No
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_what_is_left_stays_bounded(name: str) -> None:
+async def test_what_is_left_stays_bounded(name: str) -> None:
     """E‖e‖ ≤ 2/δ·max ‖g‖ (Karimireddy 2019, lemma 3)."""
     codec = CODECS[name]
     node, feedback, rng = node_with(codec), ErrorFeedback(), np.random.default_rng(2)
     for _ in range(300):
         g = rng.standard_normal(D)
         g /= np.linalg.norm(g)
-        feedback.keep(asyncio.run(feedback.compress(node, g)))
+        feedback.keep(await feedback.compress(node, g))
         assert feedback.e is not None
         assert np.linalg.norm(feedback.e) <= 2 / codec.delta(D)
 
 
-def test_an_unbiased_codec_leaves_nothing() -> None:
+async def test_an_unbiased_codec_leaves_nothing() -> None:
     node, feedback = node_with(QSGD(4)), ErrorFeedback()
-    made = asyncio.run(feedback.compress(node, np.ones(D)))
+    made = await feedback.compress(node, np.ones(D))
     assert made.left is None
 
 
-def test_what_has_grown_out_of_range_is_not_sent() -> None:
+async def test_what_has_grown_out_of_range_is_not_sent() -> None:
     node, feedback = node_with(TopK(0.05)), ErrorFeedback()
     feedback.e = np.full(D, 1.5e308)
     with pytest.raises(PeerError, match="not finite"), np.errstate(over="ignore"):
-        asyncio.run(feedback.compress(node, np.full(D, 1.5e308)))
+        await feedback.compress(node, np.full(D, 1.5e308))
 
 
-def answered(feedback: AnswerFeedback, k: int, g: Any) -> Any:
+async def answered(feedback: AnswerFeedback, k: int, g: Any) -> Any:
     """Return what round k's answer leaves."""
-    made = asyncio.run(feedback.answer(node_with(TopK(0.05)), k, g))
+    made = await feedback.answer(node_with(TopK(0.05)), k, g)
     return made.left
 
 
-def test_e_moves_when_the_answer_was_counted_and_only_then() -> None:
+async def test_e_moves_when_the_answer_was_counted_and_only_then() -> None:
     feedback, g = AnswerFeedback(), np.arange(D, dtype=float)
-    left = answered(feedback, 3, g)
+    left = await answered(feedback, 3, g)
     assert feedback.e is None
     feedback.hear(told((3, 7)))
     assert np.array_equal(feedback.e, left)
-    answered(feedback, 4, g)
+    await answered(feedback, 4, g)
     feedback.hear(told((3, 7)))  # round 4's was lost: as if this node had not been asked
     assert np.array_equal(feedback.e, left)
-    again = answered(feedback, 5, g)
-    np.testing.assert_array_equal(again + made_of(feedback, left, g), left + g)
+    again = await answered(feedback, 5, g)
+    np.testing.assert_array_equal(again + await made_of(feedback, left, g), left + g)
     feedback.hear(told((5, 7)))
     feedback.hear(told((5, 7)))
     assert np.array_equal(feedback.e, again)
 
 
-def made_of(feedback: AnswerFeedback, e: Any, g: Any) -> Any:
+async def made_of(feedback: AnswerFeedback, e: Any, g: Any) -> Any:
     """Return what is sent of g with e; its state stays."""
     other = ErrorFeedback()
     other.e = e
-    return asyncio.run(other.compress(node_with(TopK(0.05)), g)).decoded
+    return (await other.compress(node_with(TopK(0.05)), g)).decoded
 
 
 @pytest.mark.parametrize("counted", [NEVER, (2, 7), (3, 6), (9, 9)])
-def test_where_one_of_the_two_was_set_back_e_begins_anew(counted: tuple[int, int]) -> None:
+async def test_where_one_of_the_two_was_set_back_e_begins_anew(counted: tuple[int, int]) -> None:
     feedback = AnswerFeedback()
-    answered(feedback, 3, np.ones(D))
+    await answered(feedback, 3, np.ones(D))
     feedback.hear(told((3, 7)))
     assert feedback.e is not None
     feedback.hear(told(counted))
     assert feedback.e is None
-    answered(feedback, 4, np.ones(D))
+    await answered(feedback, 4, np.ones(D))
     feedback.hear(told((4, 7)))
     assert feedback.e is not None
 
 
-def test_a_later_life_goes_on_where_the_checkpoint_was() -> None:
+async def test_a_later_life_goes_on_where_the_checkpoint_was() -> None:
     feedback, later, g = AnswerFeedback(), AnswerFeedback(), np.arange(D, dtype=float)
     assert feedback.state() == ({}, {})
-    first = answered(feedback, 3, g)
+    first = await answered(feedback, 3, g)
     feedback.hear(told((3, 7)))
-    second = answered(feedback, 4, g)
+    second = await answered(feedback, 4, g)
     feedback.counted["n1"] = (3, 2)
     arrays, facts = feedback.state()
     later.restore(arrays, json.loads(json.dumps(facts)))

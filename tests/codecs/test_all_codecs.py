@@ -10,9 +10,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from properties import examples
 from slow_codecs import fractions, normal, slack, squared
 
 from gossipnode.codecs import CODECS, Codec, check, decode, randomk
@@ -158,7 +159,7 @@ def memory_for(part):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=150)
+@examples(50, 150)
 @given(data=st.data())
 def test_whatever_a_stranger_says_becomes_a_vector_or_is_refused(name, data):
     tensors, part, noise = data.draw(claims(name))
@@ -208,7 +209,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60)
+@examples(25, 60)
 @given(data=st.data(), seed=SEEDS)
 def test_the_same_vector_gives_the_same_bytes_and_those_the_same_bits(name, data, seed):
     case = CASES[name]
@@ -225,7 +226,7 @@ def test_the_same_vector_gives_the_same_bytes_and_those_the_same_bits(name, data
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40)
+@examples(20, 40)
 @given(data=st.data(), seed=SEEDS)
 def test_sender_and_receiver_hold_the_same_bits(name, data, seed):
     layout, x = data.draw(vectors_for(CASES[name]))
@@ -295,7 +296,7 @@ def contracted(x, y, delta):
 
 
 @pytest.mark.parametrize("name", WITHOUT_CHANCE)
-@settings(max_examples=60)
+@examples(25, 60)
 @given(data=st.data())
 def test_what_is_not_drawn_contracts_always(name, data):
     layout, x = data.draw(vectors_for(CASES[name]))

@@ -10,8 +10,9 @@ from fractions import Fraction
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from slow_codecs import (
     ODD_SIZES,
     mutations,
@@ -197,7 +198,7 @@ def test_what_a_stranger_sends_infinite_comes_out_so_without_a_warning(codec):
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@settings(max_examples=200)
+@examples(60, 200)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 def test_a_stranger_is_refused_or_decoded(codec, data, seed):
     claim = data.draw(mutations(codec.encode(GOLDEN)))

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from properties import examples
 from slow_codecs import mutations
 
 from gossipnode.codecs import build_codec, check, decode
@@ -315,7 +316,7 @@ def test_a_larger_rank_than_any_matrix_has_is_capped():
     assert parted.split.matrices == ()
 
 
-@settings(max_examples=200)
+@examples(60, 200)
 @given(st.data())
 def test_whatever_is_claimed_is_refused_or_a_vector(data):
     layout = layout_of("float32")

@@ -7,8 +7,9 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from slow_codecs import (
     FLOAT32_MAX,
     ODD_SIZES,
@@ -214,7 +215,7 @@ def test_the_example_of_the_specification():
     assert y.tolist() == [2.5, 0, -5, 0]
 
 
-@settings(max_examples=300)
+@examples(80, 300)
 @given(mutations(QSGD(3).encode(GOLDEN)), st.integers(0, 2**32))
 def test_a_stranger_is_refused_or_decoded(claim, seed):
     refused_or_a_vector(claim, random.Random(seed))

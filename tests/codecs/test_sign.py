@@ -7,8 +7,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from slow_codecs import (
     FLOAT32_MAX,
     ODD_SIZES,
@@ -121,7 +122,7 @@ def test_the_example_of_the_specification():
     assert y.tolist() == [1.5, -1.5, 1.5, 1.5]
 
 
-@settings(max_examples=300)
+@examples(80, 300)
 @given(mutations(Sign().encode(GOLDEN)), st.integers(0, 2**32))
 def test_a_stranger_is_refused_or_decoded(claim, seed):
     refused_or_a_vector(claim, random.Random(seed))

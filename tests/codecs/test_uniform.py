@@ -8,8 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from slow_codecs import (
     ODD_SIZES,
     mutations,
@@ -217,7 +218,7 @@ def test_the_example_of_the_specification():
     ]  # fmt: skip
 
 
-@settings(max_examples=300)
+@examples(80, 300)
 @given(mutations(Uniform(3).encode(GOLDEN)), st.integers(0, 2**32))
 def test_a_stranger_is_refused_or_decoded(claim, seed):
     refused_or_a_vector(claim, random.Random(seed))

@@ -37,7 +37,7 @@ def summary_of(folder: Path, *arguments: str) -> Any:
         ),
         pytest.param(
             0.904, 0.89, ["-n", "16", "--data", f"idx:{MNIST}"], id="mnist-ring-iid",
-            marks=needs_mnist,
+            marks=[needs_mnist, pytest.mark.long],
         ),
         pytest.param(
             0.893, 0.88,
@@ -63,11 +63,13 @@ def test_accuracy(
 
 
 @pytest.mark.timeout(300)
-def test_sixty_four_processes_run_to_the_end(tmp_path: Path) -> None:
-    summary = summary_of(tmp_path, "-n", "64", "--rounds", "10", "--set", "algorithm.deadline_s=60")
-    assert (summary["nodes"], summary["rounds"], summary["failed_nodes"]) == (64, 10, [])
+@pytest.mark.parametrize("nodes", [16, pytest.param(64, marks=pytest.mark.long)])
+def test_many_processes_run_to_the_end(tmp_path: Path, nodes: int) -> None:
+    words = ["-n", str(nodes), "--rounds", "10", "--set", "algorithm.deadline_s=60"]
+    summary = summary_of(tmp_path, *words)
+    assert (summary["nodes"], summary["rounds"], summary["failed_nodes"]) == (nodes, 10, [])
     # Every node pushed to both neighbours in every round, and nothing was given up.
     frame = 4 * 650 + 276
-    assert summary["bytes_sent"] == pytest.approx(64 * 2 * 10 * frame, rel=0.05)
+    assert summary["bytes_sent"] == pytest.approx(nodes * 2 * 10 * frame, rel=0.05)
     for log in sorted((tmp_path / "run").glob("node-*.log")):
         assert "peer.suspected" not in log.read_text(), log.name

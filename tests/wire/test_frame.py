@@ -8,8 +8,9 @@ import msgpack
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from gossipnode.errors import REFUSALS, PeerError
 from gossipnode.wire import (
@@ -152,7 +153,7 @@ def rich(checksum="xxh3"):
     return message, [values, half, where], encode(message, [values, half, where], checksum)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(120, 400)
 @given(bundles(), st.sampled_from(["xxh3", "crc32"]))
 def test_round_trip(bundle, checksum):
     message, sent = bundle
@@ -168,7 +169,7 @@ def test_round_trip(bundle, checksum):
         assert view.dtype == (DTYPES[part.dtype] if part.codec == "raw" else np.uint8)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100, 300)
 @given(st.data())
 def test_any_split_into_chunks_reads_the_same(data):
     message, _, frame = rich()
@@ -238,7 +239,7 @@ HEADER_KEYS = [f.name for f in dataclasses.fields(Message) if f.name != "kind"]
 PART_KEYS = [f.name for f in dataclasses.fields(Part)]
 
 
-@settings(max_examples=1500, deadline=None)
+@examples(400, 1500)
 @given(
     st.sampled_from(HEADER_KEYS), values,
     st.sampled_from(PART_KEYS), values,
@@ -264,7 +265,7 @@ def test_any_value_under_any_key_is_read_or_refused(key, value, part_key, part_v
         assert all(part.size >= 1 for part in message.parts)
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(300, 1000)
 @given(st.binary(max_size=64))
 def test_random_headers_are_refused(data):
     prefix = struct.pack("<2sBBI", b"GN", 1, 1, len(data))
