@@ -101,9 +101,10 @@ async def _resolved(host: str, port: int, key: str) -> tuple[int, Any]:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what cannot be a name
+        why = error.strerror if isinstance(error, OSError) else "it is no name of a host"
         raise ConfigError(
-            f"{host!r} is no address of this machine: {error.strerror}", key=f"network.{key}"
+            f"{host!r} is no address of this machine: {why}", key=f"network.{key}"
         ) from None
     return found[0][0], found[0][4]
 

@@ -14,7 +14,7 @@ from loopback import config_of, get
 from trusting import authority_in, bundle_of
 
 from gossipnode.config import NetworkOptions, PeerEntry
-from gossipnode.errors import NetworkError
+from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.network import HttpNode
 from gossipnode.network.ports import PortTakenError, bind, bind_pages, status_port
 from gossipnode.network.trust.authority import Authority
@@ -110,3 +110,9 @@ async def test_a_port_for_peers_that_pages_may_have_taken() -> None:
         with pytest.raises(NetworkError) as caught:
             await bind(NetworkOptions(port=port))
         assert "--status-port" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "nowhere.invalid"])
+async def test_what_is_no_address_of_this_machine_is_told_as_the_options_fault(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"network\.bind: .* is no address of this machine"):
+        await bind(NetworkOptions(bind=host, port=0))
