@@ -13,6 +13,7 @@ import contextlib
 import math
 import random
 import socket
+from collections.abc import Callable
 from typing import Literal, Self
 
 Direction = Literal["there", "back"]
@@ -22,6 +23,8 @@ WAITING_BYTES = 8_192
 HOST = "127.0.0.1"
 # Bytes of the last connection that are kept, to send them once more.
 REPLAY_BYTES_MAX = 2**20
+# Generous: a busy machine may need it.
+ANSWER_S = 60.0
 
 
 class FaultProxy:
@@ -101,17 +104,16 @@ class FaultProxy:
         for line in tuple(self._lines):
             line.reset()
 
-    async def replay(self) -> bytes:
-        """Send what came on the last connection once more, on one of its own.
-
-        Returns what is answered until the target has nothing more to say for half a second.
-        """
+    async def replay(self, said: bytes, is_whole: Callable[[bytes], bool]) -> bytes:
+        """Send once more what was recorded, on a connection of its own; return the whole answer."""
         reader, writer = await asyncio.open_connection(HOST, self.target)
         answer = b""
         try:
-            writer.write(bytes(self.recorded))
-            with contextlib.suppress(TimeoutError):
-                while piece := await asyncio.wait_for(reader.read(CHUNK_BYTES), 0.5):
+            writer.write(said)
+            async with asyncio.timeout(ANSWER_S):
+                while not is_whole(answer):
+                    piece = await reader.read(CHUNK_BYTES)
+                    assert piece, answer
                     answer += piece
         finally:
             writer.close()
