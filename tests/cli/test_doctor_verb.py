@@ -13,6 +13,7 @@ import pytest
 
 from gossipnode.cli import app
 from gossipnode.config.listing import options
+from gossipnode.network.doctor import patient
 
 Ran = tuple[int, str]
 
@@ -46,7 +47,10 @@ def test_a_sound_machine_is_told_in_lines(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
-def test_a_fault_has_an_exit_code_and_an_advice_below(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_has_an_exit_code_and_an_advice_below(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patient, "STEP_S", 0.3)  # what listens there does not answer
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         code, text = doctor("--port", port, capsys=capsys)

@@ -26,7 +26,7 @@ from trusting import DAY, authority_in, bundle_of, now
 from gossipnode.config import Config, PeerEntry
 from gossipnode.network import HttpNode, view
 from gossipnode.network.client import Heard
-from gossipnode.network.doctor import findings, folder, own, peers, status
+from gossipnode.network.doctor import findings, folder, own, patient, peers, status
 from gossipnode.network.doctor.examine import PEERS_MAX, examine
 from gossipnode.network.doctor.findings import Finding, aside, ok, side_by_side
 from gossipnode.network.doctor.patient import Patient, numbers_of
@@ -100,7 +100,10 @@ async def test_where_all_is_well_nothing_is_said_against_it(start: Any, tmp_path
 # -- the machine ----------------------------------------------------------------------------------
 
 
-async def test_a_port_that_another_process_has(tmp_path: Path) -> None:
+async def test_a_port_that_another_process_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patient, "STEP_S", 0.3)  # whatever it is, it does not say
     with socket.create_server(("127.0.0.1", 0)) as other:
         found = one(await examine(patient_of(tmp_path, port=port_of(other))), "port")
     assert found.state == "failed"
@@ -460,11 +463,14 @@ async def test_the_node_itself_is_found_by_its_certificate(
         assert "--status-port" in one(found, "status port").advice
 
 
-async def test_pages_that_will_move(authority: Authority, tmp_path: Path) -> None:
+async def test_pages_that_will_move(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patient, "STEP_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
         network = {"port": port_of(other) - 1, "status_port": None}
-        patient = trusting(tmp_path / "a", bundle_of(authority, "a"), **network)
-        found = one(await examine(patient), "status port")
+        a = trusting(tmp_path / "a", bundle_of(authority, "a"), **network)
+        found = one(await examine(a), "status port")
     assert (found.state, "will be on a free port" in found.said) == ("warning", True)
 
 
