@@ -83,7 +83,7 @@ def serve(
     code = ExitCode.OK
     node = None
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             node = HttpNode(config, peers=peers, listener=listener, status_listener=status_listener)
             node.on_measurement = on_measurement
             runner.run(_serve(node, on_ready))
@@ -175,7 +175,7 @@ async def _watchdog(node: HttpNode, notifier: Notifier) -> None:
         await asyncio.sleep(notifier.watchdog_s)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return uvloop's, where there is one: it halves the cost of a small push."""
     try:
         import uvloop

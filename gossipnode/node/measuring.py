@@ -11,8 +11,6 @@ import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gossipnode.node.history import History
 
 if TYPE_CHECKING:
@@ -79,8 +77,14 @@ class Measurements:
 
 
 def median(values: Collection[float]) -> float | None:
-    """Return the median, None of nothing; the statistics module would cost 0.5 MB to import."""
-    return round(float(np.median(list(values))), 6) if values else None
+    """Return the median, None of nothing.
+
+    The statistics module would cost half a megabyte; numpy's, which imports masked arrays, 1.1 and
+    10 ms of the loop, at the first status.
+    """
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return round((ordered[middle] + ordered[~middle]) / 2, 6) if ordered else None
 
 
 def finite_or_none(value: float) -> float | None:

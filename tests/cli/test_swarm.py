@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -216,6 +218,43 @@ def test_nodes_share_the_parents_single_thread_when_forked(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fork", fork)
     with pytest.raises(KeyError, match="fork"):
         app.run(["swarm", "-n", "2", "--out", "run"])
+
+
+# As the parent does it, but for the fork; the learner is made where the data is loaded.
+LIFE_OF_A_NODE = """
+import asyncio, sys
+from gossipnode import Config, Node
+from gossipnode.cli.results import first_learner
+from gossipnode.cli.swarm.child import import_what_nodes_do
+from gossipnode.config import PeerEntry
+from gossipnode.network.service import loop_factory
+
+entry = PeerEntry(id="a", address="http://127.0.0.1:9")
+options = {"run": {"rounds": 2}, "network": {"port": 0}, "checkpoint": {"enabled": False}}
+config = Config.model_validate({**options, "node": {"id": "a"}})
+learner = first_learner(config, [entry])
+import_what_nodes_do()
+before = set(sys.modules)
+
+async def live():
+    async with Node(config, peers=[entry], learner=learner) as node:
+        await node.run()
+        assert node.status().round == 2
+
+with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    runner.run(live())
+print(*set(sys.modules) - before)
+"""
+
+
+def test_a_node_imports_nothing_after_the_fork():
+    """A hundred nodes would each take the time for it, and the memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIFE_OF_A_NODE], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    late = [name for name in done.stdout.split() if not name.startswith("encodings.")]
+    assert late == []
 
 
 def test_a_system_without_room_for_the_nodes_is_told(tmp_path, monkeypatch, capsys):

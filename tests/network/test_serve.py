@@ -223,4 +223,4 @@ async def test_what_fails_at_start_leaves_no_socket(tmp_path: Path) -> None:
 
 def test_uvloop_is_used_where_there_is_one() -> None:
     uvloop = pytest.importorskip("uvloop")
-    assert service._loop_factory() is uvloop.new_event_loop
+    assert service.loop_factory() is uvloop.new_event_loop

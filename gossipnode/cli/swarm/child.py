@@ -22,12 +22,20 @@ from gossipnode.cli.swarm.seats import Seat
 from gossipnode.config import Config, PeerEntry
 from gossipnode.logs import bounded
 from gossipnode.network import HttpNode, serve
+from gossipnode.network.service import loop_factory
 from gossipnode.node.measuring import median
+from gossipnode.node.membership.membership import part_classes
 
 log = logging.getLogger("gossipnode.cli.swarm")
 
 # A report is written to the pipe whole only if it has at most 4096 bytes.
 ERROR_CHARS_MAX = 2000
+
+
+def import_what_nodes_do() -> None:
+    """Import what a node imports no earlier than it begins."""
+    loop_factory()
+    part_classes()
 
 
 def be_node(

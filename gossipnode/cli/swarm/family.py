@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gossipnode.cli.app import EXIT_CODES
-from gossipnode.cli.swarm.child import be_node
+from gossipnode.cli.swarm.child import be_node, import_what_nodes_do
 from gossipnode.cli.swarm.seats import Seat
 from gossipnode.config import Config
 from gossipnode.errors import ConfigError
@@ -99,6 +99,7 @@ class Family:
         peers = tuple(seat.entry for seat in seats)
         sys.stdout.flush()
         sys.stderr.flush()
+        import_what_nodes_do()  # once, and in memory that all share
         # What exists now lives as long as the children: keep the collector from writing to its
         # pages, which would give every child a copy of its own.
         gc.collect()

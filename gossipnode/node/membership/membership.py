@@ -26,6 +26,7 @@ from gossipnode.wire.reply import Reply
 
 if TYPE_CHECKING:
     from gossipnode.node.membership.book import AddressBook
+    from gossipnode.node.membership.detector import Detector
     from gossipnode.node.membership.shuffle import Shuffle
     from gossipnode.node.node import Node
 
@@ -231,19 +232,25 @@ class Membership:
         then(outcome)
 
 
-def build_membership(node: Node) -> Membership:
-    """Return the membership that the node's config asks for."""
+def part_classes() -> tuple[type[Detector], type[Shuffle], type[AddressBook]]:
+    """Import the parts, some 10 ms, and return their classes."""
     # Here, not above: the parts know this file.
     from gossipnode.node.membership.book import AddressBook
     from gossipnode.node.membership.detector import Detector
     from gossipnode.node.membership.shuffle import Shuffle
 
+    return Detector, Shuffle, AddressBook
+
+
+def build_membership(node: Node) -> Membership:
+    """Return the membership that the node's config asks for."""
+    detector, shuffle, book = part_classes()
     membership = Membership(node)
     if membership.options.probes:
-        membership.add(Detector(membership))
+        membership.add(detector(membership))
     if node.config.topology.graph == "random" and membership.options.shuffle_period_s:
-        membership.shuffle = Shuffle(membership)
-        membership.book = AddressBook(membership)
+        membership.shuffle = shuffle(membership)
+        membership.book = book(membership)
         membership.add(membership.shuffle)
         membership.add(membership.book)
     return membership
