@@ -88,7 +88,7 @@ class NetworkOptions(Section):
     # 127 peers of a swarm on one machine, each with a lane in the making and a push by POST.
     connections_per_address_max: int = option(
         256,
-        "Of these, and of lanes, so many each from one address.",
+        "Of these, and of lanes, so many each from one address, or from one /64 of IPv6.",
         unit="connections",
         ge=1,
         le=10**6,

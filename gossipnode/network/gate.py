@@ -16,6 +16,7 @@ import resource
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any, cast
 
 from gossipnode.config import NetworkOptions
@@ -88,7 +89,7 @@ class Gate(HttpServer):
 
     def admits(self, host: str) -> bool:
         """Whether one more connection is let in; another, that is silent, may go for it."""
-        if self.by_address[host] >= self.options.connections_per_address_max:
+        if self.by_address[counted_as(host)] >= self.options.connections_per_address_max:
             self.count("address")
             return False
         if self.total >= self.options.connections_max:
@@ -100,18 +101,19 @@ class Gate(HttpServer):
 
     def enter(self, handler: Watched | Knock) -> None:
         """Count a connection that was let in, until ``leave``."""
-        self.by_address[handler.host] += 1
+        self.by_address[counted_as(handler.host)] += 1
         self.total += 1
         self._crowd.now(self.total)
         self._silent[handler] = None
 
     def leave(self, handler: Watched | Knock) -> None:
         """Forget a connection: it has ended, or become a lane."""
-        self.by_address[handler.host] -= 1
+        address = counted_as(handler.host)
+        self.by_address[address] -= 1
         self.total -= 1
         self._crowd.now(self.total)
-        if not self.by_address[handler.host]:
-            del self.by_address[handler.host]
+        if not self.by_address[address]:
+            del self.by_address[address]
         self._forget(handler)
 
     def begin(self, handler: Watched) -> None:
@@ -301,6 +303,23 @@ class Watched(RequestHandler):
             if self._bytes > self._gate.options.http_header_bytes_max:
                 self._is_deaf = True
                 self._gate.cut(self, "header_bytes")
+
+
+def counted_as(host: str) -> str:
+    """Return what limits count as one address: of IPv6 a /64, which everybody has whole.
+
+    >>> [counted_as(host) for host in ("10.0.0.7", "2a00::1:2:3:4", "::ffff:10.0.0.7")]
+    ['10.0.0.7', '2a00::/64', '10.0.0.7']
+    """
+    if ":" not in host:
+        return host
+    try:
+        address = IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def allow_descriptors() -> None:

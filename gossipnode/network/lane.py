@@ -76,7 +76,7 @@ class Lane(asyncio.BufferedProtocol):
         kept: Callable[[Lane, Message], int],
     ) -> None:
         self.peer, self.is_opener, self._is_proven = peer, is_opener, is_proven
-        self.host = self._reason = ""  # where the peer dialled from, if it did; why it ended
+        self.host = self._reason = ""  # where the peer dialled from, as it is counted; why it ended
         self.last_heard = self.last_frame = 0.0
         self._body_began = (0, 0.0)  # at which of its bytes, and when
         self._node, self._partials, self._pool = node, partials, pool

@@ -21,6 +21,7 @@ import numpy as np
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.network import alive
+from gossipnode.network.gate import counted_as
 from gossipnode.network.http import BaseRequest, Response, StreamResponse
 from gossipnode.network.lane import Lane
 from gossipnode.network.partials import Partials
@@ -187,7 +188,7 @@ class Lanes:
             raise PeerError(code, f"this node is {node.state}")
         if len(self._lanes) >= LANES_MAX:
             raise PeerError("busy", f"{LANES_MAX} lanes are open already")
-        host = request.remote or ""
+        host = counted_as(request.remote or "")
         if sum(lane.host == host for lane in self._lanes) >= self._per_address_max:
             raise PeerError("busy", f"{self._per_address_max} lanes of this address are open")
         lane = self._new(hello, is_opener=False)

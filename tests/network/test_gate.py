@@ -13,6 +13,7 @@ from loopback import CHAIN, CHAIN_PEERS, Connection, StartNode, frame_for, get, 
 from gossipnode.config import NetworkOptions
 from gossipnode.network import HttpNode, client, gate, hosts
 from gossipnode.network.lanes import LANES_MAX
+from gossipnode.node.counters import Counters
 
 
 def cut(node: HttpNode, limit: str) -> int:
@@ -227,6 +228,33 @@ async def test_the_lists_of_the_gate_are_empty_when_all_have_gone(
     assert not gate_.by_address
     assert not gate_._silent
     assert not gate_._begun
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2a00:1:2:3:4:5:6:7", "2a00:1:2:3::/64"),
+        ("2a00:1:2:3::", "2a00:1:2:3::/64"),
+        ("2a00:1:2:4::", "2a00:1:2:4::/64"),
+        ("fe80::7%eth0", "fe80::/64"),
+        ("", ""),
+        ("no:address", "no:address"),
+    ],
+)
+def test_whoever_has_one_address_of_ipv6_has_its_64_bits_whole(host: str, counted: str) -> None:
+    assert gate.counted_as(host) == counted
+
+
+async def test_the_limit_of_an_address_holds_for_all_of_a_64() -> None:
+    gate_ = gate.Gate(None, NetworkOptions(connections_per_address_max=2), Counters())
+    knocks = [gate_.arrive(f"2a00:1:2:3::{number}") for number in range(1, 4)]
+    assert [knock is not None for knock in knocks] == [True, True, False]
+    assert gate_.arrive("2a00:1:2:4::1") is not None
+    assert knocks[0] is not None
+    knocks[0].abandon()
+    assert gate_.arrive("2a00:1:2:3::9") is not None
 
 
 def test_no_default_contradicts_another() -> None:

@@ -153,7 +153,8 @@ async def test_a_push_without_an_answer_times_out_and_the_lane_stays(
         return await deliver(admission, body)
 
     monkeypatch.setattr(node, "deliver", waiting)
-    with pytest.raises(NetworkError, match=r"timed out after 0\.05 s"):
+    with pytest.raises(NetworkError, match=r"timed out after 0\.\d+ s"):
+        # What is left of it when the lane is found: less on a busy machine.
         await b.world.push(node.url, frame_to(node, seq=1), 0.05)
     go_on.set()
     # The late answer finds nobody and harms nobody.
