@@ -44,21 +44,31 @@ SENDERS_MAX = 4096
 
 @dataclass(slots=True)
 class Ledger:
-    """What was merged from one sender in one of its lives."""
+    """What was merged from one sender in one of its lives, and what is being judged."""
 
     epoch: int
     highest: int = -1
     seen: int = 0  # bit i stands for the number highest − i
+    # Numbers of frames that are neither merged nor refused yet: one may be far ahead of all others,
+    # and if it is refused then nothing may have been forgotten for it.
+    open: tuple[int, ...] = ()
     # The life before, until something of this one is merged: a refused frame proves nothing.
     before: Ledger | None = None
 
     def holds(self, seq: int) -> bool:
-        """Whether ``seq`` was entered; below the window nothing can be told apart, so yes."""
+        """Whether ``seq`` was entered or is open; below the window nothing is told apart: yes."""
         back = self.highest - seq
-        return back >= 0 and (back >= WINDOW or bool(self.seen >> back & 1))
+        merged = back >= 0 and (back >= WINDOW or bool(self.seen >> back & 1))
+        return merged or seq in self.open
+
+    def close(self, seq: int) -> None:
+        """Say that the frame ``seq`` has been judged."""
+        self.open = tuple([number for number in self.open if number != seq])
 
     def enter(self, seq: int) -> None:
-        """Enter ``seq``, which is not held."""
+        """Enter ``seq``, unless it is held."""
+        if self.holds(seq):
+            return
         ahead = seq - self.highest
         if ahead <= 0:
             self.seen |= 1 << -ahead
@@ -67,15 +77,12 @@ class Ledger:
         self.seen = (self.seen << min(ahead, WINDOW) | 1) & ((1 << WINDOW) - 1)
         self.highest = seq
 
-    def take_out(self, seq: int) -> None:
-        """Take ``seq`` out again; ``highest`` goes back to the highest that is left."""
-        back = self.highest - seq
-        if 0 <= back < WINDOW:
-            self.seen &= ~(1 << back)
-        if self.seen:
-            lowest = (self.seen & -self.seen).bit_length() - 1
-            self.seen >>= lowest
-            self.highest -= lowest
+    def state(self) -> list[Any]:
+        """Return [epoch, highest, seen in hex]; what is open counts as merged, as it may be."""
+        whole = Ledger(self.epoch, self.highest, self.seen)
+        for seq in self.open:
+            whole.enter(seq)
+        return [whole.epoch, whole.highest, f"{whole.seen:x}"]
 
 
 @dataclass(slots=True)
@@ -166,38 +173,54 @@ class Inbox:
         return arrival_of(message, *found)
 
     def mark(self, message: Message) -> bool:
-        """Enter the message into the ledger; False if it is there already."""
+        """Begin to judge a message; False if it is in the ledger. Then ``settle`` or ``unmark``."""
         if self._is_duplicate(message):
             return False
         ledger = self._ledgers.pop(message.sender, None)
         if ledger is None or message.epoch > ledger.epoch:
-            before = ledger if ledger is None or ledger.seen else ledger.before
-            ledger = Ledger(message.epoch, before=before)
+            ledger = Ledger(message.epoch, before=ledger)
             while len(self._ledgers) >= self.senders_max:
                 del self._ledgers[next(iter(self._ledgers))]
         self._ledgers[message.sender] = ledger
-        ledger.enter(message.seq)
+        ledger.open += (message.seq,)
         return True
 
+    def settle(self, message: Message) -> None:
+        """Enter what was marked: it is merged, and the life is the sender's own."""
+        for ledger in self._lives(message.sender):
+            if ledger.epoch == message.epoch:
+                ledger.close(message.seq)
+                ledger.enter(message.seq)
+                ledger.before = None
+
     def unmark(self, message: Message) -> None:
-        """Take it out again: it was refused, so the sender may try once more."""
-        ledger = self._ledgers.get(message.sender)
-        if ledger is None or ledger.epoch != message.epoch:
+        """Forget what was marked: it was refused, so the sender may try once more."""
+        lives = self._lives(message.sender)
+        for ledger in lives:
+            if ledger.epoch == message.epoch:
+                ledger.close(message.seq)
+        if not lives:
             return
-        ledger.take_out(message.seq)
-        if ledger.seen:
-            return
-        if ledger.before is not None:
-            self._ledgers[message.sender] = ledger.before
+        newest = None
+        for ledger in reversed(lives):
+            if ledger.seen or ledger.open:
+                ledger.before, newest = newest, ledger
+        if newest is not None:
+            self._ledgers[message.sender] = newest
         else:
             del self._ledgers[message.sender]
 
+    def _lives(self, sender: str) -> list[Ledger]:
+        """Return what is known of a sender's lives, the newest first."""
+        lives, ledger = [], self._ledgers.get(sender)
+        while ledger is not None:
+            lives.append(ledger)
+            ledger = ledger.before
+        return lives
+
     def state(self) -> dict[str, list[Any]]:
         """Return the ledger for the checkpoint: sender -> [epoch, highest, seen in hex]."""
-        return {
-            sender: [ledger.epoch, ledger.highest, f"{ledger.seen:x}"]
-            for sender, ledger in self._ledgers.items()
-        }
+        return {sender: ledger.state() for sender, ledger in self._ledgers.items()}
 
     def restore(self, state: dict[str, list[Any]]) -> None:
         """Take the ledger from a checkpoint: what that life merged is not merged again."""

@@ -97,6 +97,7 @@ class PassiveSide:
             except BaseException:
                 node.inbox.unmark(message)
                 raise
+            node.inbox.settle(message)
         finally:
             node.inbox.release(admission)
         self._count(admission.body_bytes, answer.outcome)
@@ -128,9 +129,14 @@ class PassiveSide:
             _, body_bytes, held = node.inbox.check(message)
             if not node.inbox.mark(message):
                 return
-            arrival = await node.inbox.opened(message, receipt.arrays, held, node.compute)
-            arrival.own, arrival.own_age = parcel.own, parcel.own_age
-            answer = await node.algorithm.receive(node, arrival)
+            try:
+                arrival = await node.inbox.opened(message, receipt.arrays, held, node.compute)
+                arrival.own, arrival.own_age = parcel.own, parcel.own_age
+                answer = await node.algorithm.receive(node, arrival)
+            except BaseException:
+                node.inbox.unmark(message)
+                raise
+            node.inbox.settle(message)
         except PeerError as error:
             self.refuse(error, peer.id)
             return

@@ -56,6 +56,14 @@ def message(**changes: Any) -> Message:
     return replace(plain, **changes)
 
 
+def merge(gate: Inbox, **changes: Any) -> bool:
+    """Mark a message and settle it; False if it is in the ledger."""
+    if not gate.mark(message(**changes)):
+        return False
+    gate.settle(message(**changes))
+    return True
+
+
 def part(**changes: Any) -> tuple[Part, ...]:
     return (replace(Part.of("x", VECTOR), **changes),)
 
@@ -150,15 +158,15 @@ def test_a_refused_frame_may_come_again() -> None:
 
 def test_what_is_older_than_the_window_counts_as_known() -> None:
     gate = inbox()
-    gate.mark(message(seq=5000))
-    assert not gate.mark(message(seq=5000 - WINDOW))
-    assert gate.mark(message(seq=5001 - WINDOW))
+    merge(gate, seq=5000)
+    assert not merge(gate, seq=5000 - WINDOW)
+    assert merge(gate, seq=5001 - WINDOW)
 
 
 def test_memory_of_a_sender_is_bounded_and_loses_nothing_in_the_window() -> None:
     gate, n = inbox(), 5 * WINDOW
-    assert all(gate.mark(message(seq=seq)) for seq in range(n))
-    assert not any(gate.mark(message(seq=seq)) for seq in range(n))
+    assert all(merge(gate, seq=seq) for seq in range(n))
+    assert not any(merge(gate, seq=seq) for seq in range(n))
     assert len(gate.state()["you"][2]) <= WINDOW
     restored = inbox()
     restored.restore(gate.state())
@@ -221,7 +229,7 @@ def test_what_a_coded_body_becomes_is_held_too() -> None:
 def test_refused_frames_do_not_make_a_sender_stale() -> None:
     """A body that fails its checksum came with the header of a later life."""
     gate = inbox()
-    gate.mark(message(epoch=7, seq=3))
+    merge(gate, epoch=7, seq=3)
     gate.mark(message(epoch=2**52, seq=0))
     gate.unmark(message(epoch=2**52, seq=0))
     assert not gate.mark(message(epoch=7, seq=3))
@@ -230,10 +238,64 @@ def test_refused_frames_do_not_make_a_sender_stale() -> None:
 
 def test_refused_frames_do_not_move_the_window() -> None:
     gate = inbox()
-    gate.mark(message(seq=3))
+    merge(gate, seq=3)
     gate.mark(message(seq=2**52))
     gate.unmark(message(seq=2**52))
     assert gate.mark(message(seq=4))
+
+
+@pytest.mark.parametrize("ahead", [1, WINDOW - 5, WINDOW, 2**52])
+def test_a_refused_frame_makes_nothing_forgotten_that_was_merged(ahead: int) -> None:
+    """A sender with many peers counts far between two frames to one of them."""
+    gate, n = inbox(), 20
+    assert all(merge(gate, seq=seq) for seq in range(n))
+    gate.mark(message(seq=n + ahead))
+    gate.unmark(message(seq=n + ahead))
+    assert not any(merge(gate, seq=seq) for seq in range(n))
+
+
+def test_frames_that_are_judged_at_once_are_told_apart() -> None:
+    gate = inbox()
+    merge(gate, seq=0)
+    for seq in (1, 2**52, 2, 2**40):
+        assert gate.mark(message(seq=seq))
+    assert not gate.mark(message(seq=2))
+    gate.unmark(message(seq=2**52))
+    gate.settle(message(seq=1))
+    gate.unmark(message(seq=2**40))
+    gate.settle(message(seq=2))
+    assert [merge(gate, seq=seq) for seq in range(4)] == [False, False, False, True]
+
+
+def test_what_is_judged_while_a_checkpoint_is_made_counts_as_merged() -> None:
+    gate, restored = inbox(), inbox()
+    merge(gate, seq=0)
+    gate.mark(message(seq=1))
+    restored.restore(gate.state())
+    assert not merge(restored, seq=1)
+    gate.unmark(message(seq=1))
+    assert merge(gate, seq=1)
+
+
+def test_of_a_sender_that_keeps_beginning_anew_one_life_is_remembered() -> None:
+    gate = inbox()
+    for epoch in range(8, 100):
+        assert merge(gate, epoch=epoch)
+        gate.mark(message(epoch=1000 + epoch))
+        gate.mark(message(epoch=2000 + epoch))
+        gate.unmark(message(epoch=1000 + epoch))
+        gate.unmark(message(epoch=2000 + epoch))
+        assert not merge(gate, epoch=epoch)
+    assert len(gate._lives("you")) == 1
+
+
+def test_lives_that_were_refused_are_forgotten_while_others_are_judged() -> None:
+    gate = inbox()
+    merge(gate, epoch=7)
+    for epoch in range(8, 100):
+        gate.mark(message(epoch=epoch))
+        gate.unmark(message(epoch=epoch - 1))
+    assert len(gate._lives("you")) == 2
 
 
 # -- the whole way through a node ---------------------------------------------------------------

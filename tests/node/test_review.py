@@ -95,18 +95,18 @@ def test_what_all_strangers_together_leave_in_the_ledger_is_bounded() -> None:
         inflight_bytes_max=1,
     )
     for seq in range(10**6, 10**6 + 2 * WINDOW):
-        assert inbox.mark(
-            Message(
-                kind=Kind.MODEL,
-                swarm="s",
-                schema=learner.layout.schema,
-                algorithm="gossip",
-                sender="b",
-                epoch=1,
-                seq=seq,
-                parts=(Part.of("x", vector),),
-            )
+        message = Message(
+            kind=Kind.MODEL,
+            swarm="s",
+            schema=learner.layout.schema,
+            algorithm="gossip",
+            sender="b",
+            epoch=1,
+            seq=seq,
+            parts=(Part.of("x", vector),),
         )
+        assert inbox.mark(message)
+        inbox.settle(message)
     seen: Any = inbox._ledgers["b"].seen
     numbers = seen if isinstance(seen, set) else ()
     one = sys.getsizeof(seen) + sum(sys.getsizeof(number) for number in numbers)
