@@ -1,9 +1,8 @@
 """The lane: one connection between two nodes that carries pushes and answers both ways.
 
-After the 101 it is this protocol's. ``records`` is its framing, ``pump`` its way out; here frames
-meet the node, those of the peer in ``arrivals``, our own in ``pending``. A body that is not
-admitted is read and forgotten, and its refusal goes out at once. Many pushes may be under way,
-each with its number; answers come in any order.
+``records`` is its framing, ``pump`` its way out; here frames meet the node, those of the peer in
+``arrivals``, our own in ``pending``. A body that is not admitted is read and forgotten, its refusal
+goes out at once. Many pushes may be under way, each with its number, and answers in any order.
 
 Invariant: reading never waits for writing, so two nodes that push to each other cannot lock each
 other; what a peer can make us hold is bounded by ``UNANSWERED_MAX`` and by what the node admits.
@@ -248,6 +247,7 @@ class Lane(asyncio.BufferedProtocol):
 
     def frame_announced(self, record: Record) -> None:
         """Judge a frame by its number and its length."""
+        self._watch.ended()  # of a body before it that was refused, nobody has said so
         limit = frame_bytes_max(body_bytes_max(self._node.layout, self._node.algorithm))
         if record.kind is Type.ANSWER:
             self._pending.announced(record.number, record.length, limit)
@@ -357,8 +357,8 @@ class Lane(asyncio.BufferedProtocol):
         except PeerError as error:
             self._break(error)
             return
-        if not self._reader.is_between and not self._reader.is_deaf:
-            self._watch.begun()
+        if not self._reader.is_deaf:
+            (self._watch.ended if self._reader.is_between else self._watch.begun)()
 
     def _stalled(self) -> None:
         error = PeerError("body_timeout", "the frame came too slowly")

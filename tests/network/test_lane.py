@@ -216,6 +216,23 @@ async def test_silence_between_records_is_no_stalling(
         assert (await peer.reply(2))["status"] == "merged"
 
 
+async def test_silence_after_a_body_that_was_refused_is_no_stalling(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stall, "STALL_S", 0.05)
+    node = await start_node(network={"body_timeout_s": 0.05})
+    data = framed(frame_for(node, swarm="other"), 1)
+    async with Peer(node.url) as peer:
+        await peer.send(data[:-1])
+        assert (await peer.reply(1))["code"] == "wrong_swarm"
+        await peer.send(data[-1:])
+        async with Peer(node.url) as slow:
+            await slow.send(b"\x01")
+            assert (await slow.closing()).startswith("body_timeout: ")  # so time has passed
+        await peer.send(framed(frame_for(node), 2))
+        assert (await peer.reply(2))["status"] == "merged"
+
+
 async def test_a_connection_that_breaks_in_a_body_leaves_nothing_behind(node: HttpNode) -> None:
     before, data = node.params.tobytes(), framed(frame_for(node), 1)
     async with Peer(node.url) as peer:
