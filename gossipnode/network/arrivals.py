@@ -92,7 +92,8 @@ class Arrivals:
             if offset:
                 buffer = self._partials.take(self._peer, message, offset)
             else:
-                self._partials.drop(self._peer)  # the peer has begun something else
+                if message.parts:  # the peer has begun something else; a ping is nothing of that
+                    self._partials.drop(self._peer)
                 buffer = self._pool.take(message.body_bytes)
         except PeerError as error:
             self._node.release(admission)

@@ -12,12 +12,12 @@ from itertools import count
 import numpy as np
 import pytest
 from laning import LARGE, Peer, frame_to, framed, lanes_of, push_from
-from loopback import StartNode, frame_for, until, vector_for
+from loopback import StartNode, frame_for, message_for, until, vector_for
 
 from gossipnode.errors import NetworkError
 from gossipnode.network import HttpNode, partials, ways
 from gossipnode.network.records import Type, frame_record, record_head
-from gossipnode.wire import Frame
+from gossipnode.wire import Frame, Kind, encode
 
 
 @pytest.fixture
@@ -242,6 +242,21 @@ async def test_a_rest_that_is_not_what_was_kept_is_refused(
         assert (await peer.reply(1))["code"] == "malformed_frame"
         assert node.params.tobytes() == before
         assert (node.inbox.inflight_bytes, lanes_of(node).pool.inflight_bytes) == (0, 0)
+        await peer.send(rest(frame, there))
+        assert (await peer.reply(1))["status"] == "merged"
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_word_about_who_is_there_leaves_what_is_kept(start_node: StartNode) -> None:
+    """Nodes ping each other all the time, also before a push goes on."""
+    node = await start_node(**LARGE)
+    frame = frame_to(node, ramp(node), age=2**40)
+    await cut(node, frame)
+    ping = message_for(node, ramp(node), kind=Kind.CONTROL, parts=(), control="ping", age=0, seq=9)
+    async with Peer(node.url) as peer:
+        there = await have(peer, frame)
+        await peer.send(framed(encode(ping, []).tobytes(), 2))
+        assert (await peer.record())[:2] == (Type.ANSWER, 2)
         await peer.send(rest(frame, there))
         assert (await peer.reply(1))["status"] == "merged"
 
