@@ -64,14 +64,18 @@ class BufferPool:
     def take(self, nbytes: int) -> memoryview:
         """Return a writable buffer, its content arbitrary; call ``arrived`` once it is full.
 
-        Raises ``PeerError("busy")`` where too many bytes are arriving already.
+        Raises ``PeerError("busy")`` where too many bytes are arriving already, or none are left.
         """
         self.arrives_again(nbytes)
         self.make_room(0)
         self.is_fresh = True
-        if nbytes < RECYCLED_BYTES_MIN:
-            return np.empty(nbytes, np.uint8).data
-        return self._lend(self._idle_block(nbytes))
+        try:
+            if nbytes < RECYCLED_BYTES_MIN:
+                return np.empty(nbytes, np.uint8).data
+            return self._lend(self._idle_block(nbytes))
+        except MemoryError:
+            self.arrived(nbytes)
+            raise PeerError("busy", "there is no memory for the body now; come again") from None
 
     def arrives_again(self, nbytes: int) -> None:
         """Say that a buffer which was put aside is filled further; else as ``take``."""

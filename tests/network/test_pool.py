@@ -22,6 +22,21 @@ def taken(pool: BufferPool, nbytes: int = LARGE) -> np.ndarray:
     return np.frombuffer(body, "<f4", nbytes // 4, 0)
 
 
+@pytest.mark.parametrize("nbytes", [8, LARGE])
+def test_a_system_without_memory_is_busy_and_nothing_stays_reserved(
+    nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise MemoryError
+
+    pool = BufferPool(2**30)
+    monkeypatch.setattr(np, "empty", none)
+    with pytest.raises(PeerError) as caught:
+        pool.take(nbytes)
+    monkeypatch.undo()
+    assert (caught.value.code, pool.inflight_bytes) == ("busy", 0)
+
+
 def test_a_body_is_used_again_only_when_its_last_view_is_gone() -> None:
     pool = BufferPool(2**30)
     vector = taken(pool)
