@@ -39,6 +39,8 @@ LASTING = frozenset(
 )
 
 PROBE_TIMEOUT_S = 5.0
+# The shortest pause before a frame is sent again, whatever a busy peer asks for.
+RETRY_LEAST_S = 0.05
 # How much less a push counts than the one after it: the last ten make most of the speed told.
 FORGET = 0.9
 
@@ -194,6 +196,8 @@ class Courier:
     def _end(self, peer: Peer) -> None:
         # Not looked up: what was given up ends a turn later, and the peer may be forgotten then.
         peer.sending = False
+        if self._left is not None:
+            self._left.pop(peer.id, None)
         if self._trial == peer.id:
             self._trial = None
 
@@ -318,8 +322,8 @@ class Courier:
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
             peer.age, peer.refusal = reply.age, ""
-            if self._left is not None:
-                self._time(*self._left[peer.id], now)
+            if self._left is not None and (left := self._left.pop(peer.id, None)) is not None:
+                self._time(*left, now)
             self._heard(peer, now, reply.round)
             return None
         assert reply.code is not None
@@ -331,7 +335,7 @@ class Courier:
         self.peers.note_trouble(peer)
         if reply.code == "busy":
             self._heard(peer, now)  # it is there: no reason to give up on it
-            return min(reply.retry_after_s or 0.1, self.timeout_s)
+            return min(max(reply.retry_after_s or 0.1, RETRY_LEAST_S), self.timeout_s)
         if reply.code == "missing_base":
             self._heard(peer, now)  # nor here: it says what it can take
         self.on_refusal(peer.id, reply.code)

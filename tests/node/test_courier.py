@@ -12,7 +12,7 @@ import pytest
 from gossipnode.algorithms.base import Purpose
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.node.counters import Counters
-from gossipnode.node.courier import LASTING, Courier
+from gossipnode.node.courier import LASTING, RETRY_LEAST_S, Courier
 from gossipnode.node.outbox import Parcel
 from gossipnode.node.peers import PeerTable
 from gossipnode.node.world import Receipt
@@ -208,6 +208,28 @@ def test_a_refusal_is_forgotten_once_the_peer_takes_a_push() -> None:
             post.put(tasks)
         assert post.peer.state == "alive"
         assert post.peer.refusal == ""
+
+    run(main)
+
+
+def test_a_peer_that_is_busy_for_no_time_at_all_is_not_asked_without_end() -> None:
+    async def main() -> None:
+        post = Post(*[refused("busy", 1e-9) for _ in range(10)])
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert (np.diff(post.instants) >= RETRY_LEAST_S * 0.999).all()
+
+    run(main)
+
+
+def test_who_adapts_to_the_speed_remembers_nothing_of_pushes_that_are_over() -> None:
+    async def main() -> None:
+        post = Post(merged(), refused("stale_epoch"), timed=True)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+            await asyncio.sleep(1.0)
+            post.put(tasks)
+        assert not post.courier._left
 
     run(main)
 
