@@ -30,6 +30,7 @@ from gossipnode.network.trust.authority import Authority, self_signed
 from gossipnode.network.trust.bundle import check_dates, read_bundle
 from gossipnode.network.trust.identity import (
     certificate_for,
+    certificate_from,
     id_of,
     member_of,
     new_key,
@@ -119,6 +120,19 @@ def test_what_is_no_certificate_of_a_node_is_told() -> None:
 
 
 # -- authority ------------------------------------------------------------------------------------
+
+
+def test_a_certificate_of_a_version_that_there_is_not_is_told(authority: Authority) -> None:
+    """OpenSSL hands such ones on; the library that reads them has an error of its own for it."""
+    sound = der(authority.certificate)
+    version = b"\xa0\x03\x02\x01"  # of X.509: 2 means 3
+    assert sound.count(version + b"\x02") == 1
+    strange = sound.replace(version + b"\x02", version + b"\x12")
+    with pytest.raises(PeerError, match="names no node"):
+        member_of(strange)
+    lines = base64.encodebytes(strange).decode()
+    with pytest.raises(ValueError, match="no certificate in PEM"):
+        certificate_from(f"-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 
 
 def test_the_keys_are_private_and_everything_is_whole(authority: Authority) -> None:

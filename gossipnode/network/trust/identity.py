@@ -194,7 +194,7 @@ def certificate_from(pem: str) -> x509.Certificate:
     """Read a certificate; raises ``ValueError`` that says what is wrong."""
     try:
         return x509.load_pem_x509_certificate(pem.encode())
-    except ValueError:
+    except _UNSOUND:
         raise ValueError("is no certificate in PEM") from None
 
 
