@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import numpy as np
 
 from gossipnode.errors import REFUSALS, NetworkError, PeerError
 from gossipnode.logs import bounded, event
+from gossipnode.node.begun import go_on
 from gossipnode.node.counters import Counters
 from gossipnode.node.outbox import Outbox, Parcel
 from gossipnode.node.peers import GONE, Peer, PeerState, PeerTable
@@ -70,7 +72,7 @@ class Courier:
         timeout_s: float,
         insist: bool,
         on_change: Callable[[str], None],
-        on_exchange: Callable[[Peer, Parcel, Receipt], Awaitable[None]],
+        on_exchange: Callable[[Peer, Parcel, Receipt], Coroutine[Any, Any, None]],
         on_refusal: Callable[[str, str], None],
         room: Mapping[str, int] | None = None,
         room_least: int = 1,
@@ -91,6 +93,7 @@ class Courier:
         # record of a peer it would cost 120 bytes for each, and most nodes have no use for it.
         self._left: dict[str, tuple[float, int]] | None = {} if timed else None
         self._closing = False
+        self._tasks: asyncio.TaskGroup | None = None  # that the last parcel was given
         self._pauses: dict[str, asyncio.Event] = {}
         self._probed: set[str] = set()
         self._trial: str | None = None  # the suspect that is being tried
@@ -109,6 +112,7 @@ class Courier:
             if not due or self._trial not in (None, peer):
                 return
             self._trial, room = peer, 1
+        self._tasks = tasks
         self.outbox.put(peer, parcel, tasks, room)
 
     def probe(self, peer_id: str, tasks: asyncio.TaskGroup) -> None:
@@ -278,10 +282,24 @@ class Courier:
         if receipt.message is not None:
             self.counters.add("pushes_acknowledged")
             self._heard(peer, now)
-            await self.on_exchange(peer, parcel, receipt)
+            await self._merge(peer, parcel, receipt)
             return None
         assert receipt.reply is not None
         return self._replied(peer, receipt.reply, now)
+
+    async def _merge(self, peer: Peer, parcel: Parcel, receipt: Receipt) -> None:
+        """Merge the answer to an exchange to its end, even if the peer is given up meanwhile.
+
+        It has merged its half, so ours may not be lost.
+        """
+        work = self.on_exchange(peer, parcel, receipt)
+        try:
+            waiting = work.send(None)  # nearly always it is done at once, and needs no task
+        except StopIteration:
+            return
+        assert self._tasks is not None
+        # What this raises, the group of tasks gets.
+        await asyncio.wait([self._tasks.create_task(go_on(work, waiting))])
 
     def _time(self, sent_at: float, nbytes: int, now: float) -> None:
         """Take a push that was acknowledged into account for ``bytes_per_s``."""
