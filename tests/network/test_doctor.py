@@ -388,6 +388,20 @@ async def test_a_peer_that_dials_another_address_says_so(
     assert f"reached at 127.0.0.1:{port}, and peers are told http://127.0.0.9:{port}" in found.said
 
 
+async def test_a_node_with_a_loopback_address_of_its_own_is_not_blamed(
+    start: Any, tmp_path: Path
+) -> None:
+    """It comes from 127.0.0.1 as all do, and a peer that dials that back has not tried its own."""
+    b = await start("b")
+    port = port_of_free()
+    own = {"port": port, "bind": "127.0.0.9", "advertise": f"http://127.0.0.9:{port}"}
+    config = config_of(tmp_path / "a", network=own)
+    found = one(await examine(Patient(config, (entry(b),))), "seen by b")
+    assert found.state == "warning"
+    assert f"dialled back at 127.0.0.1:{port} in vain" in found.said
+    assert found.advice.startswith("right where nodes of one machine have loopback addresses")
+
+
 # -- with certificates ----------------------------------------------------------------------------
 
 

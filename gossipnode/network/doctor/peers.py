@@ -28,7 +28,7 @@ from gossipnode.network.doctor.patient import (
 )
 from gossipnode.network.view import DIAL_S, dial
 from gossipnode.network.view import PATH as VIEW_PATH
-from gossipnode.node.addresses import is_loopback, may_dial
+from gossipnode.node.addresses import is_loopback, is_loopback_number, may_dial
 
 # Clocks of machines that ask a time server differ by milliseconds.
 CLOCK_S = 5.0
@@ -263,10 +263,12 @@ def _dialled(one: Looked, advertised: str, own: tuple[str, int], numbers: list[s
         return warning(check, f"{comes}, and was not dialled back", advice)
     if outcome == "connected" and not _is_same(view, own, numbers):
         said = f"{comes}, was reached at {place}, and peers are told {advertised}"
-        advice = "right behind a router or with two networks; else correct --advertise"
-        return warning(check, said, advice)
+        return warning(check, said, f"right {_elsewhere(own[0])}; else correct --advertise")
     if outcome == "connected":
         return ok(check, f"{comes}, and was reached at {place}")
+    if is_loopback_number(own[0]) and not _is_same(view, own, numbers):
+        said = f"{comes}, dialled back at {place} in vain, and peers are told {advertised}"
+        return warning(check, said, f"right {_elsewhere(own[0])}; else correct --advertise")
     said, advice = {
         "refused": ("nobody listened there", "listen where peers dial: --bind 0.0.0.0, --port"),
         "timeout": (
@@ -275,6 +277,15 @@ def _dialled(one: Looked, advertised: str, own: tuple[str, int], numbers: list[s
         ),
     }.get(str(outcome), ("no way leads there", "correct the address that peers are told"))
     return failed(check, f"{comes}; dialled back at {place}, {said}", advice)
+
+
+def _elsewhere(own_host: str) -> str:
+    """Say where a node rightly comes from another address than ``own_host``, which peers dial."""
+    # Whatever dials 127.0.0.3 comes from 127.0.0.1, unless it binds to another: a peer that
+    # dials that back has tried no way to this node.
+    if is_loopback_number(own_host):
+        return "where nodes of one machine have loopback addresses of their own"
+    return "behind a router or with two networks"
 
 
 def _is_same(view: dict[str, Any], own: tuple[str, int], numbers: list[str]) -> bool:
