@@ -130,7 +130,7 @@ class Lanes:
                     raise NetworkError(f"timed out after {timeout_s:g} s") from None
             if lane is None or _waits(lane, frame):
                 break
-            way = self._ways[address]
+            way = self._ways.setdefault(address, Way())  # it may have been forgotten meanwhile
             reached = way.reached
             try:
                 return await way.push(lane, frame, deadline - loop.time(), self._counters)
