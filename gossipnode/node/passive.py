@@ -18,7 +18,7 @@ from gossipnode.logs import bounded, event
 from gossipnode.node.addresses import is_address
 from gossipnode.node.inbox import KINDS, Admission
 from gossipnode.node.outbox import Parcel
-from gossipnode.node.peers import Peer
+from gossipnode.node.peers import Peer, is_absurd
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import Frame, encode
 from gossipnode.wire.message import ALL, Kind, Message, Part, Role
@@ -69,7 +69,13 @@ class PassiveSide:
         if membership is not None and message.kind in ABOUT_NODES:
             membership.admit(message)
             return Admission(message, 0, False, 0)
+        self._check_round(message)
         return self.node.inbox.admit(message)
+
+    def _check_round(self, message: Message) -> None:
+        """Refuse a round from which there is no going on: the next ones would fit no message."""
+        if is_absurd(message.round, self.node.round):
+            raise PeerError("malformed_frame", f"nobody can be in round {message.round}")
 
     async def deliver(self, admission: Admission, body: memoryview | Sequence[Vector]) -> Delivery:
         """Check, merge and answer; releases the admission. Raises ``PeerError``.
@@ -125,6 +131,7 @@ class PassiveSide:
         try:
             if message.sender != peer.id:
                 raise PeerError("not_a_neighbour", f"asked {peer.id}, another node answered")
+            self._check_round(message)
             # Neither a full inbox nor draining may refuse it: the other half is merged already.
             _, body_bytes, held = node.inbox.check(message)
             if not node.inbox.mark(message):

@@ -34,6 +34,10 @@ DRAWS_MAX = 16
 PEERS_KEPT = 4096
 # Rounds by which a peer may be ahead of what it said last; more it has to say twice.
 LEAP_MAX = 16
+# No swarm gets here by counting. Of what a message can hold it is half, so that nodes that were led
+# here can go on; beyond, nobody is believed who is more than ``SLACK`` ahead.
+ROUND_MAX = 2**62
+SLACK = 2**20
 
 
 @dataclass(slots=True)
@@ -79,6 +83,8 @@ class Peer:
 
         One absurd number, from a bug or a flipped bit, must not make this node skip rounds.
         """
+        if is_absurd(round_, self.round):
+            return
         if self.round < 0 or round_ <= self.round + LEAP_MAX or abs(round_ - self.leap) <= LEAP_MAX:
             self.round = round_
         self.leap = round_
@@ -364,6 +370,11 @@ class PeerTable:
         if peer is None or peer.state not in ABSENT:
             return True
         return peer.state == "suspect" and peer.retry_at <= now
+
+
+def is_absurd(round_: int, known: int) -> bool:
+    """Whether nobody can be in ``round_``, as far as who is in ``known`` can tell."""
+    return round_ > max(ROUND_MAX, known + SLACK)
 
 
 def _listed(entry: PeerEntry) -> Peer:

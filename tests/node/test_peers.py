@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gossipnode.config import PeerEntry
 from gossipnode.node.directory import Directory
-from gossipnode.node.peers import Peer, PeerState, PeerTable
+from gossipnode.node.peers import ROUND_MAX, SLACK, Peer, PeerState, PeerTable
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,17 @@ def test_a_leap_of_rounds_is_believed_when_it_is_said_twice() -> None:
     ]:
         peer.tell_round(said)
         assert peer.round == believed, said
+
+
+@pytest.mark.parametrize("absurd", [ROUND_MAX + SLACK + 1, 2**63 - 1])
+def test_a_round_after_which_no_message_can_tell_another_is_never_believed(absurd: int) -> None:
+    peer = Peer("a", "x")
+    for said, believed in [(absurd, -1), (absurd, -1), (3, 3), (absurd, 3), (absurd, 3), (4, 4)]:
+        peer.tell_round(said)
+        assert peer.round == believed
+    led = Peer("b", "x", round=ROUND_MAX + SLACK)  # it was led there, and counts on
+    led.tell_round(led.round + 1)
+    assert led.round == ROUND_MAX + SLACK + 1
 
 
 def listing(names: str) -> Directory:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from memory_swarm import swarm_of
 from plain_learner import PlainLearner, plain_config
 
+from gossipnode.algorithms.base import Purpose
+from gossipnode.errors import PeerError
 from gossipnode.node.inbox import SENDERS_MAX, WINDOW, Inbox
 from gossipnode.simulation import loop as virtual_time
 from gossipnode.wire import Kind, Message, Part, encode
 from gossipnode.wire.frame import Frame, decode
 
+MODEL = Purpose.MODEL
 NAMES = ("a", "b", "c")
 
 
@@ -46,6 +52,31 @@ def test_no_age_that_is_let_in_makes_the_nodes_own_frames_unreadable() -> None:
                 frame = node.passive.frame({"x": node.params}, "model", node.age)  # type: ignore[arg-type]
                 decode(bytearray(frame.tobytes()))
                 assert node.counters.get("pushes_failed") == 0
+
+    virtual_time.run(scenario())
+
+
+@pytest.mark.parametrize("round_", [2**62, 2**63 - 1])
+def test_no_round_that_is_let_in_makes_the_nodes_own_frames_unreadable(round_: int) -> None:
+    """The first word of a neighbour is believed, and all go on where it says it is."""
+
+    async def scenario() -> None:
+        config = plain_config(run__duration_s=20.0, algorithm__deadline_s=1.0)
+        async with swarm_of(config, NAMES, [PlainLearner([0.0], 1.0) for _ in NAMES]) as swarm:
+            await swarm.start()
+            for world in swarm.worlds.values():
+                world.step_s = 0.5
+            a, b = swarm.nodes["a"], swarm.nodes["b"]
+            message, arrays = decode(
+                bytearray(b.passive.frame({"x": b.params}, MODEL, 0).tobytes())
+            )
+            frame = encode(replace(message, round=round_, seq=10**6), arrays)
+            with contextlib.suppress(PeerError):
+                await swarm.carry("b", "a", frame.tobytes())
+            await swarm.run()
+            for node in (a, b):
+                assert node.counters.get("rounds") > 10
+                decode(bytearray(node.passive.frame({"x": node.params}, MODEL, 0).tobytes()))
 
     virtual_time.run(scenario())
 
