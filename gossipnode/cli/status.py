@@ -29,6 +29,7 @@ from gossipnode.config import DEFAULT_PORT
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
 from gossipnode.network import HttpClient, NoNodeError, ToldError
+from gossipnode.network.probe import WORDS as TLS_WORDS
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 TIMEOUT_S = 10.0
@@ -108,12 +109,21 @@ async def _answer(client: HttpClient, url: str, path: str, keys: set[str]) -> di
         hint = "; name the file with its token: --status-token-file" * (error.status == 401)
         raise NetworkError(f"{error}{hint}") from None
     except (NetworkError, PeerError) as error:
-        raise NetworkError(
-            f"{error}; is a node running there? `gossipnode start` prints its address"
-        ) from None
+        raise NetworkError(f"{error}{_hint(url, str(error))}") from None
     if not isinstance(answer, dict) or not keys <= answer.keys():
         raise NoNodeError(url)
     return answer
+
+
+def _hint(url: str, said: str) -> str:
+    """Return what to do where asking ``url`` has failed with the words ``said``."""
+    if TLS_WORDS in said:  # they say where to ask
+        return ""
+    if url.startswith("https:"):
+        return (
+            "; people ask a node's pages, which are plain: `gossipnode start` prints their address"
+        )
+    return "; is a node running there? `gossipnode start` prints its address"
 
 
 def lines_of(status: Status) -> list[str]:
