@@ -161,8 +161,7 @@ class Lanes:
 
     def _broke(self, lane: Lane, error: LaneBrokenError) -> None:
         self._counters.add("lanes_broken")
-        who = bounded(lane.peer.id)
-        event(log, logging.DEBUG, "lane.broken", peer=who, reason=str(error))
+        event(log, logging.DEBUG, "lane.broken", peer=bounded(lane.peer.id), reason=str(error))
 
     def transfers(self) -> list[TransferStatus]:
         """Return how far the long bodies under way are."""
