@@ -44,6 +44,10 @@ from gossipnode.codecs import CODECS, UNBIASED
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, Needs, option
 
+# Answers of one client in the buffer: it is sent a model for each, and may be quicker than the hub
+# steps. One that answers all models of the past at once would fill the hub's memory.
+ROOM = 4
+
 
 class FedBuffOptions(HubOptions, MergeOptions):
     """FedBuff: asynchronous federated learning with a hub."""
@@ -196,6 +200,8 @@ class FedBuff(HubAlgorithm):
             self.owe(j)
         if v <= self.latest.get(j, -1):
             return Answer(Outcome.DUPLICATE)
+        if sum(work.sender == j for _, work in self.buffer) >= ROOM:
+            return Answer(Outcome.DROPPED)
         work, self.latest[j] = work_of(arrival), v
         self.buffer.append((v, work))
         self.note_counted(node, v, {j: work})

@@ -37,6 +37,7 @@ from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.dpsgd import DPSGD, DpsgdOptions
 from gossipnode.algorithms.lockstep_options import LockstepOptions
 from gossipnode.algorithms.staleness import MergeOptions, no_ages
+from gossipnode.errors import PeerError
 from gossipnode.options import Facts, Needs, option
 
 # Share of the running loss that one round replaces.
@@ -180,7 +181,10 @@ class GossipPGA(DPSGD):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Hand a neighbour's model to D-PSGD, the rest to the all-reduce; take part in both."""
         if "x" in arrival.parts:
+            if arrival.index["kind"] != "all":
+                raise PeerError("unsupported_message", "pieces are of sums: models come whole")
             return await super().receive(node, arrival)
+        self.reduce.check(node, arrival)
         k = arrival.round
         if self.adapts and node.round <= k and k > self.reduced:
             # No mean is farther off than H_max, whatever one absurd message says.
@@ -215,6 +219,9 @@ def next_period(H_init: int, F_init: float, F: float, H_max: int) -> int:
     >>> [next_period(4, 2.0, F, 64) for F in (2.0, 1.5, 0.5, 0.0)]
     [4, 6, 16, 64]
     """
-    if H_init * F_init >= H_max * F:
+    # Losses that no task has, as somebody may tell them, give no ratio.
+    if H_init * F_init >= H_max * F or F < 0:
         return H_max
+    if F_init <= 0:
+        return 1
     return max(1, math.ceil(H_init * F_init / F))

@@ -47,6 +47,9 @@ MODEL, ANSWER = 0, 1
 LOST_MAX = 10
 # Of an answer that is none, but a greeting: its first part is the sender's params.
 NO_SAMPLES = 0
+# Scalars of either half that are rounds and lives: they are kept, and told again as integers.
+MARKS = frozenset({"life", "renewed", "renewed_life", "era", "counted", "counted_life"})
+MARK_MAX = 2**63
 
 
 @dataclass(slots=True)
@@ -237,8 +240,12 @@ class Client(Algorithm):
         return Answer(Outcome.BUFFERED)
 
     def check(self, arrival: Arrival, phase: int, roles: frozenset[str]) -> None:
-        """Raise ``PeerError`` for what only the other half takes."""
+        """Raise ``PeerError`` for what only the other half takes, and for marks that are none."""
         if arrival.phase != phase or arrival.parts.keys() != roles:
             raise PeerError(
                 "unsupported_message", "hub and clients differ in who the hub is, or in [codec]"
             )
+        for name in MARKS & arrival.scalars.keys():
+            mark = arrival.scalars[name]
+            if mark != int(mark) or not -1 <= mark < MARK_MAX:
+                raise PeerError("unsupported_message", f"the scalar {name} is no round and no life")
