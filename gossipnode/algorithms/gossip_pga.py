@@ -42,6 +42,8 @@ from gossipnode.options import Facts, Needs, option
 
 # Share of the running loss that one round replaces.
 NEWS = 0.1
+# Of what one tells, were it larger, the swarm's sums would never be finite again.
+LOSS_MAX = 1e100
 
 
 class GossipPgaOptions(LockstepOptions, MergeOptions):
@@ -154,7 +156,7 @@ class GossipPGA(DPSGD):
         told = mean.numbers.get("told", 0.0)
         if self.adapts and told > 0:
             F, F_init = mean.numbers["loss"] / told, mean.numbers["first"] / told
-            if math.isfinite(F) and math.isfinite(F_init):
+            if is_loss(F) and is_loss(F_init):
                 is_warm = self.means > self.warm_up
                 self.F, self.F_init = F, F_init if is_warm else F
                 if is_warm:
@@ -163,14 +165,14 @@ class GossipPGA(DPSGD):
 
     def note_loss(self, node: NodeInterface) -> None:
         """Let the running loss follow that of the last local steps, where that is a number."""
-        if node.loss is not None and math.isfinite(node.loss):
+        if node.loss is not None and is_loss(node.loss):
             self.F = node.loss if self.F is None else self.F + NEWS * (node.loss - self.F)
 
     def numbers(self) -> dict[str, float]:
         """Return what goes along with the vector: F and F_init, and whether they are known."""
         if not self.adapts:
             return {}
-        if self.F is None or not math.isfinite(self.F):
+        if self.F is None or not is_loss(self.F):
             return {"loss": 0.0, "first": 0.0, "told": 0.0}
         return {
             "loss": self.F,
@@ -211,6 +213,11 @@ class GossipPGA(DPSGD):
             self.H, self.due = min(facts.get("H", self.H), self.H_max), facts.get("due")
             self.F, self.F_init = facts.get("F"), facts.get("F_init")
             self.means = facts.get("means", 0)
+
+
+def is_loss(F: float) -> bool:
+    """Whether F is a number that may be told: sums of larger ones could be told no more."""
+    return abs(F) <= LOSS_MAX
 
 
 def next_period(H_init: int, F_init: float, F: float, H_max: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from memory_swarm import MemorySwarm, swarm_of
 from plain_learner import PlainLearner, plain_config
 
+from gossipnode.algorithms.all_reduce import Mean
 from gossipnode.algorithms.base import Purpose
-from gossipnode.algorithms.gossip_pga import next_period
+from gossipnode.algorithms.gossip_pga import GossipPGA, GossipPgaOptions, next_period
 from gossipnode.algorithms.hub_clients import ANSWER, MODEL
 from gossipnode.errors import PeerError
 from gossipnode.learning.learner import TrainResult
@@ -137,3 +139,13 @@ def test_what_is_refused_asks_for_no_mean(reduction: str) -> None:
             assert algorithm.due == due
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize("told", [1.0, 1e-300])
+def test_a_loss_that_one_told_leaves_sums_that_can_be_told(told: float) -> None:
+    algorithm: Any = GossipPGA(GossipPgaOptions(form="aga", every=4, warm_up=1), 1)
+    algorithm.F = 2.0
+    for k in (3, 7):
+        numbers = {"loss": 1e308 * told, "first": 1.7e308 * told, "told": told}
+        algorithm.look_ahead(k, Mean(np.zeros(1), 2, numbers))
+    assert all(math.isfinite(16 * number) for number in algorithm.numbers().values())
