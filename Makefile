@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 # An interpreter that has PyTorch; without one the comparison with gloo is left out.
 TORCH_PYTHON ?= $(BIN)/python
 
+# One more than there are cores, up to four: many tests wait for processes that they have started.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
+
 # Tests start hundreds of processes; without kept bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -15,13 +18,13 @@ demo: $(VENV)/.demo
 
 # The scenarios count their faults together, so one process runs them all.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --ignore tests/scenarios
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --ignore tests/scenarios
 	$(BIN)/python -m pytest tests/scenarios
 
 # The same at greater length, and every property with examples of its own.
 test-long: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m long
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --hypothesis-profile drawn --ignore tests/scenarios
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m long
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --hypothesis-profile drawn --ignore tests/scenarios
 
 # What `make test` does in little: power cut twice, everywhere; 2,000 storms; 1,000 times SIGKILL.
 survive: $(VENV)/.dev
