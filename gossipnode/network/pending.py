@@ -66,8 +66,8 @@ class Pending:
 
     Bodies of answers are lent by ``pool``; one arrives at a time. ``give_up(number)`` sees to the
     end of a push whose answer nobody waits for any more. Where the peer is ``proven``, answers in
-    another's name are none. One timer serves all, and an answer leaves
-    it alone: setting and stopping one for each push costs more than it looking in vain.
+    another's name are none. One timer serves all, and an answer leaves it alone: setting and
+    stopping one for each push costs more than it looking in vain.
     """
 
     def __init__(

@@ -187,11 +187,13 @@ class Inbox:
 
     def settle(self, message: Message) -> None:
         """Enter what was marked: it is merged, and the life is the sender's own."""
-        for ledger in self._lives(message.sender):
-            if ledger.epoch == message.epoch:
-                ledger.close(message.seq)
-                ledger.enter(message.seq)
-                ledger.before = None
+        ledger = self._ledgers.get(message.sender)
+        while ledger is not None and ledger.epoch != message.epoch:
+            ledger = ledger.before
+        if ledger is not None:
+            ledger.close(message.seq)
+            ledger.enter(message.seq)
+            ledger.before = None
 
     def unmark(self, message: Message) -> None:
         """Forget what was marked: it was refused, so the sender may try once more."""
