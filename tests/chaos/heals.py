@@ -26,7 +26,7 @@ from daemon.processes import until
 
 BAR_S = 15.0
 HOLD_S = (3.0, 40.0)
-EVERY_S = 0.02
+LOOKS = 10
 # n0 and n1 are on one side, n2 and n3 on the other; the ring has two edges across.
 ACROSS = {"dpsgd": [(1, 2), (0, 3)], "gossip": [(0, 2), (0, 3), (1, 2), (1, 3)]}
 TOML = {"dpsgd": DPSGD.format(deadline_s=2.0), "gossip": GOSSIP.format(period_s=0.1)}
@@ -55,13 +55,23 @@ def both_ways(four: Nodes, pairs: list[Pair], patience_s: float) -> list[float]:
     return list(took.values())
 
 
+def settled(four: Nodes, pairs: list[Pair]) -> dict[Pair, tuple[int, int]]:
+    """Return the counts once ``LOOKS`` in a row agree: what was on its way is in."""
+    looks: list[dict[Pair, tuple[int, int]]] = []
+
+    def agree() -> bool:
+        looks.append(counts(four, pairs))
+        return len(looks) >= LOOKS and all(look == looks[-1] for look in looks[-LOOKS:])
+
+    until(agree, "what was on its way is in", 30.0)
+    return looks[-1]
+
+
 def apart(lab: Lab, four: Nodes, pairs: list[Pair], hold_s: float) -> None:
     """Partition, see that nothing comes across, and let ``hold_s`` pass."""
     lab.partition()
     began = time.monotonic()
-    # What was on its way when the wire went down is in by then.
-    time.sleep(0.3)
-    before = counts(four, pairs)
+    before = settled(four, pairs)
     while time.monotonic() < began + hold_s:
         time.sleep(0.1)
     assert counts(four, pairs) == before, "a partition that lets pushes through"
