@@ -37,6 +37,7 @@ import numpy as np
 from benchmarks import certificates
 from benchmarks.control import Control
 from benchmarks.still import Sink, Still, config_of
+from benchmarks.suite import PUSH_BARS
 from benchmarks.watching import Watch
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import all_finite, merge_into
@@ -56,8 +57,7 @@ WARM_UP = 3
 PATIENCE_S = 60.0
 # What the raw exchange puts before a frame, and what it answers: as the lane does.
 RECORD_BYTES = 16
-BARS = {"lane": 0.9, "post": 0.4}
-TLS_BARS = {"lane": 0.7}
+TLS_BARS = {("carried", "100,000,000 B", "lane"): 0.7}
 
 Tls = tuple[SSLContext, SSLContext]
 
@@ -327,7 +327,7 @@ def repetitions_of(nbytes: int, *, quick: bool) -> int:
 
 async def measure_all(sizes: Sequence[int], *, quick: bool, chain: Path | None) -> list[Row]:
     """Measure all sizes, carried and merged, printing each row as it comes."""
-    bars = BARS if chain is None else TLS_BARS
+    bars = PUSH_BARS if chain is None else TLS_BARS
     rows: list[Row] = []
     print(f"{'':8} {'bytes':>11} {'way':5} {'ms':>9} {'GB/s':>6} {'ratio':>6}")
     for merging in (False, True):
@@ -335,8 +335,8 @@ async def measure_all(sizes: Sequence[int], *, quick: bool, chain: Path | None) 
             repetitions = repetitions_of(4 * size, quick=quick)
             for one in await measure(size, repetitions, merging=merging, chain=chain):
                 rows.append(one)
-                bar = bars.get(one.way)
-                note = "" if bar is None or merging else f"  bar {bar}"
+                bar = bars.get((one.what, f"{one.nbytes:,} B", one.way))
+                note = "" if bar is None else f"  bar {bar}"
                 print(
                     f"{one.what:8} {one.nbytes:>11,} {one.way:5} {one.median_ms:>9.3f} "
                     f"{one.gigabytes_per_s:>6.2f} {one.ratio:>6.2f}{note}",
