@@ -59,14 +59,18 @@ class BatchStream:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue where the stream was that returned ``state``; it must have had equal sizes.
+        """Continue where the stream was that returned ``state``.
 
-        The epoch's order is not stored: it is drawn again from the generator's state before it.
+        The epoch's order is not stored: it is drawn again from the generator's state before it. A
+        new epoch begins where that was of another number of samples, as when a file has grown or
+        shares are smaller since a peer has come, or where all positions were given every time.
         """
-        assert state["size"] == self._size, "the number of samples has changed"
-        if not self.full:
-            self._rng.bit_generator.state = state["rng_before_epoch"]
-            self._begin_epoch()
+        before = state["rng_before_epoch"]
+        if self.full or not before:
+            return
+        self._rng.bit_generator.state = before
+        self._begin_epoch()
+        if state["size"] == self._size:
             self._position = int(state["position"])
 
     def _begin_epoch(self) -> None:

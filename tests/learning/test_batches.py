@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,21 @@ def test_restored_stream_continues_exactly(size, batch_size, done):
     second.restore(saved)
     for _ in range(3 * size):
         assert np.array_equal(first.next(), second.next())
+
+
+@pytest.mark.parametrize(
+    ("then", "now"), [((9, 0), (9, 4)), ((9, 4), (10, 4)), ((9, 4), (5, 4)), ((9, 4), (3, 4))]
+)
+def test_a_stream_of_other_samples_or_batches_begins_an_epoch(then, now):
+    first, second = stream(*then, 7), stream(*now, 999)
+    for _ in range(5):
+        first.next()
+    second.restore(json.loads(json.dumps(first.state())))
+    size, batch_size = now
+    drawn = [second.next().tolist() for _ in range(size)]
+    assert all(len(batch) == min(batch_size, size) for batch in drawn)
+    epochs = np.array(sum(drawn, [])).reshape(-1, size)
+    assert (np.sort(epochs, axis=1) == np.arange(size)).all()
 
 
 def test_equal_seeds_give_equal_batches_and_others_do_not():
