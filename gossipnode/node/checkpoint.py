@@ -7,6 +7,7 @@ snapshot; and where there are files but none holds, loading fails rather than be
 A damaged file is put aside once an older one is found that holds: under its own name with
 ``.broken`` behind it, so that nothing takes it for a checkpoint again, and whoever looks into the
 damage has it. Where none holds, all stay as they are: a later start must not find an empty folder.
+One that may be whole, but was not to be had, is no damage: loading fails, and a later start has it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ log = logging.getLogger("gossipnode.node")
 
 SUFFIX = ".safetensors"
 BROKEN = ".broken"
+# What reading fails with where the bytes themselves are lost. All else (no descriptor left, no
+# right to read, no memory) says nothing about them.
+LOST = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR})
 
 
 class FileStore:
@@ -80,7 +84,9 @@ class FileStore:
             last = int(path.read_text())
         except FileNotFoundError:
             last = 0
-        except (OSError, ValueError):
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
+        except ValueError:
             raise StorageError(f"{path}: unreadable; delete it to begin a new epoch") from None
         epoch = max(last + 1, int(self.wall_time() * 1000))
         self._write(path, str(epoch).encode())
@@ -123,13 +129,15 @@ class FileStore:
         self._write(self.folder / name, data)
 
     def read_small(self, name: str) -> bytes | None:
-        """Return the small file of that name; None if there is none."""
+        """Return the small file of that name; None if there is none, b"" if its bytes are lost."""
         path = self.folder / name
         try:
             return path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno in LOST:
+                return b""
             raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
 
     def put_aside(self, name: str) -> None:
@@ -191,8 +199,10 @@ class FileStore:
 
         try:
             data = path.read_bytes()
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in LOST:
+                return None
+            raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
         digest = path.name.removesuffix(SUFFIX).split("-", 1)[1]
         if xxhash.xxh3_128_hexdigest(data) != digest:
             return None

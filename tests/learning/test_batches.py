@@ -68,7 +68,7 @@ def test_a_stream_of_other_samples_or_batches_begins_an_epoch(then, now):
     size, batch_size = now
     drawn = [second.next().tolist() for _ in range(size)]
     assert all(len(batch) == min(batch_size, size) for batch in drawn)
-    epochs = np.array(sum(drawn, [])).reshape(-1, size)
+    epochs = np.concatenate(drawn).reshape(-1, size)
     assert (np.sort(epochs, axis=1) == np.arange(size)).all()
 
 

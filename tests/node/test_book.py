@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +111,28 @@ def test_a_damaged_book_is_put_aside_by_whoever_has_the_lock(tmp_path: Path) -> 
     files.put_aside(FILE)
     assert files.read_small(FILE) is None
     assert (tmp_path / (FILE + BROKEN)).read_bytes() == b"x"
+
+
+async def test_only_a_book_whose_bytes_are_lost_is_put_aside(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_small(FILE, page_bytes(PAGE))
+
+    def fails(number: int) -> Callable[[Path], bytes]:
+        def read(_: Path) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+        return read
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fails(errno.EMFILE))
+        with pytest.raises(StorageError, match="cannot be read: Too many open files"):
+            await Life(store, 1.7e9).book.recall()
+    assert (store.folder / FILE).exists()
+    monkeypatch.setattr(Path, "read_bytes", fails(errno.EIO))
+    await Life(store, 1.7e9).book.recall()
+    assert not (store.folder / FILE).exists()
+    assert (store.folder / (FILE + BROKEN)).exists()
 
 
 def test_power_may_go_at_any_moment_and_the_book_is_the_old_or_the_new_one(tmp_path: Path) -> None:

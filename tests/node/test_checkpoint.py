@@ -102,6 +102,51 @@ def test_a_damaged_one_is_passed_over_for_the_one_before(
     assert loaded.facts["age"] == 5
 
 
+def unreadable(patch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let reading the file called ``name`` fail with this error."""
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return read(path)
+
+    patch.setattr(Path, "read_bytes", failing)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOMEM])
+def test_one_that_was_not_to_be_had_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    files = store(tmp_path)
+    for age in range(3):
+        files.save(snapshot(age))
+    there = files.files()
+    with monkeypatch.context() as patch:
+        unreadable(patch, there[-1].name, number)
+        with pytest.raises(StorageError, match=f"{there[-1].name}: .*{os.strerror(number)}"):
+            files.load()
+    assert files.files() == there
+    assert files.skipped == []
+    loaded = files.load()
+    assert loaded is not None
+    assert loaded.facts["age"] == 2
+
+
+def test_one_whose_bytes_the_disk_has_lost_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = store(tmp_path)
+    for age in range(3):
+        files.save(snapshot(age))
+    newest = files.files()[-1]
+    unreadable(monkeypatch, newest.name, errno.EIO)
+    loaded = files.load()
+    assert loaded is not None
+    assert loaded.facts["age"] == 1
+    assert files.skipped == [newest.name]
+
+
 def test_none_sound_is_an_error_and_not_a_new_beginning(tmp_path: Path) -> None:
     files = store(tmp_path)
     for number in range(2):
@@ -180,6 +225,17 @@ def test_the_epoch_grows_whatever_the_clock_does(tmp_path: Path) -> None:
 def test_an_unreadable_epoch_is_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "epoch").write_text("what?")
     with pytest.raises(StorageError, match="epoch"):
+        store(tmp_path).next_epoch()
+
+
+def test_an_epoch_that_was_not_to_be_had_is_not_to_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Path) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(StorageError, match="epoch: cannot be read: Too many open files"):
         store(tmp_path).next_epoch()
 
 

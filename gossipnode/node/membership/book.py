@@ -129,14 +129,17 @@ class AddressBook:
         """Go without a word."""
 
     async def recall(self) -> None:
-        """Read what was there before; a book that is damaged is put aside, and told of."""
+        """Read what was there before; a book that is damaged is put aside, and told of.
+
+        Raises ``StorageError`` where it cannot be read, but may be whole.
+        """
         node, store = self.node, self.node.world.store
         if store is None:
             return
+        data = await node.world.work(store.read_small, FILE)
+        if data is None:
+            return
         try:
-            data = await node.world.work(store.read_small, FILE)
-            if data is None:
-                return
             page = parse_page(data)
         except StorageError as error:
             event(log, logging.ERROR, "book.damaged", reason=str(error))
