@@ -236,10 +236,13 @@ def _warn_if_out_of_reach(config: Config, peers: Sequence[PeerEntry]) -> None:
 def how_to_join(config: Config, address: str) -> str:
     """Return what to do on another machine, as a command where one suffices."""
     if config.topology.graph != "random":
-        return (
-            f"to add a node: this swarm's graph ({config.topology.graph}) is fixed; add the node "
-            "to peers.toml on every node and start all again"
-        )
+        fixed = f"to add a node: this swarm's graph ({config.topology.graph}) is fixed; "
+        if config.trust.bundle and not config.swarm.peers:
+            return fixed + (
+                "issue the node a bundle with an address (gossipnode ca issue NAME=HOST:PORT), "
+                "renew the others' (--renew FILE) and start all again"
+            )
+        return fixed + "add the node to peers.toml on every node and start all again"
     if config.trust.bundle:
         return (
             "to add a node: issue it a bundle (gossipnode ca issue NAME), and there: "

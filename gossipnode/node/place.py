@@ -64,9 +64,13 @@ def find_place(config: Config, peers: Sequence[PeerEntry], node_id: str = "") ->
         index = xxhash.xxh3_64_intdigest(node_id.encode()) if i is None else i
         return Place(node_id, index, max(len(ids), 1))
     if i is None:
+        where, advice = "in the peer list", ""
+        if config.trust.bundle and not config.swarm.peers:
+            where = "among its bundle's seeds"
+            advice = "; gossipnode ca issue NAME=HOST:PORT makes one that is"
         raise ConfigError(
-            f"{node_id!r} is not in the peer list, and {config.algorithm.called} on a "
-            f"{config.topology.graph} needs to know its place",
+            f"{node_id!r} is not {where}, and {config.algorithm.called} on a "
+            f"{config.topology.graph} needs to know its place{advice}",
             file=config.swarm.peers or None,
             key="node.id",
             allowed=", ".join(ids) or "none: set swarm.peers (--peers) to a peers.toml",

@@ -285,6 +285,16 @@ def test_the_join_line_can_be_copied_to_another_machine():
     assert command == "gossipnode start --join http://10.0.0.5:7946 --insecure --bind 0.0.0.0"
 
 
+def test_who_started_from_bundles_is_not_sent_to_a_peers_toml():
+    sections = {"trust": {"bundle": "a.bundle"}}
+    line = how_to_join(Config.model_validate(sections), "https://10.0.0.5:7946")
+    assert "peers.toml" not in line
+    assert "gossipnode ca issue NAME=HOST:PORT" in line
+    sections["swarm"] = {"peers": "peers.toml"}
+    line = how_to_join(Config.model_validate(sections), "https://10.0.0.5:7946")
+    assert "add the node to peers.toml on every node" in line
+
+
 # -- strangers' text -------------------------------------------------------------------------------
 
 

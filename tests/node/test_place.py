@@ -169,6 +169,12 @@ def test_who_is_not_in_the_list_has_no_place_in_a_graph() -> None:
     assert caught.value.nearest == "n0"
 
 
+def test_who_was_issued_no_address_is_told_what_to_issue() -> None:
+    with pytest.raises(ConfigError, match="'n00' is not among its bundle's seeds") as caught:
+        find_place(config("n00", trust__bundle="n00.bundle"), entries(NAMES))
+    assert "gossipnode ca issue NAME=HOST:PORT" in str(caught.value)
+
+
 def test_random_peers_need_no_place() -> None:
     place = find_place(config("newcomer", topology__graph="random", algorithm__name="gossip"), [])
     assert (place.nodes, place.row, place.graph) == (1, None, None)
