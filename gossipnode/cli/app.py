@@ -7,10 +7,10 @@ imported here.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -64,8 +64,31 @@ VERBS = {
 }
 
 
+class UnreadError(Exception):
+    """Whoever read our output (head, less) has gone."""
+
+
+@contextlib.contextmanager
+def _perhaps_unread() -> Iterator[None]:
+    """Turn a broken pipe into ``UnreadError``: click would make exit code 1, a bug, of it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise UnreadError from None
+
+
 class Verbs(click.Group):
     """A group that imports a verb when it is called."""
+
+    @_perhaps_unread()
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the arguments; raises ``UnreadError`` where nobody reads the help."""
+        return super().make_context(*args, **kwargs)
+
+    @_perhaps_unread()
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; raises ``UnreadError`` where nobody reads what it says."""
+        return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
         """Return the verbs in the order that people meet them."""
@@ -135,10 +158,15 @@ def run(arguments: Sequence[str]) -> int:
         return exit_code(error)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output (head, less) has gone. Python must not try to flush again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UnreadError:
+        process.write_no_more()
         return OK
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        process.write_no_more()
+        _tell(f"what was to be told cannot be written: {error.strerror}; make room")
+        return STORAGE
     return code if isinstance(code, int) else OK
 
 
@@ -168,4 +196,5 @@ def _usage_text(error: click.ClickException) -> str:
 
 
 def _tell(text: str) -> None:
-    click.echo(f"error: {text}", err=True)
+    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full: the code tells too
+        click.echo(f"error: {text}", err=True)

@@ -36,6 +36,16 @@ def open_standard_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
+def write_no_more() -> None:
+    """Send what goes to standard output from here on to nowhere: it could not be written.
+
+    Python would try what is left once more at its end, and fail with a code of its own.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 def end_at_once_on_signals() -> None:
     """End this process with 130 on Ctrl-C and with 143 on SIGTERM, without a word.
 

@@ -47,6 +47,58 @@ def test_a_node_runs_with_standard_input_closed(tmp_path):
     assert done.stdout.startswith("ready: ")
 
 
+@pytest.fixture
+def unread():
+    """Return the writing end of a pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def run_into(folder: Path, *arguments: str, **streams: object) -> subprocess.CompletedProcess[str]:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run([*GOSSIPNODE, *arguments], cwd=folder, text=True, timeout=60, **streams)
+
+
+@pytest.mark.parametrize("line", [["version"], ["start", "--help"], ["topology", "ring"]])
+def test_output_that_nobody_reads_is_no_bug(tmp_path, unread, line):
+    done = run_into(tmp_path, *line, stdout=unread)
+    assert (done.returncode, done.stderr) == (app.OK, "")
+
+
+def test_an_error_that_nobody_reads_keeps_its_code(tmp_path, unread):
+    done = run_into(tmp_path, "status", "http://127.0.0.1:1", stderr=unread)
+    assert done.returncode == app.NETWORK
+
+
+@pytest.mark.parametrize("line", [["version"], ["start", "--help"], ["topology", "ring"]])
+def test_output_on_a_full_disk_is_one_line_that_says_so(tmp_path, line):
+    with Path("/dev/full").open("w") as full:
+        done = run_into(tmp_path, *line, stdout=full)
+    assert done.returncode == app.STORAGE
+    assert done.stderr.startswith("error: ")
+    assert "No space left on device" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_swarm_whose_summary_nobody_reads_is_kept(tmp_path, unread):
+    done = run_into(tmp_path, *SWARM, stdout=unread)
+    assert done.returncode == app.OK, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == 5
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_node_outlives_whoever_read_that_it_is_ready(tmp_path, unread, is_full):
+    line = ["start", "--algorithm", "gossip", "--port", "0", "--rounds", "2", "--data-dir", "data"]
+    with Path("/dev/full").open("w") as full:
+        done = run_into(tmp_path, *line, stdout=full if is_full else unread)
+    assert done.returncode == app.OK, done.stderr
+    assert "node.error" not in done.stderr
+    assert any(tmp_path.glob("data/*.safetensors"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports_ends_without_a_traceback(tmp_path, number):
     with Command(tmp_path, "swarm", "-n", "4", "--rounds", "0", "--out", "run") as command:

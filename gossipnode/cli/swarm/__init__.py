@@ -215,11 +215,13 @@ async def _oversee(
     )
     code = INTERRUPTED if overseer.interrupted else _exit_code(overseer.views)
     family.ask_to_stop()
-    click.echo(to_json(result) if as_json else summary.text_of(result))
-    sys.stdout.flush()
-    write(plan.out / "summary.json", to_json(result) + "\n")
-    keep_mean(plan.out, models.spread, plan.learner.layout, models.facts)
-    await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
+    try:
+        click.echo(to_json(result) if as_json else summary.text_of(result))
+        sys.stdout.flush()
+    finally:  # whoever read it may have gone: the run is kept all the same
+        write(plan.out / "summary.json", to_json(result) + "\n")
+        keep_mean(plan.out, models.spread, plan.learner.layout, models.facts)
+        await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
     return code, overseer.distances
 
 
