@@ -38,6 +38,7 @@ from gossipnode.cli.flags import (
     split_flags,
     with_options,
 )
+from gossipnode.cli.process import write_no_more
 from gossipnode.cli.resident import release_startup_pages
 from gossipnode.config import Config, PeerEntry
 from gossipnode.configfile import load_peers
@@ -109,17 +110,27 @@ def command(
             enter(node, plan.entry)
         address = node.address or node.url
         dashboard = address if node.trust is None else node.status_url
-        click.echo(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
-        click.echo(how_to_join(config, address))
+        _announce(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
+        _announce(how_to_join(config, address))
         forget_loaded_data()  # a lone node keeps its own share only
         # Not yet: whoever waits for /readyz would wait for this too, and then for the pages again.
         asyncio.get_running_loop().call_later(SETTLED_S, release_startup_pages)
 
-    def failed(error: Exception) -> None:
-        # The log cuts long values, and its lines are for programs.
+    def failed(error: Exception) -> bool:
+        # The log cuts long values, and its lines are for programs. People need be told once.
         click.echo(f"error: {error or type(error).__name__}", err=True)
+        return config.log.format == "text"
 
     return int(serve(config, peers=plan.peers, on_ready=ready, on_error=failed))
+
+
+def _announce(line: str) -> None:
+    """Write a line to standard output; a node lives on where that cannot be written."""
+    try:
+        click.echo(line)
+    except OSError as error:
+        write_no_more()
+        logs.event(log, logging.WARNING, "ready.untold", reason=error.strerror)
 
 
 def _plan(

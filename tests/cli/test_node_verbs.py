@@ -190,6 +190,7 @@ def test_a_port_in_use_is_one_whole_line(tmp_path):
     (error,) = errors_of(command)
     assert port in error
     assert "in use" in error
+    assert command.err.read_text().count("in use") == 1
 
 
 def test_an_open_address_without_insecure_is_one_whole_line(tmp_path):
