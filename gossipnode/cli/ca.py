@@ -125,11 +125,21 @@ def issue(
     paths = [out / f"{name}.bundle" for name, _ in requests]
     for path in paths:
         if path.exists():
-            raise ConfigError("is there already; --renew renews it", file=str(path))
-    made = list(zip(paths, _issued(authority, requests, ttl, out), strict=True))
-    made += [(path, _renewed(authority, path, ttl)) for path in renewed]
-    for path, bundle in made:
-        bundle.write(path)
+            raise ConfigError(
+                "is there already; --renew renews it; for a new one instead take it away",
+                file=str(path),
+            )
+    # First, since more can be wrong with them: nobody is to be registered in vain.
+    again = [(path, _renewed(authority, path, ttl)) for path in renewed]
+    new = list(zip(paths, _issued(authority, requests, ttl, out), strict=True))
+    made = new + again
+    try:
+        for path, bundle in made:
+            bundle.write(path)
+    except StorageError:
+        # Their keys are nowhere: nobody will ever be these nodes, and their names are free.
+        authority.forget([bundle.member.id for path, bundle in new if not path.exists()])
+        raise
     if as_json:
         rows = [_row(path, bundle) for path, bundle in made]
         click.echo(json.dumps({"bundles": rows}))
@@ -197,6 +207,8 @@ def show(folder: Path, peers: bool, as_json: bool) -> None:
     from gossipnode.network.trust.authority import Authority
     from gossipnode.network.trust.bundle import seed_text
 
+    if peers and as_json:
+        raise click.UsageError("--peers prints a peers.toml, and no JSON: leave one of them out")
     authority = Authority.open(folder)
     if peers:
         click.echo("\n".join(seed_text(peer, "peer") for peer in authority.peers()), nl=False)
@@ -212,7 +224,8 @@ def show(folder: Path, peers: bool, as_json: bool) -> None:
         }
         click.echo(json.dumps(told))
         return
-    click.echo(f"swarm {authority.swarm}, until {expires:%Y-%m-%d}: {count(len(nodes), 'node')}")
+    end = f"{'expired on' if expires <= now() else 'until'} {expires:%Y-%m-%d}"
+    click.echo(f"swarm {authority.swarm}, {end}: {count(len(nodes), 'node')}")
     table = []
     for node in nodes:
         until = datetime.datetime.fromisoformat(node.expires)
@@ -223,21 +236,25 @@ def show(folder: Path, peers: bool, as_json: bool) -> None:
 
 
 async def _tell(authority: Authority, urls: Sequence[str], text: str) -> None:
-    """Hand a list to nodes, under a certificate of a few minutes; raises ``NetworkError``."""
+    """Hand a list to all ``urls``, under a certificate of a few minutes.
+
+    Raises ``NetworkError`` that names those that have not got it.
+    """
     if not urls:
         return
     from gossipnode.network import HttpClient
     from gossipnode.network.trust.trust import Trust
 
     trust = Trust(authority.messenger(now()))
+    failures = []
     async with HttpClient(trust.dialling, dates=lambda: trust.dates) as client:
         for url in urls:
             try:
                 await client.send(f"{url}/v1/revocations", text.encode(), TELL_S)
             except NetworkError as error:
-                raise NetworkError(
-                    f"the list is signed, and {url} has not got it: {error}"
-                ) from None
+                failures.append(f"{url} has not got it: {error}")
+    if failures:
+        raise NetworkError(f"the list is signed, and {'; '.join(failures)}")
 
 
 def now() -> datetime.datetime:

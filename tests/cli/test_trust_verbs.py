@@ -73,6 +73,24 @@ def test_renewing_a_bundle_keeps_its_id(capsys):
     assert stat.S_IMODE(Path("alpha.bundle").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--renew missing.bundle", app.USAGE),
+        ("--out /proc", app.STORAGE),  # a folder in which nobody can write
+    ],
+)
+def test_a_name_whose_bundle_could_not_be_written_is_free(words, code, capsys):
+    ok("ca create digits", capsys)
+    ok("ca issue alpha", capsys)
+    assert run(f"ca issue beta gamma {words}", capsys)[0] == code
+    assert [node["name"] for node in as_json("ca show", capsys)["nodes"]] == ["alpha"]
+    ok("ca issue beta gamma", capsys)
+    assert [node["name"] for node in as_json("ca show", capsys)["nodes"]] == [
+        "alpha", "beta", "gamma",
+    ]  # fmt: skip
+
+
 def test_friends_pin_each_other(capsys):
     for name, port in (("alpha", 1), ("beta", 2)):
         ok(f"id {name} --swarm friends --address 127.0.0.1:{port}", capsys)
@@ -96,9 +114,29 @@ def test_a_node_that_cannot_be_told_is_an_error_that_can_be_repaired(capsys):
     assert as_json("ca show", capsys)["revocations"] == 1
 
 
+def test_a_node_that_cannot_be_told_keeps_nobody_from_being_told(capsys):
+    ok("ca create swarm", capsys)
+    ok("ca issue alpha", capsys)
+    urls = ["https://127.0.0.1:1", "https://127.0.0.1:2"]
+    code, _, err = run(f"ca revoke alpha --tell {urls[0]} --tell {urls[1]}", capsys)
+    assert code == app.NETWORK
+    assert all(f"{url} has not got it" in err for url in urls)
+
+
+def test_who_was_revoked_can_be_issued_a_bundle_anew_by_what_is_said(capsys):
+    ok("ca create swarm", capsys)
+    ok("ca issue alpha", capsys)
+    ok("ca revoke alpha", capsys)
+    assert "issue a new bundle" in run("ca issue --renew alpha.bundle", capsys)[2]
+    assert "take it away" in run("ca issue alpha", capsys)[2]
+    Path("alpha.bundle").unlink()
+    ok("ca issue alpha", capsys)
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
+        ("ca show --peers --json", "leave one of them out"),
         ("ca issue alpha --ca elsewhere", "gossipnode ca create"),
         ("ca issue", "name a node"),
         ("ca issue taken", "is there already"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -171,6 +171,11 @@ class Authority:
             for key, cert in made
         ]
 
+    def forget(self, ids: Collection[str]) -> None:
+        """Strike nodes whose bundles were never written; raises ``StorageError``."""
+        with files.locked(self.folder):
+            self._keep([each for each in self.nodes() if each.id not in ids])
+
     def renew(
         self, bundle: Bundle, now: datetime.datetime, ttl: datetime.timedelta = NODE_TTL
     ) -> Bundle:
@@ -236,7 +241,11 @@ class Authority:
         now: datetime.datetime,
     ) -> x509.Certificate:
         if now >= self.certificate.not_valid_after_utc:
-            raise ConfigError("the authority's own certificate has expired", file=str(self.folder))
+            raise ConfigError(
+                "the authority's own certificate has expired: make another in a folder of its own "
+                "(gossipnode ca create SWARM --ca FOLDER), and new bundles for all",
+                file=str(self.folder),
+            )
         return certificate_for(self.swarm, name, key, ttl, now, self._key, self.certificate)
 
     def _keep(self, nodes: Sequence[Issued]) -> None:
