@@ -7,7 +7,7 @@ nothing here knows what the options mean (``config`` does).
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -50,20 +50,22 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     base: Mapping[str, Mapping[str, Any]] | None = None,
     variant: tuple[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    only: Collection[str] = (),
 ) -> Config:
     """Build the ``Config`` from ``base``, then ``path``, then ``environment``, then ``flags``.
 
     ``flags`` maps dotted keys to values (text is read as TOML where the option is no text);
     ``base`` holds options that a swarm hands to a joining node. ``variant`` is a name and the
-    tables that go over those of the file, whose ``compare`` is then not read. A relative
-    ``swarm.peers`` in the file is relative to the file. Raises ``ConfigError``.
+    tables that go over those of the file, whose ``compare`` is then not read. ``only`` are the
+    tables that are read from the file, if not all. A relative ``swarm.peers`` in the file is
+    relative to the file. Raises ``ConfigError``.
     """
     tree: Tree = {}
     origin: dict[str, str] = {}
     for section, entries in (base or {}).items():
         _put_table(tree, origin, "the swarm's settings", section, entries)
     if path is not None:
-        layers = _layers(path, variant)
+        layers = [one for one in _layers(path, variant) if not only or one[1] in only]
         for place, section, entries in layers:
             if not isinstance(entries, Mapping):
                 raise _unknown_section(place, section, is_table=False)
@@ -332,6 +334,8 @@ def _unknown_key(path: list[str], keys: list[str], called: str) -> tuple[str, st
 def _unknown_section(where: str, section: str, *, is_table: bool) -> ConfigError:
     if section == COMPARE:
         return ConfigError("is for gossipnode simulate, not for a node", file=where, key=section)
+    if section in Config.model_fields:
+        return ConfigError(f"is a table: write [{section}]", file=where, key=section)
     by_name = {option.name: option.key for option in options()}
     if not is_table and section in by_name:
         owner = by_name[section].split(".")[0]

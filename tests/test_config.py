@@ -166,6 +166,13 @@ def test_a_misspelt_table(tmp_path: Path) -> None:
     assert error.nearest == "training"
 
 
+@pytest.mark.parametrize("text", ["run = 3\n", "[[run]]\nrounds = 3\n"])
+def test_a_table_that_is_written_as_none(tmp_path: Path, text: str) -> None:
+    error = refusal(written(tmp_path, text))
+    assert (error.key, error.nearest) == ("run", None)
+    assert "write [run]" in str(error)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("[run\n", "line 1"), ("[run]\n\nrounds = \n", "line 3"), ("[run]\na=1\na=2\n", "overwrite")],

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from gossipnode.cli.flags import read_config
 from gossipnode.config import Config, PeerEntry
-from gossipnode.configfile import read_toml
 from gossipnode.errors import NetworkError, StorageError
 from gossipnode.logs import event
 from gossipnode.network import HttpNode
@@ -38,12 +37,6 @@ log = logging.getLogger("gossipnode.cli.entering")
 
 # Whatever the swarm says, these are a node's own; so they can be read before it is asked.
 OWN = ("node", "swarm", "network", "trust", "checkpoint", "log")
-PATHS = (
-    ("swarm", "peers"),
-    ("network", "status_token_file"),
-    ("trust", "bundle"),
-    ("trust", "revocations"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +73,10 @@ class Entry:
 
 def own_options(path: Path | None, settings: Sequence[str], flags: dict[str, Any]) -> Config:
     """Return the options that are this node's own, before the swarm has told the others."""
-    table = read_toml(path) if path is not None else {}
-    base = {name: dict(table[name]) for name in OWN if isinstance(table.get(name), dict)}
-    for section, key in PATHS:
-        if path is not None and base.get(section, {}).get(key):
-            base[section][key] = str(path.parent / str(base[section][key]))
     prefixes = tuple(f"{name}." for name in OWN)
     mine = [setting for setting in settings if setting.strip().startswith(prefixes)]
     given = {key: value for key, value in flags.items() if key.startswith(prefixes)}
-    return read_config(None, mine, given, base, only=OWN)
+    return read_config(path, mine, given, only=OWN)
 
 
 async def find_swarm(

@@ -162,14 +162,16 @@ def read_config(
 ) -> Config:
     """Build the config from all layers; raises ``ConfigError``.
 
-    ``only`` are the sections that are read from the environment, if not all.
+    ``only`` are the sections that are read from the file and the environment, if not all.
     """
     given = {**flags, **dict(_split_setting(setting) for setting in settings)}
     environment: Mapping[str, str] = os.environ
     if only:
         prefixes = tuple(f"{ENV_PREFIX}{section.upper()}_" for section in only)
         environment = {name: text for name, text in os.environ.items() if name.startswith(prefixes)}
-    return load_config(path, environment=environment, flags=given, base=base, variant=variant)
+    return load_config(
+        path, environment=environment, flags=given, base=base, variant=variant, only=only
+    )
 
 
 def with_options(config: Config, changes: Mapping[str, Any]) -> Config:

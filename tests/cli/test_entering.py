@@ -223,3 +223,17 @@ def test_options_of_its_own_are_read_without_those_that_only_the_swarm_makes_val
     config = own_options(file, ["network.port=5", "algorithm.period_s=2"], {"node.data_dir": "d"})
     assert (config.node.id, config.node.data_dir, config.network.port) == ("a", "d", 5)
     assert config.trust.bundle == str(tmp_path / "a.bundle")
+
+
+def test_options_of_its_own_are_read_and_refused_as_all_others_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    file = tmp_path / "node.toml"
+    file.write_text('[trust]\nbundle = "~/a.bundle"\n')
+    assert own_options(file, [], {}).trust.bundle == str(tmp_path / "home" / "a.bundle")
+    for text in ("[network]\nport = 99999\n", "[trust]\nbundle = 3\n", "swarm = 3\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            own_options(file, [], {})
+        assert caught.value.file == str(file)
