@@ -17,12 +17,14 @@ import click
 
 from gossipnode.cli.addresses import NODE_URL
 from gossipnode.cli.app import NETWORK, OK, USAGE, notes
+from gossipnode.cli.entering import comes_back
 from gossipnode.cli.flags import OptionsCommand, config_options, split_flags
 from gossipnode.cli.start import settled
 from gossipnode.cli.status import escaped
 from gossipnode.config import Config, PeerEntry
-from gossipnode.errors import ConfigError
+from gossipnode.errors import ConfigError, DataError
 from gossipnode.network.tokens import readers_token
+from gossipnode.node.place import find_place
 
 if TYPE_CHECKING:
     from gossipnode.network.doctor.findings import Finding
@@ -62,8 +64,12 @@ def command(
     from gossipnode.network.doctor.findings import failed, ok
 
     try:
-        patient = _patient(*settled(config_path, settings, split_flags(flags)))
-    except ConfigError as error:
+        config, peers = settled(config_path, settings, split_flags(flags))
+        patient = _patient(config, peers)
+        # With neither it is this machine that is to be looked at, or URL.
+        if peers or config_path or _names_graph(settings, split_flags(flags)):
+            _require_place(config, peers)
+    except (ConfigError, DataError) as error:
         found = [failed("config", str(error), "mend that first; nothing else was looked at")]
         code = USAGE
     else:
@@ -76,6 +82,20 @@ def command(
     else:
         click.echo("\n".join(line for one in found for line in _lines(one)))
     return code
+
+
+def _names_graph(settings: Sequence[str], flags: dict[str, Any]) -> bool:
+    """Whether the command line says what a node does, and so has a place for."""
+    return any(key.startswith(("algorithm.", "topology.")) for key in (*flags, *settings))
+
+
+def _require_place(config: Config, peers: Sequence[PeerEntry]) -> None:
+    """Raise what ``start`` would, for want of a place in the graph."""
+    try:
+        find_place(config, peers)
+    except ConfigError:
+        if not comes_back(config):  # else the swarm says what graph there is
+            raise
 
 
 def _patient(config: Config, peers: Sequence[PeerEntry]) -> Patient:
@@ -95,5 +115,6 @@ def _patient(config: Config, peers: Sequence[PeerEntry]) -> Patient:
 
 def _lines(one: Finding) -> list[str]:
     """Return a finding for people: what was found, and below it what to do."""
-    lines = [f"{one.state:<8} {one.check}: {escaped(one.said)}"]
+    said = one.said.removeprefix(one.check).lstrip(" :") if "://" in one.check else one.said
+    lines = [f"{one.state:<8} {one.check}: {escaped(said)}"]
     return lines if one.state == "ok" else [*lines, f"{'':<8} {escaped(one.advice)}"]

@@ -110,6 +110,12 @@ async def find_swarm(
     return await _by_book(tuple(urls) or page.through, asked, page, trust or _trust(own), resolver)
 
 
+def comes_back(own: Config) -> bool:
+    """Whether a node that is told no URL goes back to a swarm that it had joined."""
+    page, _ = _book(own, (), _trust(own))
+    return page is not None and _comes_back(own, page)
+
+
 async def _join(
     urls: Sequence[str],
     nearby: Sequence[str],

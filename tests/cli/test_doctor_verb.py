@@ -14,6 +14,7 @@ import pytest
 from gossipnode.cli import app
 from gossipnode.config.listing import options
 from gossipnode.network.doctor import patient
+from gossipnode.node.membership.book import FILE, Page, page_bytes
 
 Ran = tuple[int, str]
 
@@ -88,14 +89,38 @@ def test_the_same_flags_as_start_name_the_peers(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     "words",
     [["--bundle", "missing.bundle"], ["--config", "missing.toml"], ["--peers", "missing.toml"],
-     ["--rounds", "many"]],
+     ["--rounds", "many"], ["--algorithm", "dpsgd"], ["--set", "topology.graph=ring"],
+     ["--peers", "peers.toml", "--id", "c"], ["--config", "alone.toml"]],
 )  # fmt: skip
 def test_options_that_cannot_be_used_are_a_finding(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("peers.toml").write_text('[[peer]]\nid = "a"\naddress = "http://127.0.0.1:1"\n')
+    Path("alone.toml").write_text('[swarm]\nname = "x"\n')  # dpsgd, on a ring of nobody
+    assert app.run(["start", "--data-dir", "data", *words]) == app.USAGE
+    capsys.readouterr()
     code, text = doctor(*words, "--json", capsys=capsys)
     assert code == app.USAGE
     assert rows(text)["config"]["state"] == "failed"
+
+
+def test_who_comes_back_to_a_swarm_needs_no_place_in_a_list(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("node.toml").write_text('[node]\nid = "a"\n')
+    Path("data").mkdir()
+    Path("data", FILE).write_bytes(page_bytes(Page(joined=True, through=("http://127.0.0.1:1",))))
+    code, text = doctor("--config", "node.toml", "--port", "0", capsys=capsys)
+    assert code == app.OK, text
+
+
+def test_an_address_is_told_once_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+    code, text = doctor(url, "--port", "0", capsys=capsys)
+    assert code == app.NETWORK
+    (line,) = [line for line in text.splitlines() if url in line]
+    assert line.startswith(f"failed   {url}: connection refused: ")
 
 
 def test_an_expired_bundle_is_looked_at_and_no_traceback(

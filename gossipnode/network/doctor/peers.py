@@ -139,8 +139,9 @@ async def _answered(
             warning(check, f"{url} is dialling others back just now", "ask again in a moment")
         )
     elif heard.status != 200 or "node_id" not in found or "swarm" not in found:
-        reason = bounded(found.get("reason", "and is no gossipnode"), TEXT_CHARS_MAX)
-        said = f"{url} answers HTTP {heard.status}: {reason}"
+        reason = bounded(found.get("reason", ""), TEXT_CHARS_MAX)
+        told = f": {reason}" if reason else ", and is no gossipnode"
+        said = f"{url} answers HTTP {heard.status}{told}"
         raise Stop(failed(check, said, _mend(url, reason)))
     looked.view = found
     looked.offset_s = _offset_s(found, heard, began, took_s)
