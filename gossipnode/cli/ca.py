@@ -273,7 +273,9 @@ def _issued(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{out}: {error.strerror}") from None
+        raise StorageError(
+            f"{out} cannot be made: {error.strerror}; name another folder with --out"
+        ) from None
     return authority.issue(requests, now(), ttl)
 
 

@@ -17,6 +17,7 @@ from gossipnode.cli.app import OK, STORAGE, USAGE, notes
 from gossipnode.config import DEFAULT_PORT, Config
 from gossipnode.config.listing import Option, options
 from gossipnode.errors import ConfigError, StorageError
+from gossipnode.network.trust.files import write
 from gossipnode.node.place import host_id
 from gossipnode.registry import DEFAULT_ALGORITHM
 
@@ -84,9 +85,9 @@ def command(folder: Path, force: bool, as_json: bool) -> None:
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error.strerror}") from None
+        write(path, text)  # whole or not at all: with --force the old one may be all there is
     if as_json:
         click.echo(json.dumps({path.stem: str(path) for path in files}))
         return

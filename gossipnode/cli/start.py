@@ -116,12 +116,13 @@ def command(
         # Not yet: whoever waits for /readyz would wait for this too, and then for the pages again.
         asyncio.get_running_loop().call_later(SETTLED_S, release_startup_pages)
 
-    def failed(error: Exception) -> bool:
-        # The log cuts long values, and its lines are for programs. People need be told once.
+    def failed(error: Exception) -> None:
+        # The log cuts long values, and its lines are for programs.
         click.echo(f"error: {error or type(error).__name__}", err=True)
-        return config.log.format == "text"
 
-    return int(serve(config, peers=plan.peers, on_ready=ready, on_error=failed))
+    # Whoever reads the log as text reads that line too: once is enough.
+    in_log = config.log.format != "text"
+    return int(serve(config, peers=plan.peers, on_ready=ready, on_error=failed, logs_reason=in_log))
 
 
 def _announce(line: str) -> None:

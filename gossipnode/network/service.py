@@ -71,14 +71,15 @@ def serve(
     status_listener: socket.socket | None = None,
     on_ready: Callable[[HttpNode], None] | None = None,
     on_measurement: Callable[[dict[str, Any]], None] | None = None,
-    on_error: Callable[[Exception], object] | None = None,
+    on_error: Callable[[Exception], None] | None = None,
+    logs_reason: bool = True,
 ) -> ExitCode:
     """Run a node until it is done or signalled, and return the process's exit code.
 
     Blocks; call it in the main thread, with logging configured. SIGTERM and SIGINT stop it
     cleanly, a second one at once. ``on_ready`` gets the started node, ``on_measurement`` each
     history row; both run in the event loop. ``on_error`` gets what ended the node, if anything did;
-    where it returns True it has told the reason, and the log does not repeat it.
+    ``logs_reason`` is false where it tells it beside the log, which then need not.
     """
     allow_descriptors()
     code = ExitCode.OK
@@ -90,11 +91,12 @@ def serve(
             runner.run(_serve(node, on_ready))
     except Exception as error:
         code = exit_code(error)
-        is_told = on_error is not None and on_error(error) is True
-        reason = {} if is_told else {"reason": error}
+        reason = {"reason": error} if logs_reason else {}
         event(log, logging.ERROR, "node.error", **reason, exit_code=int(code))
         if code is ExitCode.UNEXPECTED:
             log.exception("node.bug")
+        if on_error is not None:
+            on_error(error)
     if node is not None and node.working:
         # Python would wait at exit for a thread that the deadline has given up on.
         event(log, logging.WARNING, "work.abandoned", id=node.id)

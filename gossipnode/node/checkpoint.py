@@ -69,7 +69,10 @@ class FileStore:
             ) from None
         except OSError as error:
             self.close()
-            raise StorageError(f"{self.folder}: {error.strerror}") from None
+            raise StorageError(
+                f"{self.folder} cannot be the data folder: {error.strerror}; make it writable for "
+                "this user, or name another one with --data-dir"
+            ) from None
 
     def close(self) -> None:
         """Unlock; harmless twice."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -265,6 +267,24 @@ def test_init_does_not_overwrite_unless_forced(capsys):
     assert not Path("node.toml").exists()
     assert app.run(["init", "--force"]) == app.OK
     assert Path("peers.toml").read_text() != "mine"
+
+
+def test_init_on_a_full_disk_leaves_what_was_there(capsys, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    def half(path, *_, **__):
+        path.open("w").close()
+        full(path)
+
+    Path("node.toml").write_text("mine")
+    # However it is written, the bytes do not reach the disk.
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(Path, "write_text", half)
+    assert app.run(["init", "--force"]) == app.STORAGE
+    assert "node.toml: cannot be written: No space left" in capsys.readouterr().err
+    assert Path("node.toml").read_text() == "mine"
+    assert [path.name for path in Path().iterdir()] == ["node.toml"]
 
 
 def test_every_line_of_node_toml_may_be_uncommented(tmp_path):

@@ -79,7 +79,9 @@ class Authority:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"{folder}: {error.strerror}") from None
+            raise StorageError(
+                f"{folder} cannot be made: {error.strerror}; name another folder with --ca"
+            ) from None
         with files.locked(folder):
             if (folder / "ca.key").exists():
                 raise ConfigError(
