@@ -165,7 +165,7 @@ def run(arguments: Sequence[str]) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         process.write_no_more()
-        _tell(f"what was to be told cannot be written: {error.strerror}; make room")
+        _tell(f"output cannot be written: {error.strerror}; make room")
         return STORAGE
     return code if isinstance(code, int) else OK
 

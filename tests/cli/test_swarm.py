@@ -160,6 +160,17 @@ def test_a_killed_node_is_told_at_once_and_the_rest_finish(tmp_path):
     assert "3 of 4 nodes" in last
 
 
+def test_a_history_that_cannot_be_written_ends_the_run_and_the_rest_is_kept(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "history.jsonl").symlink_to("/dev/full")
+    with Command(tmp_path, *ENDLESS) as command:
+        assert command.end() == app.STORAGE
+    assert summary_of(command)["interrupted"]
+    *_, last = lines(command)
+    assert last == "error: run/history.jsonl: cannot be written: No space left on device"
+    assert "Traceback" not in command.err.read_text()
+
+
 def test_gossip_runs_with_a_short_period_of_its_own(tmp_path):
     line = ["swarm", "-n", "3", "--algorithm", "gossip", "--rounds", "20", "--out", "run"]
     with Command(tmp_path, *line, "--no-plot", "--json") as command:

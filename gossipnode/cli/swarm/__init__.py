@@ -222,6 +222,8 @@ async def _oversee(
         write(plan.out / "summary.json", to_json(result) + "\n")
         keep_mean(plan.out, models.spread, plan.learner.layout, models.facts)
         await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
+    if overseer.failure is not None:
+        raise overseer.failure
     return code, overseer.distances
 
 

@@ -7,6 +7,7 @@ node has finished or died, or the user has had enough.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import IO, Any
 
 from gossipnode.cli.swarm.family import Child, Family
 from gossipnode.cli.swarm.models import distance_now
+from gossipnode.errors import StorageError
 from gossipnode.learning.params import Layout
 from gossipnode.network import HttpClient
 
@@ -72,8 +74,9 @@ class View:
 class Overseer:
     """Watches a family. ``show`` is called with it every ``interval_s``, ``died`` with the dead.
 
-    ``history`` gets every row as a JSON line, with the node's id. ``distances`` holds (round,
-    consensus distance) as sampled on the way: all models of about the same moment.
+    ``history`` gets every row as a JSON line, with the node's id; where it cannot be written, the
+    run is interrupted, and ``failure`` tells why. ``distances`` holds (round, consensus distance)
+    as sampled on the way: all models of about the same moment.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Overseer:
         self.distances: list[tuple[int, float]] = []
         self.all_ready_at: float | None = None
         self.interrupted = False
+        self.failure: StorageError | None = None
         self._history, self._show, self._died = history, show, died
         self._interval_s = interval_s
         self._rest = b""
@@ -165,10 +169,24 @@ class Overseer:
             view = self.views[report.pop("node")]
             if "row" in report:
                 view.measured(report["row"])
-                self._history.write(json.dumps({"node": view.child.id, **report["row"]}) + "\n")
+                self._keep({"node": view.child.id, **report["row"]})
             else:
                 view.take(report)
         self._check()
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        """Write a row; the first that cannot be written is the last."""
+        if self.failure is not None:
+            return
+        try:
+            self._history.write(json.dumps(row) + "\n")
+        except OSError as error:
+            name = self._history.name
+            self.failure = StorageError(f"{name}: cannot be written: {error.strerror}")
+            with contextlib.suppress(OSError):
+                self._history.close()  # else it would be tried again
+            self.interrupted = True
+            self._over.set()
 
     def _reap(self) -> None:
         ended = self.family.reap()
