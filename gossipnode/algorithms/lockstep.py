@@ -19,10 +19,10 @@ ahead, by the length of the way back to it. Where the graph changes there may be
 model that comes too early is asked to come again.
 
 Where an algorithm carries more than params from round to round (trackers, corrections, also the
-averages of ``swarm_metrics``), a model that is missed leaves an error in it for ever. Such an
-algorithm is ``restarting``, or its averages are: whoever misses a
-model names a round so far ahead that all will have heard of it, each message says so on, and in
-that round everybody's auxiliary state begins anew.
+averages of ``swarm_metrics``), a model that is missed leaves an error in it for ever, and so does a
+member that was taken out of the peer list. Such an algorithm is ``restarting``, or its averages
+are: whoever misses a model or a member names a round so far ahead that all will have heard of it,
+each message says so on, and in that round everybody's auxiliary state begins anew.
 
 Invariant: all parts of a message go into the sums, or none does; what has been summed is never
 summed again.
@@ -48,6 +48,7 @@ from gossipnode.algorithms.base import (
 )
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
+from gossipnode.algorithms.members import are_others, members_of
 from gossipnode.algorithms.vectors import add_weighted, add_weighted_and_check
 from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S, wait_for
 from gossipnode.errors import PeerError
@@ -98,6 +99,7 @@ class Lockstep(Algorithm):
         self.alone = False  # whether the last round had neighbours and heard none of them
         self.waited = False  # whether the round under way had anybody to wait for
         self.first = 0  # the round in which this life began
+        self.members = ""  # of whom the state is that goes on
         self.leader: str | None = None  # of those that went on without us, the one furthest ahead
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
         self.lock = asyncio.Lock()
@@ -123,6 +125,9 @@ class Lockstep(Algorithm):
         self.started = node.time()
         self.first = node.round
         self.closed = node.round * self.phases - 1
+        if are_others(self.members, node.ids):
+            self.ask_for_restart(node, node.round)
+        self.members = members_of(node.ids)
         while self.catch_up(node):
             began, self.waited = node.time(), False
             if self.restart_is_due(node.round):
@@ -355,6 +360,7 @@ class Lockstep(Algorithm):
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the restart that is still to come: the next life owes it, too."""
         facts: dict[str, Any] = {"restart_at": self.restart_at, "restarted": self.restarted}
+        facts["members"] = self.members
         if self.average is not None:
             facts["average"] = self.average.state()
         return {}, facts
@@ -364,6 +370,7 @@ class Lockstep(Algorithm):
         del arrays
         self.restart_at = facts.get("restart_at", -1)
         self.restarted = facts.get("restarted", -1)
+        self.members = facts.get("members", "")
         if self.average is not None:
             self.average.restore(facts.get("average", {}))
 

@@ -15,7 +15,7 @@ c = (1/n) Σ_i c_i, always; so a client takes its c_i⁺ only when the hub says 
 each model tells its receiver the last answer that was taken from it, by round and life of the
 client. Each answer tells of which answer its c_i is. Where the two differ, one of them has come
 back from an old checkpoint: then all c are set to zero, in a new *era* whose number goes with each
-message.
+message. So they are where the hub begins with other members, for its c is the mean of other c_i.
 
 Letters: x the hub's params, y a client's, c and c_i control variates, g gradient on the node's next
 batch, η step size, η_g that of the hub, τ local steps. Two vectors each way.
@@ -31,11 +31,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gossipnode.algorithms.all_reduce import hub_of
 from gossipnode.algorithms.base import Arrival, NodeInterface, Vector
 from gossipnode.algorithms.federated import LOSS, ClientOptions, selected
 from gossipnode.algorithms.feedback import NEVER, Mark, mark_of
 from gossipnode.algorithms.hub import HubAlgorithm
 from gossipnode.algorithms.hub_clients import Work
+from gossipnode.algorithms.members import are_others, members_of
 from gossipnode.algorithms.vectors import narrowed, renew, widened
 from gossipnode.learning.params import add_scaled
 from gossipnode.options import Facts, option
@@ -85,6 +87,13 @@ class Scaffold(HubAlgorithm):
         self.renewed, self.era = NEVER, -1  # the answer that c_i is of
         self.pending: tuple[Mark, Vector] | None = None  # c_i⁺, and the answer that told of it
         self.counted: dict[str, Mark] = {}  # the hub's: the last answer counted, of each client
+        self.members = ""  # of whose c_i c is the mean
+
+    def begin(self, node: NodeInterface) -> None:
+        """Begin anew where an earlier life's c is of other members."""
+        if are_others(self.members, node.ids) and node.id == hub_of(node, self.hub):
+            self.begin_era(node, node.round)
+        self.members = members_of(node.ids)
 
     def asked(self, node: NodeInterface, k: int) -> Collection[str]:
         """Return S_k."""
@@ -179,6 +188,7 @@ class Scaffold(HubAlgorithm):
         mark, pending = self.pending or (NEVER, None)
         arrays = {"c": self.c, "own": self.own, "pending": pending}
         facts = {"renewed": self.renewed, "pending": mark, "era": self.era, "counted": self.counted}
+        facts["members"] = self.members
         return {name: array for name, array in arrays.items() if array is not None}, facts
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
@@ -186,6 +196,7 @@ class Scaffold(HubAlgorithm):
         self.c, self.own = arrays.get("c"), arrays.get("own")
         self.renewed, self.era = mark_of(facts["renewed"]), facts["era"]
         self.counted = {j: mark_of(found) for j, found in facts["counted"].items()}
+        self.members = facts.get("members", "")
         if "pending" in arrays:
             self.pending = mark_of(facts["pending"]), arrays["pending"]
 

@@ -1,0 +1,87 @@
+"""A swarm that goes on with other members: what was kept over all of them may bias nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from q16_swarms import NAMES, A, Matrix, b, settings, simulated
+
+from gossipnode.algorithms.members import are_others, members_of
+from gossipnode.config import Config
+from gossipnode.simulation import SimulatedSwarm
+
+# After so many all are within 1e-3 of the optimum; the bias was 0.2 and more.
+ROUNDS = 250
+UNBIASED: dict[str, dict[str, Any]] = {
+    "dsgt": {},
+    "diging": {},
+    "atc_gt": {},
+    "exact_diffusion": {},
+    "d2": {"topology__lazy": True},
+    "extra": {},
+    "momentum_tracking": {},
+    "edm": {},
+    "scaffold": {},
+}
+
+
+def best(nodes: int) -> Matrix:
+    """Return the optimum of the first so many."""
+    found: Matrix = np.linalg.solve(A[:nodes].sum(0), b[:nodes].sum(0))
+    return found
+
+
+def until(config: Config, rounds: int) -> Config:
+    run = config.run.model_copy(update={"rounds": rounds, "linger": True})
+    return config.model_copy(update={"run": run})
+
+
+def gone_on(config: Config, before: int, now: int, rounds: int) -> SimulatedSwarm:
+    """Return a swarm of the first ``now`` nodes, on the disks of one of ``before``, after rounds.
+
+    Both have come to the end of their rounds, and nothing is under way.
+    """
+    with simulated(until(config, 20), names=NAMES[:before], stores=True) as swarm:
+        swarm.run_until(lambda: all(n.state == "finished" for n in swarm.up), within=60, every=0.1)
+        swarm.stop(*swarm.names)
+    present = simulated(until(config, rounds), names=NAMES[:now], stores=True)
+    present._stores |= {name: swarm._stores[name] for name in NAMES[: min(before, now)]}
+    with present:
+        present.run_until(lambda: all(n.round == rounds for n in present.up), within=60, every=0.1)
+    return present
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"), [*((name, 5, 4) for name in UNBIASED), ("scaffold", 4, 5)]
+)
+def test_unbiased_methods_come_to_the_optimum_of_those_who_are_left(
+    source: str, name: str, before: int, now: int
+) -> None:
+    config = settings(source, name, 0.05, **UNBIASED[name])
+    swarm = gone_on(config, before, now, ROUNDS)
+    rows = np.stack([swarm.nodes[name].params for name in swarm.names])
+    np.testing.assert_allclose(rows, np.tile(best(now), (now, 1)), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dsgt", "edm", "scaffold"])
+def test_the_same_members_begin_nothing_anew(source: str, name: str) -> None:
+    config = settings(source, name, 0.05)
+    swarm = gone_on(config, 4, 4, 40)
+    assert sum(swarm.nodes[name].counters.get("restarts") for name in swarm.names) == 0
+
+
+def test_means_of_the_swarm_are_of_those_who_are_left(source: str) -> None:
+    swarm = gone_on(settings(source, "dpsgd", 0.05, algorithm__swarm_metrics=True), 5, 4, 60)
+    averages = [swarm.nodes[name].algorithm.average for name in swarm.names]  # type: ignore[attr-defined]
+    x, z = (np.sum([getattr(a, of) for a in averages], axis=0) for of in "xz")
+    np.testing.assert_allclose(x, z, rtol=1e-12)
+
+
+def test_members_are_a_set() -> None:
+    assert members_of(["a", "b"]) == members_of(("b", "a"))
+    assert are_others(members_of(["a", "b"]), ["a"])
+    assert are_others(members_of(["a"]), ["b"])
+    assert not are_others(members_of(["a", "b"]), ["b", "a"])
+    assert not are_others("", ["a"])  # of a checkpoint that does not tell
