@@ -34,6 +34,7 @@ import numpy as np
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.lockstep_options import LockstepOptions
 from gossipnode.algorithms.mailbox_rounds import MailboxRounds
+from gossipnode.algorithms.members import are_others, members_of
 from gossipnode.algorithms.vectors import narrowed, widened
 from gossipnode.errors import PeerError
 from gossipnode.options import Facts, Needs
@@ -76,14 +77,16 @@ class RelaySum(MailboxRounds):
         self.m: dict[str, Vector] = {}
         self.c: dict[str, int] = {}
         self.of: dict[str, int] = {}
+        self.members = ""  # of whom the sums are
 
     def neighbours(self, node: NodeInterface) -> tuple[str, ...]:
         """Return the neighbours in the tree."""
         return node.tree_neighbours
 
     def resume(self, node: NodeInterface) -> None:
-        """Forget those that an earlier life had in another tree."""
-        self.keep(self.neighbours(node))
+        """Forget what an earlier life had in another tree: its counts add up to too many here."""
+        self.keep(() if are_others(self.members, node.ids) else self.neighbours(node))
+        self.members = members_of(node.ids)
 
     def skipped(self, node: NodeInterface) -> None:
         """Forget what is too old by now."""
@@ -128,11 +131,12 @@ class RelaySum(MailboxRounds):
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the sums that are to be relayed."""
-        return {f"m/{j}": m for j, m in self.m.items()}, {"c": dict(self.c), "of": dict(self.of)}
+        facts = {"c": dict(self.c), "of": dict(self.of), "members": self.members}
+        return {f"m/{j}": m for j, m in self.m.items()}, facts
 
     def restore(self, arrays: Mapping[str, Vector], facts: Mapping[str, Any]) -> None:
         """Relay what came in an earlier life."""
-        self.of = dict(facts.get("of", {}))
+        self.of, self.members = dict(facts.get("of", {})), facts.get("members", "")
         self.c = {j: facts["c"][j] for j in self.of}
         self.m = {j: arrays[f"m/{j}"] for j in self.of}
 

@@ -72,6 +72,16 @@ def test_the_same_members_begin_nothing_anew(source: str, name: str) -> None:
     assert sum(swarm.nodes[name].counters.get("restarts") for name in swarm.names) == 0
 
 
+@pytest.mark.parametrize(("before", "now"), [(6, 4), (6, 6)])
+def test_sums_that_count_too_many_are_not_relayed(source: str, before: int, now: int) -> None:
+    """Else they were refused, and whoever waited for them did so for a minute."""
+    config = settings(source, "relay_sum", 0.05, topology__graph="chain")
+    swarm = gone_on(config, before, now, 60)
+    nodes = [swarm.nodes[name] for name in swarm.names]
+    assert swarm.outcomes.keys() == {"buffered"}
+    assert [node.counters.get("missing_models") for node in nodes] == [0] * now
+
+
 def test_means_of_the_swarm_are_of_those_who_are_left(source: str) -> None:
     swarm = gone_on(settings(source, "dpsgd", 0.05, algorithm__swarm_metrics=True), 5, 4, 60)
     averages = [swarm.nodes[name].algorithm.average for name in swarm.names]  # type: ignore[attr-defined]
