@@ -29,6 +29,12 @@ PATH: Final = "/v1/lane"
 HEAD_BYTES_MAX: Final = 8192
 ID_CHARS_MAX: Final = 128
 ADDRESS_CHARS_MAX: Final = 255
+# A name may stand for addresses that swallow packets, such as IPv6 that leads nowhere: the next one
+# is tried after this (RFC 8305, 5), or they would take all of ``CONNECT_S``.
+NEXT_S: Final = 0.25
+
+# Family, kind and protocol of a socket, and where it is to be connected to.
+_Address = tuple[int, int, int, Any]
 
 
 class LaneRefusedError(NetworkError):
@@ -133,26 +139,60 @@ async def _connect(host: str, port: int, reach: Reach | None = None) -> socket.s
     """Return a socket that is connected to the first address of ``host`` that answers."""
     loop = asyncio.get_running_loop()
     error: OSError = OSError(f"{host} has no address")
+    allowed: list[_Address] = []
     for family, kind, protocol, _, address in await loop.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):
         if reach is not None and not reach.allows(host, port, str(address[0])):
             error = OSError(errno.EACCES, "a name that stands for an address no peer has")
             continue
-        connection = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
-        try:
-            await _connected(connection, address)
-            # Of a reply that is waited for, no part may wait for another to be acknowledged.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as failure:
-            connection.close()
-            error = failure
-        except BaseException:
-            connection.close()
-            raise
-        else:
-            return connection
-    raise error
+        allowed.append((family, kind, protocol, address))
+    if len(allowed) == 1:
+        return await _connection_to(*allowed[0])
+    return await _first_of(allowed, error)
+
+
+async def _first_of(addresses: list[_Address], error: OSError) -> socket.socket:
+    """Return the connection that is made first; each is begun ``NEXT_S`` after the one before.
+
+    Or as soon as that has failed. Raises the last failure, or ``error`` where there is none.
+    """
+    trying: set[asyncio.Task[socket.socket]] = set()
+    try:
+        while addresses or trying:
+            if addresses:
+                trying.add(asyncio.create_task(_connection_to(*addresses.pop(0))))
+            wait_s = NEXT_S if addresses else None
+            await asyncio.wait(trying, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in trying if task.done()]:
+                trying.discard(task)
+                try:
+                    return task.result()
+                except OSError as failure:
+                    error = failure
+        raise error
+    finally:
+        for task in trying:
+            task.cancel()
+            task.add_done_callback(_close)
+
+
+def _close(task: asyncio.Task[socket.socket]) -> None:
+    """Close a connection that came too late."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _connection_to(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    connection = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+    try:
+        await _connected(connection, address)
+        # Of a reply that is waited for, no part may wait for another to be acknowledged.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 async def _connected(connection: socket.socket, address: Any) -> None:
