@@ -177,7 +177,7 @@ class Courier:
             receipt = posted.outcome
             if not isinstance(receipt, Receipt) or receipt.reply is None:
                 return False
-            if receipt.reply.status == "refused":
+            if receipt.reply.status == "refused" or receipt.reply.sender != peer_id:
                 return False
             self._replied(
                 self.peers.known[peer_id], receipt.reply, asyncio.get_running_loop().time()
@@ -280,6 +280,8 @@ class Courier:
             return self._failed(peer, f"answered nonsense: {error.reason}")
         now = asyncio.get_running_loop().time()
         if receipt.message is not None:
+            if receipt.message.sender != peer.id:
+                return self._met_another(peer, receipt.message.sender)
             self.counters.add("pushes_acknowledged")
             self._heard(peer, now)
             await self._merge(peer, parcel, receipt)
@@ -336,7 +338,14 @@ class Courier:
         self.suspect(peer.id, reason)
         return None
 
+    def _met_another(self, peer: Peer, sender: str) -> float | None:
+        """A node that is not the peer answers at its address: no sign of life of the peer."""
+        return self._failed(peer, f"another node answers there: {bounded(sender, 128)}")
+
     def _replied(self, peer: Peer, reply: Reply, now: float) -> float | None:
+        # One that refuses for good says more than that it is another.
+        if reply.sender != peer.id and reply.code not in LASTING:
+            return self._met_another(peer, reply.sender)
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
             peer.age, peer.refusal = reply.age, ""

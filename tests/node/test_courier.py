@@ -110,6 +110,38 @@ def test_an_answer_is_counted_and_tells_the_peers_clock() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("code", [None, "busy", "draining"])
+def test_another_node_at_its_address_is_no_sign_of_life_of_a_peer(code: str | None) -> None:
+    """Addresses are given to others: a peer that was gone stayed alive by who came after it."""
+
+    async def main() -> None:
+        status = "merged" if code is None else "refused"
+        answer = Receipt(reply=Reply(status, "q", 99, 99, code))
+        post = Post(merged(), answer, answer)
+        for _ in range(2):
+            async with asyncio.TaskGroup() as tasks:
+                post.put(tasks)
+        assert (post.peer.state, post.peer.round, post.peer.age) == ("suspect", 3, 9)
+        assert post.peer.reason == "another node answers there: q"
+        assert (post.get("pushes_acknowledged"), post.get("pushes_failed")) == (1, 2)
+
+    run(main)
+
+
+def test_another_node_that_refuses_for_good_is_told_by_its_refusal() -> None:
+    async def main() -> None:
+        other = Reply("refused", "q", 0, 0, "wrong_swarm", "this is swarm other")
+        post = Post(Receipt(reply=other))
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert (post.peer.state, post.peer.reason) == (
+            "suspect",
+            "wrong_swarm: this is swarm other",
+        )
+
+    run(main)
+
+
 @pytest.mark.parametrize("fault", [gone(), PeerError("malformed_frame", "no reply")])
 def test_a_living_peer_is_tried_once_more_then_suspected(fault: Exception) -> None:
     async def main() -> None:

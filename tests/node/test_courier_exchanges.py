@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,16 @@ from gossipnode.node.peers import Peer, PeerState
 from gossipnode.node.world import Receipt
 
 
+def answered() -> Receipt:
+    return Receipt(message=SimpleNamespace(sender="p"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("state", ["suspect", "down", "left"])
 def test_an_answer_that_has_come_is_merged_whatever_becomes_of_its_peer(state: PeerState) -> None:
     """The peer has merged its half: a model that is large takes a while, and it may leave."""
 
     async def main() -> None:
-        answer, merged_at = Receipt(message=object()), []  # type: ignore[arg-type]
+        answer, merged_at = answered(), []
         post = Post(answer)
 
         async def merging(peer: Peer, parcel: Parcel, receipt: Receipt) -> None:
@@ -39,7 +44,7 @@ def test_an_answer_that_has_come_is_merged_whatever_becomes_of_its_peer(state: P
 
 def test_an_answer_that_cannot_be_merged_ends_the_node() -> None:
     async def main() -> None:
-        post = Post(Receipt(message=object()))  # type: ignore[arg-type]
+        post = Post(answered())
 
         async def failing(*_: Any) -> None:
             await asyncio.sleep(1.0)
