@@ -37,6 +37,8 @@ BROKEN = ".broken"
 # What reading fails with where the bytes themselves are lost. All else (no descriptor left, no
 # right to read, no memory) says nothing about them.
 LOST = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EISDIR})
+# Of a small file; what is longer was not written here.
+SMALL_BYTES_MAX = 2**20
 
 
 class FileStore:
@@ -132,10 +134,14 @@ class FileStore:
         self._write(self.folder / name, data)
 
     def read_small(self, name: str) -> bytes | None:
-        """Return the small file of that name; None if there is none, b"" if its bytes are lost."""
+        """Return the small file of that name; None if there is none, b"" if its bytes are lost.
+
+        Of a longer one than is ever written here, no more than shows that.
+        """
         path = self.folder / name
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return file.read(SMALL_BYTES_MAX + 1)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -106,7 +106,9 @@ class Node(ActiveSide):
         self.state, self.reason, self.round = "created", "", 0
         self.epoch = self.seq = self.durable_age = 0
         self.checkpoint_error = ""
-        self.started_at = self.since = self.run_began = self._round_began = 0.0
+        # Times of day, in seconds since 1970; and of the loop.
+        self.started_at = self.since = 0.0
+        self.life_began = self.run_began = self._round_began = 0.0
         self.has_started = self.in_step = self.is_active = False
         self.last_training: TrainResult | None = None
         self.round_times: deque[float] = deque(maxlen=ROUND_TIMES_KEPT)
@@ -119,7 +121,7 @@ class Node(ActiveSide):
     async def start(self) -> None:
         """Load data and checkpoint, then be ready. Raises ``ConfigError``, ``DataError``, …"""
         self.time = asyncio.get_running_loop().time
-        self.started_at = self.world.wall_time()
+        self.started_at, self.life_began = self.world.wall_time(), self.time()
         self._set_state("starting")
         try:
             await self._prepare()

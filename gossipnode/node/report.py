@@ -56,7 +56,7 @@ def build_status(node: Node) -> Status:
         since=iso(node.since),
         reason=node.reason,
         started=iso(node.started_at),
-        uptime_s=round(node.world.wall_time() - node.started_at, 3) if node.started_at else 0.0,
+        uptime_s=round(node.time() - node.life_began, 3) if node.started_at else 0.0,
         address=node.address,
         epoch=node.epoch,
         versions=versions(),

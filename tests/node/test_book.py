@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from crashes import Machine, Recorder, put_back
@@ -118,18 +118,19 @@ async def test_only_a_book_whose_bytes_are_lost_is_put_aside(
 ) -> None:
     store.write_small(FILE, page_bytes(PAGE))
 
-    def fails(number: int) -> Callable[[Path], bytes]:
-        def read(_: Path) -> bytes:
+    def fails(number: int) -> Callable[[Path, str], NoReturn]:
+        def open_(_: Path, mode: str) -> NoReturn:
+            assert mode == "rb"
             raise OSError(number, os.strerror(number))
 
-        return read
+        return open_
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", fails(errno.EMFILE))
+        patch.setattr(Path, "open", fails(errno.EMFILE))
         with pytest.raises(StorageError, match="cannot be read: Too many open files"):
             await Life(store, 1.7e9).book.recall()
     assert (store.folder / FILE).exists()
-    monkeypatch.setattr(Path, "read_bytes", fails(errno.EIO))
+    monkeypatch.setattr(Path, "open", fails(errno.EIO))
     await Life(store, 1.7e9).book.recall()
     assert not (store.folder / FILE).exists()
     assert (store.folder / (FILE + BROKEN)).exists()
@@ -218,3 +219,12 @@ def test_what_others_told_takes_no_address_that_was_heard_of(store: FileStore) -
     life.peer.address, life.peer.heard_at = "http://b:2", None
     life.book._look_around()
     assert life.addresses() == ["http://b:1"]
+
+
+async def test_a_book_without_end_is_put_aside_unread(store: FileStore, tmp_path: Path) -> None:
+    """It is an aid: to read 8 TiB into the memory ended the node."""
+    with (tmp_path / FILE).open("wb") as file:
+        file.truncate(2**43)
+    await Life(store, 1.7e9).book.recall()
+    assert not (tmp_path / FILE).exists()
+    assert (tmp_path / (FILE + BROKEN)).exists()

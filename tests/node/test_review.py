@@ -157,6 +157,21 @@ def test_the_status_before_the_start_has_no_uptime() -> None:
     virtual_time.run(scenario())
 
 
+def test_uptime_is_no_matter_of_the_time_of_day() -> None:
+    """Clocks are set, by hand or by NTP: a node was up for an hour more, or for less than none."""
+
+    async def scenario() -> None:
+        async with swarm_of(plain_config(), NAMES) as swarm:
+            await swarm.start()
+            node = swarm.nodes["a"]
+            wall_time = node.world.wall_time
+            node.world.wall_time = lambda: wall_time() - 3600.0
+            await asyncio.sleep(5.0)
+            assert node.status().uptime_s == 5.0
+
+    virtual_time.run(scenario())
+
+
 def _one(name: str) -> Any:
     from memory_swarm import entries
 

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from gossipnode.config import PeerEntry
 from gossipnode.errors import StorageError
 from gossipnode.logs import event
+from gossipnode.node.checkpoint import SMALL_BYTES_MAX
 from gossipnode.node.report import shared_options
 from gossipnode.node.world import Store
 from gossipnode.options import Section
@@ -35,7 +36,7 @@ log = logging.getLogger("gossipnode.node")
 FILE = "book"
 # Some 100 bytes each; a view has 20, and those of half an hour fit.
 CONTACTS_MAX = 256
-BYTES_MAX = 2**20
+BYTES_MAX = SMALL_BYTES_MAX
 # Between two writes; and before the first one, which comes soon.
 EVERY_S, FIRST_S = 30.0, 2.0
 # Times in the book are whole seconds.
