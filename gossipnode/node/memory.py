@@ -37,6 +37,7 @@ class Memory:
         self.on_snapshot: Callable[[], None] | None = None  # told of the moment that is kept
         self.recalled = False  # whether this life goes on from a checkpoint
         self._kept_at = 0.0
+        self._had = 0  # pushes that were received when a snapshot was taken last
         self._writing: asyncio.Task[None] | None = None
 
     async def recall(self) -> None:
@@ -71,6 +72,21 @@ class Memory:
             self._kept_at = self.node.time()
             self._writing = self.node.tasks.create_task(self._keep(self._snapshot()))
 
+    def keep_news_if_due(self) -> None:
+        """The same for a node that has ended its rounds: only where something came, or failed."""
+        if self.node.checkpoint_error or self._received != self._had:
+            self.keep_if_due()
+
+    @property
+    def look_every_s(self) -> float | None:
+        """How often such a node is to look; None: never."""
+        every_s = self.node.config.checkpoint.every_s
+        return min(every_s, RETRY_S) if every_s and self.node.world.store is not None else None
+
+    @property
+    def _received(self) -> int:
+        return self.node.counters.get("pushes_received")
+
     async def keep(self) -> None:
         """Wait for the write under way, then write a checkpoint of this moment."""
         await self.settle()
@@ -100,7 +116,7 @@ class Memory:
         event(log, logging.DEBUG, "checkpoint.written", age=node.durable_age)
 
     def _snapshot(self) -> Snapshot:
-        node = self.node
+        node, self._had = self.node, self._received
         if self.on_snapshot is not None:
             self.on_snapshot()
         arrays, learner = node.learner.state()

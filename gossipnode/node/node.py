@@ -11,6 +11,7 @@ harmless.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -224,8 +225,7 @@ class Node(ActiveSide):
                 if self.config.run.linger and not self._asked_to_stop:
                     await self.memory.keep()
                     self._set_state("finished")
-                    while not self._asked_to_stop:
-                        await self._until_woken()
+                    await self._linger()
                 self.is_active = False
                 if self.membership is not None:
                     self.membership.end()
@@ -253,6 +253,15 @@ class Node(ActiveSide):
                 waiting.set()
             else:
                 finish(waiting)
+
+    async def _linger(self) -> None:
+        """Serve until asked to stop; what is merged meanwhile is kept like all before."""
+        while not self._asked_to_stop:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.memory.look_every_s):
+                    await self._until_woken()
+            if not self._asked_to_stop:  # then all is kept anyway
+                self.memory.keep_news_if_due()
 
     async def _until_woken(self) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -11,6 +11,7 @@ import pytest
 from memory_swarm import MemorySwarm, entries
 from plain_learner import PlainLearner, plain_config
 
+from gossipnode.algorithms.base import Purpose
 from gossipnode.config import Config
 from gossipnode.errors import StorageError
 from gossipnode.node.checkpoint import FileStore
@@ -164,6 +165,41 @@ def test_durable_age_moves_only_when_the_disk_has_said_so() -> None:
         await node.stop()
         assert node.durable_age == 20
         assert [s.facts["age"] for s in store.saved] == [3, 12, 15, 18, 20]
+
+    virtual_time.run(main())
+
+
+def test_a_node_that_lingers_keeps_what_it_merges_and_finds_a_disk_that_has_room_again() -> None:
+    """It merges until it is stopped: a crash cost all of that, and the alarm stayed for good."""
+
+    async def main() -> None:
+        config = plain_config(
+            algorithm__name="gossip", run__rounds=1, run__linger=True, checkpoint__every_s=30.0
+        )
+        store = ListStore()
+        swarm, peers = MemorySwarm(), entries(["a", "b"])
+        b = swarm.add(config, "b", peers, PlainLearner([3.0, 4.0]))
+        node = swarm.add(config, "a", peers, PlainLearner([1.0, 2.0]), store)
+        await swarm.start()
+        store.full = True
+        swarm.launch("a")
+        await asyncio.sleep(60.0)
+        assert (node.state, node.status().checkpoint_error != "") == ("finished", True)
+        store.full = False
+        await asyncio.sleep(11.0)
+        assert (node.status().checkpoint_error, len(store.saved)) == ("", 1)
+        await asyncio.sleep(300.0)
+        assert len(store.saved) == 1, "nothing came, so nothing is written"
+        frame = b.passive.frame({"x": np.array([3.0, 4.0])}, Purpose.MODEL, 4)
+        receipt = await swarm.carry("b", "a", frame.tobytes())
+        assert receipt.reply is not None
+        assert receipt.reply.status == "merged"
+        await asyncio.sleep(31.0)
+        assert len(store.saved) == 2
+        np.testing.assert_array_equal(store.saved[-1].arrays["params"], node.params)
+        node.request_stop()
+        await swarm.tasks["a"]
+        assert len(store.saved) == 2
 
     virtual_time.run(main())
 
