@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gossipnode.errors import PeerError
@@ -27,11 +28,12 @@ _Begun = tuple[Coroutine[Any, Any, Delivery], Any] | None
 
 @dataclass(slots=True)
 class _Body:
-    """The body that is arriving."""
+    """The body that is arriving, or has; whoever has ``begun`` to deliver it, releases it."""
 
     number: int
     admission: Admission
     buffer: memoryview
+    begun: bool = False
 
 
 class Arrivals:
@@ -111,7 +113,7 @@ class Arrivals:
         if not self._may_begin or self._tasks:
             self._deliver_later(arriving, body)
             return
-        self._may_begin = False
+        self._may_begin, arriving.begun = False, True
         work = self._node.deliver(arriving.admission, body)
         try:
             # Next to always it is done at once, and needs no task.
@@ -173,10 +175,10 @@ class Arrivals:
     def _deliver_later(self, arrived: _Body, body: memoryview, begun: _Begun = None) -> None:
         task = self._loop.create_task(self._deliver(arrived, body, begun))
         self._tasks.add(task)
-        task.add_done_callback(self._delivered)
+        task.add_done_callback(partial(self._delivered, arrived))
 
     async def _deliver(self, arrived: _Body, body: memoryview, begun: _Begun) -> None:
-        number, admission = arrived.number, arrived.admission
+        number, admission, arrived.begun = arrived.number, arrived.admission, True
         try:
             delivery = await (
                 self._node.deliver(admission, body) if begun is None else go_on(*begun)
@@ -187,8 +189,10 @@ class Arrivals:
         self._numbers.discard(number)
         self._answer(number, delivery)
 
-    def _delivered(self, task: asyncio.Task[None]) -> None:
+    def _delivered(self, arrived: _Body, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        if not arrived.begun:  # cancelled before its first step
+            self._node.release(arrived.admission)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._report(error)
 

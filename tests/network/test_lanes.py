@@ -32,6 +32,7 @@ from gossipnode.algorithms.base import Purpose
 from gossipnode.config import PeerEntry
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.network import HttpNode, alive, lane, lanes, upgrade
+from gossipnode.network.arrivals import Arrivals
 from gossipnode.node.outbox import Parcel
 from gossipnode.wire import Kind, encode
 
@@ -220,6 +221,27 @@ async def test_a_merge_that_hangs_does_not_hold_up_the_stop(
             await lanes_of(node).close()
         assert not lanes_of(node)
     node.inbox.inflight_bytes = 0  # what the hanging merge would have given back
+
+
+async def test_a_push_that_is_cancelled_before_its_first_step_holds_no_memory(
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = Arrivals._deliver_later
+    tasks: list[asyncio.Task[None]] = []
+
+    def cancelled(arrivals: Arrivals, *arguments: Any) -> None:
+        later(arrivals, *arguments)
+        tasks.extend(arrivals._tasks)
+        arrivals.cancel()
+
+    monkeypatch.setattr(Arrivals, "_deliver_later", cancelled)
+    async with Peer(node.url) as peer:
+        # Of those that come at once, the second is to wait for its turn.
+        await peer.send(framed(frame_for(node), 1) + framed(frame_for(node, seq=1), 2))
+        assert (await peer.reply(1))["status"] == "merged"
+        await until(lambda: tasks and all(task.done() for task in tasks))
+        assert all(task.cancelled() for task in tasks)
+        assert node.inbox.inflight_bytes == 0
 
 
 async def test_who_names_the_address_of_another_gets_no_pushes(
