@@ -14,7 +14,9 @@ from plain_learner import PlainLearner, plain_config
 from setting import counted, learning, still
 
 from gossipnode.node.membership.detector import Detector
+from gossipnode.node.world import Receipt
 from gossipnode.simulation import Link, SimulatedSwarm
+from gossipnode.wire.reply import Reply
 
 LAN = Link(latency_s=0.002)
 BAD = Link(latency_s=0.02, jitter_s=0.5, loss=0.05)
@@ -172,6 +174,29 @@ def test_who_stops_in_good_order_says_so_and_raises_no_alarm() -> None:
         assert counted(swarm, "peers_suspected") == counted(swarm, "peers_down") == 0
         swarm.restart("n2")
         swarm.run_until(lambda: states_of(swarm, "n2") <= {"alive"}, within=30.0)
+
+
+def test_a_late_goodbye_of_an_earlier_life_does_not_end_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer that a node stops may be overtaken by the first words of its next life."""
+    with still("dpsgd", 3, stores=True, membership=True, link=LAN) as swarm:
+        swarm.run(3)
+        n1, detector = swarm.nodes["n1"], detector_of(swarm, "n1")
+        on_their_way = []
+        with monkeypatch.context() as patch:
+            patch.setattr(n1.membership, "ask", lambda *asked: on_their_way.append(asked[-1]))
+            detector.probe(n1.peers["n0"], swarm.time)
+        swarm.stop("n0")
+        life = swarm.restart("n0").epoch
+        swarm.run_until(lambda: n1.peers["n0"].epoch == life, within=1.0)
+        (answered,) = on_their_way
+        swarm.wires.loop.call_soon(answered, Receipt(Reply("refused", "n0", 0, 0, code="draining")))
+        swarm.run(3)
+        assert n1.peers["n0"].state == "alive"
+        missing = counted(swarm, "missing_models")
+        swarm.expect_progress(2)
+        assert counted(swarm, "missing_models") == missing
 
 
 def test_two_nodes_and_nobody_to_help() -> None:

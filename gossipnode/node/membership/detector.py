@@ -205,14 +205,15 @@ class Detector:
 
     def _ping(self, peer: Peer, now: float, probe: Probe | None) -> None:
         frame = self.hearsay.frame("ping", peer.id)
-        then = partial(self._answered, peer, now, probe)
+        then = partial(self._answered, peer, peer.epoch, now, probe)
         self.membership.ask(peer.address, "ping", frame, self._patience_s, then)
 
     def ask_for(self, peer: Peer, then: Callable[[bool], object]) -> None:
         """Ask a peer for somebody else; ``then`` is told whether it answered, if it does."""
+        life = peer.epoch
 
         def answered(outcome: Outcome) -> None:
-            is_there = self.is_sign_of_life(peer, outcome)
+            is_there = self.is_sign_of_life(peer, life, outcome)
             if is_there:
                 self.alive(peer, self.node.time())
             then(is_there)
@@ -220,9 +221,11 @@ class Detector:
         frame = self.hearsay.frame("ping", peer.id)
         self.membership.ask(peer.address, "ping", frame, self._patience_s, answered)
 
-    def _answered(self, peer: Peer, sent_at: float, probe: Probe | None, outcome: Outcome) -> None:
+    def _answered(
+        self, peer: Peer, life: int, sent_at: float, probe: Probe | None, outcome: Outcome
+    ) -> None:
         now = self.node.time()
-        if self.is_sign_of_life(peer, outcome):
+        if self.is_sign_of_life(peer, life, outcome):
             self.trips.took(now - sent_at)
             self.health.better()
             self.alive(peer, now)
@@ -231,8 +234,11 @@ class Detector:
             probe.deadline = now
             self.membership.wake()
 
-    def is_sign_of_life(self, peer: Peer, outcome: Outcome) -> bool:
-        """Whether an answer is the peer's own; takes what it tells."""
+    def is_sign_of_life(self, peer: Peer, life: int, outcome: Outcome) -> bool:
+        """Whether an answer is the peer's own; takes what it tells.
+
+        ``life`` was the peer's last known one when it was asked.
+        """
         if not isinstance(outcome, Receipt):
             return False
         reply, message = outcome.reply, outcome.message
@@ -245,8 +251,9 @@ class Detector:
         if reply.sender != peer.id or reply.code == "wrong_swarm":
             return False
         if reply.code == "draining":
-            peer.over = peer.epoch
-            self.left(peer, "it is stopping")
+            if peer.epoch == life:  # else the next one has overtaken this goodbye
+                peer.over = life
+                self.left(peer, "it is stopping")
             return False
         return True  # one that does not know the question lives as well
 
