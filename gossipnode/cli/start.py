@@ -111,7 +111,8 @@ def command(
         address = node.address or node.url
         dashboard = address if node.trust is None else node.status_url
         _announce(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
-        _announce(how_to_join(config, address))
+        is_pinned = node.trust is not None and node.trust.bundle.mode == "pinned"
+        _announce(how_to_join(config, address, is_pinned=is_pinned))
         forget_loaded_data()  # a lone node keeps its own share only
         # Not yet: whoever waits for /readyz would wait for this too, and then for the pages again.
         asyncio.get_running_loop().call_later(SETTLED_S, release_startup_pages)
@@ -245,8 +246,20 @@ def _warn_if_out_of_reach(config: Config, peers: Sequence[PeerEntry]) -> None:
         )
 
 
-def how_to_join(config: Config, address: str) -> str:
-    """Return what to do on another machine, as a command where one suffices."""
+def how_to_join(config: Config, address: str, *, is_pinned: bool = False) -> str:
+    """Return what to do on another machine, as a command where one suffices.
+
+    ``is_pinned`` tells that the bundle is of no authority, so that nobody can issue another one.
+    """
+    if is_pinned:
+        then = "start all again"
+        if config.topology.graph == "random":
+            then = f"there: gossipnode start --bundle NAME.bundle --join {address}"
+        return (
+            f"to add a node: make it an identity (gossipnode id NAME --swarm {config.swarm.name} "
+            "--address HOST:PORT), have it and the others trust each other (gossipnode trust add), "
+            f"and {then}"
+        )
     if config.topology.graph != "random":
         fixed = f"to add a node: this swarm's graph ({config.topology.graph}) is fixed; "
         if config.trust.bundle and not config.swarm.peers:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
+from gossipnode.cli.ca import now
 from gossipnode.cli.columns import columns
 from gossipnode.cli.names import secure_address
 from gossipnode.config import PeerEntry
@@ -130,7 +131,8 @@ def show(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(told))
         return
     click.echo(f"{member.name}, id {member.id}, swarm {member.swarm}")
-    click.echo(f"holds until {member.not_after:%Y-%m-%d %H:%M} UTC")
+    end = "holds until" if now() < member.not_after else "has expired on"
+    click.echo(f"{end} {member.not_after:%Y-%m-%d %H:%M} UTC")
     if bundle.mode == "authority":
         click.echo("trusts whom the swarm's authority has issued a bundle")
     else:

@@ -296,6 +296,18 @@ def test_who_started_from_bundles_is_not_sent_to_a_peers_toml():
     assert "add the node to peers.toml on every node" in line
 
 
+def test_a_node_without_an_authority_does_not_speak_of_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["id", "alpha", "--swarm", "friends", "--address", "127.0.0.1:1"]) == app.OK
+    line = [*GOSSIP, "--status-port", "0", "--bind", "127.0.0.1", "--bundle", "alpha.bundle"]
+    with Command(tmp_path, *line, "--rounds", "1", "--data-dir", "data") as command:
+        assert command.end() == app.OK, command.err.read_text()
+    _, told = command.out.read_text().splitlines()
+    assert "gossipnode ca" not in told
+    assert "gossipnode id NAME --swarm friends" in told
+    assert "gossipnode trust add" in told
+
+
 # -- strangers' text -------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from gossipnode.cli import app
 from gossipnode.configfile import load_peers
+from gossipnode.network.trust.authority import Authority, self_signed
 from gossipnode.network.trust.bundle import read_bundle
 
 
@@ -71,6 +72,18 @@ def test_renewing_a_bundle_keeps_its_id(capsys):
     assert renewed["id"] == issued["id"]
     assert renewed["expires"] > issued["expires"]
     assert stat.S_IMODE(Path("alpha.bundle").stat().st_mode) == 0o600
+
+
+def test_what_has_expired_is_not_said_to_hold(capsys):
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=3)
+    one_day = datetime.timedelta(days=1)
+    Authority.create(Path("ca"), "digits", past, one_day)
+    self_signed("digits", "alpha", "", past, one_day).write(Path("alpha.bundle"))
+    assert "has expired on" in ok("trust show --bundle alpha.bundle", capsys)
+    assert "expired on" in ok("ca show", capsys)
+    code, _, err = run("ca issue beta", capsys)
+    assert code == app.USAGE
+    assert "gossipnode ca create" in err
 
 
 @pytest.mark.parametrize(
