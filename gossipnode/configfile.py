@@ -161,7 +161,7 @@ def load_peers(path: str | Path) -> tuple[PeerEntry, ...]:
 
     Raises ``ConfigError`` on an unknown key, a malformed address or an id or address given twice.
     """
-    tree = read_toml(path)
+    tree = read_toml(expanded(path))
     for key in tree:
         if key != "peer":
             raise ConfigError(
@@ -188,6 +188,17 @@ def load_peers(path: str | Path) -> tuple[PeerEntry, ...]:
         if twice is not None:
             raise ConfigError(f"{attribute} {twice!r} is given twice", file=str(path), key="peer")
     return tuple(entries)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return ``path`` with the home directory for a ``~`` in front; ``ConfigError`` without one.
+
+    No shell does it for a file, for a variable, or behind the = of a flag.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError("there is no such home directory", file=str(path)) from None
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -227,7 +238,7 @@ def _anchor_paths(tree: Tree, origin: Mapping[str, str], path: Path, within: set
     for section, name in (key.split(".") for key in PATHS):
         value = tree.get(section, {}).get(name)
         if isinstance(value, str) and value and origin[f"{section}.{name}"] in within:
-            tree[section][name] = str(path.parent / Path(value).expanduser())
+            tree[section][name] = str(path.parent / expanded(value))
 
 
 def _name_first(layer: Mapping[str, T], name: str) -> list[tuple[str, T]]:

@@ -18,6 +18,7 @@ from gossipnode.config import Config, PeerEntry
 from gossipnode.config.listing import options
 from gossipnode.configfile import load_config, load_peers
 from gossipnode.errors import ConfigError
+from gossipnode.network.world import data_folder
 from gossipnode.registry import algorithm_class
 
 
@@ -386,6 +387,22 @@ def test_paths_in_a_file_are_relative_to_it_and_those_of_flags_are_not(tmp_path:
     assert config.swarm.peers == str(path.parent / "peers.toml")
     assert config.topology.edges == str(path.parent / "sub/edges.txt")
     assert load_config(path, flags={"topology.edges": "x.txt"}).topology.edges == "x.txt"
+
+
+def test_a_tilde_is_the_home_directory_wherever_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "p.toml").write_text('[[peer]]\nid = "a"\naddress = "http://127.0.0.1:1"\n')
+    given = {"GOSSIPNODE_SWARM_PEERS": "~/p.toml", "GOSSIPNODE_NODE_DATA_DIR": "~/data"}
+    config = load_config(environment=given)
+    assert [entry.id for entry in load_peers(config.swarm.peers)] == ["a"]
+    assert data_folder(config, "a") == tmp_path / "data"
+
+
+def test_a_home_that_there_is_none_of(tmp_path: Path) -> None:
+    error = refusal(written(tmp_path, '[swarm]\npeers = "~nobody-of-that-name/p.toml"\n'))
+    assert "no such home directory" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from gossipnode.cli.flags import OptionsCommand, config_options, split_flags
 from gossipnode.cli.start import settled
 from gossipnode.cli.status import escaped
 from gossipnode.config import Config, PeerEntry
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, DataError
 from gossipnode.network.tokens import readers_token
 from gossipnode.node.place import find_place
@@ -109,7 +110,7 @@ def _patient(config: Config, peers: Sequence[PeerEntry]) -> Patient:
     from gossipnode.network.trust.trust import Trust
 
     # Not trust_of, which refuses a certificate that has ended: here that is a finding.
-    bundle, _ = read_bundle(Path(config.trust.bundle).expanduser())
+    bundle, _ = read_bundle(expanded(config.trust.bundle))
     return Patient(config, peers, Trust(bundle), token)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from gossipnode.configfile import expanded
 from gossipnode.network.tokens import read_token
 
 readers_token_option = click.option(
@@ -20,4 +19,4 @@ readers_token_option = click.option(
 
 def token_in(token_file: str) -> str:
     """Return the token, the empty one for no file; raises ``ConfigError``."""
-    return read_token(Path(token_file).expanduser()) if token_file else ""
+    return read_token(expanded(token_file)) if token_file else ""

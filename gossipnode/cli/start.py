@@ -41,7 +41,7 @@ from gossipnode.cli.flags import (
 from gossipnode.cli.process import write_no_more
 from gossipnode.cli.resident import release_startup_pages
 from gossipnode.config import Config, PeerEntry
-from gossipnode.configfile import load_peers
+from gossipnode.configfile import expanded, load_peers
 from gossipnode.errors import ConfigError
 from gossipnode.learning.prepare import forget_loaded_data
 from gossipnode.network import HttpNode, serve
@@ -190,7 +190,7 @@ def _trusting(config: Config, peers: Sequence[PeerEntry]) -> tuple[Config, Seque
     from gossipnode.network.trust.bundle import read_bundle
     from gossipnode.network.trust.trust import settle
 
-    bundle, _ = read_bundle(Path(config.trust.bundle).expanduser())
+    bundle, _ = read_bundle(expanded(config.trust.bundle))
     return settle(config, peers, bundle)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ import click
 
 from gossipnode.cli.status import fetch
 from gossipnode.config import ID_PATTERN, Config
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, NetworkError
 from gossipnode.logs import bounded
 from gossipnode.network import HttpClient, NoNodeError
@@ -48,7 +48,7 @@ def owners_token(url: str, data_dir: str | None, readers: str) -> str:
     if urlsplit(url).scheme != "http":
         raise ConfigError("peers are answered there; name the port of the pages", key="URL")
     if data_dir:
-        return read_token(Path(data_dir).expanduser() / ADMIN_FILE)
+        return read_token(expanded(data_dir) / ADMIN_FILE)
     status = asyncio.run(fetch(url, readers))
     swarm, node_id = str(status.get("swarm")), str(status.get("node_id"))
     if not (re.fullmatch(ID_PATTERN, swarm) and re.fullmatch(ID_PATTERN, node_id)):

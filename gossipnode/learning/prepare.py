@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, DataError
 from gossipnode.learning.data import Dataset, Standardizer, load, split
 from gossipnode.learning.data.arrays import read_arrays
@@ -56,7 +56,7 @@ def prepare(
     if standardize == "local":
         standardizer = Standardizer.fit(train.features, train.feature_names)
     elif standardize != "none":
-        standardizer = Standardizer.read(Path(standardize).expanduser())
+        standardizer = Standardizer.read(expanded(standardize))
         standardizer.check(train.feature_names, file=standardize)
     for part in (train, test):
         if part is not None and standardizer is not None:
@@ -97,7 +97,7 @@ def read_quadratic(source: str, share_index: int, share_count: int, dtype: str) 
             key="data.source",
             allowed="npz:FILE with arrays A and b",
         )
-    A, b = (_numbers(array, path) for array in read_arrays(Path(path).expanduser(), ("A", "b")))
+    A, b = (_numbers(array, path) for array in read_arrays(expanded(path), ("A", "b")))
     if A.ndim not in (2, 3) or A.shape[-1] != A.shape[-2] or not A.size:
         raise DataError(f"A has shape {A.shape}; (d, d) or (nodes, d, d) is needed", file=path)
     if b.ndim not in (1, 2) or b.shape[-1] != A.shape[-1]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from gossipnode.config import Config
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError
 from gossipnode.network.http import BaseRequest
 from gossipnode.network.trust import files
@@ -55,7 +56,7 @@ def kept_token(folder: Path) -> str:
 def readers_token(config: Config) -> str:
     """Return what readers of the pages must show, empty for nothing; raises ``ConfigError``."""
     named = config.network.status_token_file
-    return read_token(Path(named).expanduser(), "network.status_token_file") if named else ""
+    return read_token(expanded(named), "network.status_token_file") if named else ""
 
 
 def shows(request: BaseRequest, token: str, *, basic: bool = False) -> bool:

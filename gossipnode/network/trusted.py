@@ -6,9 +6,9 @@ Invariant: an address is of one id or of none; where two peers claim it, neither
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from gossipnode.config import Config
+from gossipnode.configfile import expanded
 from gossipnode.network.trust.trust import Trust, bundle_of
 from gossipnode.network.trust.vigil import Vigil
 from gossipnode.network.world import DaemonWorld, data_folder
@@ -34,7 +34,7 @@ def vigil_for(node: Node, trust: Trust, world: DaemonWorld, cut: Callable[[], No
         kept=data_folder(config, node.id) / "revocations.txt"
         if config.checkpoint.enabled
         else None,
-        watched=Path(watched).expanduser() if watched else None,
+        watched=expanded(watched) if watched else None,
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from gossipnode.config import Config
+from gossipnode.configfile import expanded
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.network.client import HttpClient
 from gossipnode.network.lane import Lane
@@ -199,7 +200,7 @@ class DaemonWorld:
 def data_folder(config: Config, node_id: str) -> Path:
     """Return the node's folder: ``node.data_dir``, else its own one in the user's data folder."""
     if config.node.data_dir:
-        return Path(config.node.data_dir)
+        return expanded(config.node.data_dir)
     from platformdirs import user_data_path
 
     return user_data_path("gossipnode") / config.swarm.name / node_id

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import xxhash
 
 from gossipnode.config import Config, PeerEntry, TopologyOptions
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, DataError, nearest_spelling
 from gossipnode.topology import Graph, build_graph
 from gossipnode.topology.weights import OUT_DEGREE, default_rule
@@ -253,7 +253,7 @@ def _rule(config: Config, graph: Graph) -> str:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return expanded(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError("there is no such file", file=path, key="topology.edges") from None
     except OSError as error:

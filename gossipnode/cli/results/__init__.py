@@ -20,6 +20,7 @@ from gossipnode.cli.flags import with_options
 from gossipnode.cli.results import plot
 from gossipnode.cli.results.spread import Spread
 from gossipnode.config import Config, PeerEntry
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, StorageError
 from gossipnode.learning.learner import Learner
 from gossipnode.learning.modelfile import save_model
@@ -86,7 +87,7 @@ def config_text(config: Config, command: str) -> str:
 
 def _with_absolute_paths(config: Config) -> Config:
     def absolute(path: str) -> str:
-        return str(Path(path).expanduser().resolve()) if path else path
+        return str(expanded(path).resolve()) if path else path
 
     kind, colon, path = config.data.source.partition(":")
     standardize = config.data.standardize

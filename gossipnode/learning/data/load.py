@@ -6,12 +6,12 @@ Invariant: a reader's module is imported when its source is named, never before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, nearest_spelling
 from gossipnode.learning.data.dataset import Dataset
 
@@ -41,7 +41,7 @@ def load(
             allowed=SOURCES,
             nearest=nearest_spelling(kind, ("digits", "idx", "npz", "csv", "parquet")),
         )
-    path, number = Path(rest).expanduser(), np.dtype(dtype)
+    path, number = expanded(rest), np.dtype(dtype)
     if kind == "digits":
         from gossipnode.learning.data.arrays import read_digits
 

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, NetworkError, PeerError
 from gossipnode.network.doctor.findings import Finding, aside, failed, ok, warning
 from gossipnode.network.doctor.patient import (
@@ -155,7 +156,7 @@ def _certificate(patient: Patient, trust: Trust) -> list[Finding]:
     from gossipnode.network.trust import files
     from gossipnode.network.trust.bundle import check_dates
 
-    check, path = "certificate", Path(patient.config.trust.bundle).expanduser()
+    check, path = "certificate", expanded(patient.config.trust.bundle)
     now = datetime.datetime.fromtimestamp(trust.wall_time(), datetime.UTC)
     try:
         check_dates(trust.bundle, path, now)
@@ -200,7 +201,7 @@ def _revocations(trust: Trust, patient: Patient) -> list[Finding]:
     kept = data_folder(patient.config, patient.id) / "revocations.txt"
     paths = [kept] if kept.exists() else []
     found = []
-    for path in (*paths, *([Path(watched).expanduser()] if watched else [])):
+    for path in (*paths, *([expanded(watched)] if watched else [])):
         try:
             trust.adopt(files.read(path, BYTES_MAX))
         except (ConfigError, PeerError) as error:

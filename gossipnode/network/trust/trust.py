@@ -13,10 +13,10 @@ import ssl
 import time
 from asyncio import BaseTransport
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from gossipnode.config import Config, PeerEntry
+from gossipnode.configfile import expanded
 from gossipnode.errors import ConfigError, PeerError
 from gossipnode.logs import event
 from gossipnode.network.trust.bundle import Bundle, check_dates, read_bundle
@@ -161,7 +161,7 @@ def trust_of(config: Config, wall_time: Callable[[], float] = time.time) -> Trus
 
 def bundle_of(config: Config, wall_time: Callable[[], float] = time.time) -> Bundle:
     """Read ``trust.bundle``, and tell what is doubtful about it; raises ``ConfigError``."""
-    path = Path(config.trust.bundle).expanduser()
+    path = expanded(config.trust.bundle)
     bundle, warnings = read_bundle(path)
     now = datetime.datetime.fromtimestamp(wall_time(), datetime.UTC)
     check_dates(bundle, path, now)
