@@ -45,6 +45,10 @@ class LaneRefusedError(NetworkError):
         super().__init__(reason)
 
 
+class NoAddressError(OSError):
+    """A name stands for nothing that may be dialled."""
+
+
 # -- the accepting end ----------------------------------------------------------------------------
 
 
@@ -114,7 +118,7 @@ async def dial(
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(CONNECT_S):
-            connection = await _connect(parts.hostname, parts.port, reach)
+            connection = await connect(parts.hostname, parts.port, reach)
     except TimeoutError:  # nobody has refused a lane: to try by POST would be to wait once more
         raise NetworkError(f"no connection within {CONNECT_S:g} s") from None
     try:
@@ -135,16 +139,19 @@ async def dial(
         raise
 
 
-async def _connect(host: str, port: int, reach: Reach | None = None) -> socket.socket:
-    """Return a socket that is connected to the first address of ``host`` that answers."""
+async def connect(host: str, port: int, reach: Reach | None = None) -> socket.socket:
+    """Return a socket that is connected to the first address of ``host`` that answers.
+
+    Raises ``OSError``: a ``NoAddressError`` where ``reach`` allows none of them.
+    """
     loop = asyncio.get_running_loop()
-    error: OSError = OSError(f"{host} has no address")
+    error: OSError = NoAddressError(f"{host} has no address")
     allowed: list[_Address] = []
     for family, kind, protocol, _, address in await loop.getaddrinfo(
         host, port, type=socket.SOCK_STREAM
     ):
         if reach is not None and not reach.allows(host, port, str(address[0])):
-            error = OSError(errno.EACCES, "a name that stands for an address no peer has")
+            error = NoAddressError(errno.EACCES, "a name that stands for an address no peer has")
             continue
         allowed.append((family, kind, protocol, address))
     if len(allowed) == 1:

@@ -9,7 +9,6 @@ nothing is sent there, and how many are dialled at a time is bounded.
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from gossipnode.network.answers import answer, fault
 from gossipnode.network.http import BaseRequest, StreamResponse
+from gossipnode.network.upgrade import NoAddressError, connect
 from gossipnode.node.addresses import Reach, is_number, may_dial
 
 if TYPE_CHECKING:
@@ -95,24 +95,15 @@ async def dial(host: str, port: int, reach: Reach | None = None) -> str:
 
     All that ``host`` stands for is tried, and what ``reach`` forbids is left out.
     """
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
+        (await connect(host, port, reach)).close()
+    except (NoAddressError, socket.gaierror, UnicodeError):
         return "no_address"
-    outcome = "no_address"
-    for family, kind, protocol, _, address in found:
-        if reach is not None and not reach.allows(host, port, str(address[0])):
-            continue
-        with socket.socket(family, kind, protocol) as connection:
-            connection.setblocking(False)
-            try:
-                await loop.sock_connect(connection, address)
-            except OSError as error:
-                outcome = "refused" if error.errno == errno.ECONNREFUSED else "unreachable"
-            else:
-                return "connected"
-    return outcome
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError:
+        return "unreachable"
+    return "connected"
 
 
 def _origin(request: BaseRequest) -> str | None:

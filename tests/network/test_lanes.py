@@ -392,7 +392,7 @@ from gossipnode.network import upgrade
 async def main():
     before = len(os.listdir("/proc/self/task"))  # BLAS may have some
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        (await upgrade._connect(*listener.getsockname())).close()
+        (await upgrade.connect(*listener.getsockname())).close()
     print(len(os.listdir("/proc/self/task")) - before)
 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
     runner.run(main())
@@ -405,7 +405,7 @@ async def test_connecting_where_nobody_listens_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
-        await upgrade._connect("127.0.0.1", port)
+        await upgrade.connect("127.0.0.1", port)
 
 
 async def test_a_long_transfer_is_seen_at_both_ends_while_it_lasts(

@@ -12,7 +12,7 @@ from listening import full_listener, port_of_free
 from loopback import PATIENCE_S, StartNode, until
 
 from gossipnode.config import PeerEntry
-from gossipnode.network import HttpNode, sockets, upgrade
+from gossipnode.network import HttpNode, sockets, upgrade, view
 
 NAME = "many.example"
 
@@ -53,12 +53,12 @@ async def test_addresses_that_refuse_cost_no_time_and_the_last_reason_is_told(
 ) -> None:
     stand_for(monkeypatch, *[port_of_free()] * 40, port_of(node))
     async with asyncio.timeout(20 * upgrade.NEXT_S):
-        connection = await upgrade._connect(NAME, 1)
+        connection = await upgrade.connect(NAME, 1)
     with connection:
         assert connection.getpeername() == ("127.0.0.1", port_of(node))
     stand_for(monkeypatch, *[port_of_free()] * 3)
     with pytest.raises(ConnectionRefusedError):
-        await upgrade._connect(NAME, 1)
+        await upgrade.connect(NAME, 1)
 
 
 async def test_what_is_tried_in_vain_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +67,23 @@ async def test_what_is_tried_in_vain_is_closed(monkeypatch: pytest.MonkeyPatch) 
         stand_for(monkeypatch, silent, silent)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(2 * upgrade.NEXT_S):
-                await upgrade._connect(NAME, 1)
+                await upgrade.connect(NAME, 1)
         await until(lambda: len(asyncio.all_tasks()) == 1)
+
+
+async def test_who_is_asked_to_dial_back_passes_by_it_as_well(
+    node: HttpNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor blamed a firewall for a peer that pushes reach."""
+    with full_listener() as silent:
+        stand_for(monkeypatch, silent, port_of(node))
+        async with asyncio.timeout(view.DIAL_S):
+            assert await view.dial(NAME, 1) == "connected"
+        stand_for(monkeypatch, silent, port_of_free())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2 * upgrade.NEXT_S):
+                await view.dial(NAME, 1)
+    stand_for(monkeypatch, port_of_free(), port_of_free())
+    assert await view.dial(NAME, 1) == "refused"
+    stand_for(monkeypatch)
+    assert await view.dial(NAME, 1) == "no_address"
