@@ -17,7 +17,7 @@ from gossipnode.errors import PeerError
 from gossipnode.node.node import Node
 from gossipnode.node.world import Receipt
 from gossipnode.wire.frame import PREFIX_BYTES, Frame, decode, decode_header, decode_prefix, encode
-from gossipnode.wire.message import Message
+from gossipnode.wire.message import Message, Part
 
 Body = memoryview | Sequence[Vector]
 NOTHING = xxhash.xxh3_64_intdigest(b"")
@@ -55,9 +55,11 @@ class ObjectEncoder:
             message.kind,
             body_bytes,
             *[
-                part.role if part.codec == "raw" else (part.role, part.codec, part.bits, part.seed)
+                part.role if part.codec == "raw" and part.covers_all else _lengths(part)
                 for part in message.parts
             ],
+            message.phase.bit_length(),
+            message.resync,
             message.version and message.version.bit_length(),
             message.base_version and message.base_version.bit_length(),
             message.seq.bit_length(),
@@ -81,6 +83,18 @@ class ObjectEncoder:
         if head is None:
             head = self._heads[kind] = len(encode(message, arrays).head)
         return ObjectFrame(b"", [], message, arrays, head + body_bytes)
+
+
+def _lengths(part: Part) -> Hashable:
+    """Return all that makes the head of a coded part, or of one with an index, as long as it is.
+
+    Of numbers how long they are: a codec may draw a seed for every message.
+    """
+    index = [v.bit_length() if isinstance(v, int) else None for v in part.index.values()]
+    seed = None if part.seed is None else part.seed.bit_length()
+    absent = (part.scale is None, part.zero is None, part.norm is None)
+    sizes = (part.size.bit_length(), part.nbytes.bit_length())
+    return (part.role, part.codec, part.bits, seed, *absent, *sizes, part.index["kind"], *index)
 
 
 def open_frame(frame: Frame) -> tuple[Message, Body]:
