@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from gossipnode.cli.flags import with_options
+from gossipnode.cli.readers import hinted
 from gossipnode.config import Config, PeerEntry
 from gossipnode.errors import ConfigError, NetworkError, PeerError
 from gossipnode.learning.modelfile import load_model
@@ -118,7 +119,7 @@ async def join_any(
                     try:
                         return await _fetch(client, *await answer)
                     except NetworkError as error:
-                        reasons.append(str(error))
+                        reasons.append(hinted(error))
             finally:
                 for task in asked:
                     task.cancel()

@@ -13,11 +13,11 @@ from gossipnode.cli.app import NETWORK, OK, STORAGE, USAGE, notes
 from gossipnode.cli.columns import decimal
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
-from gossipnode.cli.readers import readers_token_option, token_in
+from gossipnode.cli.readers import hinted, readers_token_option, token_in
 from gossipnode.errors import DataError, NetworkError, StorageError
 from gossipnode.learning.modelfile import learner_for_model, load_model
 from gossipnode.logs import bounded
-from gossipnode.network import HttpClient, NoNodeError
+from gossipnode.network import HttpClient, NoNodeError, ToldError
 
 # 4 GiB: a model of a billion float32 params.
 MODEL_BYTES_MAX = 2**32
@@ -108,4 +108,7 @@ def evaluate(file: Path, data: str, label: str | None, test_fraction: float, as_
 
 async def _fetch(url: str, token: str) -> bytes:
     async with HttpClient(token=token) as client:
-        return await client.get_bytes(f"{url}/v1/model", MODEL_BYTES_MAX, TIMEOUT_S)
+        try:
+            return await client.get_bytes(f"{url}/v1/model", MODEL_BYTES_MAX, TIMEOUT_S)
+        except ToldError as error:
+            raise NetworkError(hinted(error)) from None

@@ -109,7 +109,9 @@ def command(
         if plan.entry is not None:
             enter(node, plan.entry)
         address = node.address or node.url
-        dashboard = address if node.trust is None else node.status_url
+        # On loopback it is where the node listens, whatever its entry in the peer list says.
+        here = node.url if _is_loopback(urlsplit(node.url).hostname or "") else address
+        dashboard = here if node.trust is None else node.status_url
         _announce(f"ready: {node.id} at {node.url} (dashboard: {dashboard}/)")
         is_pinned = node.trust is not None and node.trust.bundle.mode == "pinned"
         _announce(how_to_join(config, address, is_pinned=is_pinned))

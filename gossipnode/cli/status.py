@@ -24,7 +24,7 @@ from gossipnode.cli.app import INTERRUPTED, NETWORK, OK, USAGE, notes
 from gossipnode.cli.columns import columns, decimal, quantity, raw
 from gossipnode.cli.finite import FiniteFloat
 from gossipnode.cli.process import raise_on_signals
-from gossipnode.cli.readers import readers_token_option, token_in
+from gossipnode.cli.readers import hinted, readers_token_option, token_in
 from gossipnode.config import DEFAULT_PORT
 from gossipnode.errors import NetworkError, PeerError
 from gossipnode.logs import bounded
@@ -106,8 +106,7 @@ async def _answer(client: HttpClient, url: str, path: str, keys: set[str]) -> di
     except NoNodeError:
         raise
     except ToldError as error:
-        hint = "; name the file with its token: --status-token-file" * (error.status == 401)
-        raise NetworkError(f"{error}{hint}") from None
+        raise NetworkError(hinted(error)) from None
     except (NetworkError, PeerError) as error:
         raise NetworkError(f"{error}{_hint(url, str(error))}") from None
     if not isinstance(answer, dict) or not keys <= answer.keys():

@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from cli_processes import Command, wait_for
@@ -294,6 +295,32 @@ def test_who_started_from_bundles_is_not_sent_to_a_peers_toml():
     sections["swarm"] = {"peers": "peers.toml"}
     line = how_to_join(Config.model_validate(sections), "https://10.0.0.5:7946")
     assert "add the node to peers.toml on every node" in line
+
+
+def test_the_dashboard_is_where_the_node_listens(tmp_path):
+    entry = '[[peer]]\nid = "a"\naddress = "http://127.0.0.1:1"\n'
+    (tmp_path / "peers.toml").write_text(entry)
+    line = ["start", "--id", "a", "--peers", "peers.toml", "--port", "0", "--rounds", "1"]
+    with Command(tmp_path, *line, "--data-dir", "data") as command:
+        assert command.end() == app.OK, command.err.read_text()
+    ready = command.out.read_text().splitlines()[0]
+    url = re.search(r"at (http://127\.0\.0\.1:\d+) ", ready)[1]
+    assert not url.endswith(":1")
+    assert f"(dashboard: {url}/)" in ready
+
+
+def test_a_node_that_wants_a_token_is_told_with_how_to_show_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("token").write_text("a" * 43)
+    Path("token").chmod(0o600)
+    words = ["--status-token-file", "token", "--data-dir", "data"]
+    with Command(tmp_path, *GOSSIP, *words) as command:
+        url = url_of(command)
+        for line in OF_A_NODE:
+            assert app.run(line.replace("URL", url).split()) == app.NETWORK, line
+            assert "name the file with its token: --status-token-file" in capsys.readouterr().err
+        pull = ["model", "pull", url, "m", "--status-token-file", "token"]
+        assert app.run(pull) == app.OK
 
 
 def test_a_node_without_an_authority_does_not_speak_of_one(tmp_path, monkeypatch, capsys):
