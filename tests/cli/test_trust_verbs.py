@@ -74,6 +74,17 @@ def test_renewing_a_bundle_keeps_its_id(capsys):
     assert stat.S_IMODE(Path("alpha.bundle").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("flag", ["--bundle", "--status-token-file"])
+def test_nobody_is_told_to_change_the_mode_of_a_folder(flag, capsys):
+    Path("folder").mkdir(mode=0o755)
+    line = f"start --algorithm gossip --port 0 --data-dir data {flag} folder"
+    code, out, err = run(line, capsys)
+    assert code == app.USAGE
+    assert not out
+    assert "error: folder: is a folder" in err
+    assert "chmod" not in err
+
+
 def test_what_has_expired_is_not_said_to_hold(capsys):
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=3)
     one_day = datetime.timedelta(days=1)

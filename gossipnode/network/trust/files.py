@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,11 +62,14 @@ def read(path: Path, bytes_max: int) -> str:
 def require_private(path: Path, what: str = "a private key") -> str:
     """Raise ``ConfigError`` where everybody may read ``path``; return a warning for its group."""
     try:
-        mode = path.stat().st_mode & 0o777
+        mode = path.stat().st_mode
     except FileNotFoundError:
         raise ConfigError("there is no such file", file=str(path)) from None
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    if stat.S_ISDIR(mode):  # chmod 600, which is the advice for files, would close it
+        raise ConfigError("is a folder; name the file in it", file=str(path))
+    mode &= 0o777
     if mode & 0o007:
         raise ConfigError(
             f"holds {what}, and everybody on this machine may read or change it (mode "
