@@ -281,7 +281,8 @@ class Courier:
         now = asyncio.get_running_loop().time()
         if receipt.message is not None:
             if receipt.message.sender != peer.id:
-                return self._met_another(peer, receipt.message.sender)
+                self._met_another(peer, receipt.message.sender, now)
+                return None
             self.counters.add("pushes_acknowledged")
             self._heard(peer, now)
             await self._merge(peer, parcel, receipt)
@@ -338,14 +339,17 @@ class Courier:
         self.suspect(peer.id, reason)
         return None
 
-    def _met_another(self, peer: Peer, sender: str) -> float | None:
-        """A node that is not the peer answers at its address: no sign of life of the peer."""
-        return self._failed(peer, f"another node answers there: {bounded(sender, 128)}")
+    def _met_another(self, peer: Peer, sender: str, now: float) -> None:
+        """Give up on a peer at whose address another node answers, even if it may be starting."""
+        self.counters.add("pushes_failed")
+        self.peers.failed(peer, now, self._spread())
+        self.suspect(peer.id, f"another node answers there: {bounded(sender, 128)}")
 
     def _replied(self, peer: Peer, reply: Reply, now: float) -> float | None:
         # One that refuses for good says more than that it is another.
         if reply.sender != peer.id and reply.code not in LASTING:
-            return self._met_another(peer, reply.sender)
+            self._met_another(peer, reply.sender, now)
+            return None
         if reply.status != "refused":
             self.counters.add("pushes_acknowledged")
             peer.age, peer.refusal = reply.age, ""

@@ -117,13 +117,23 @@ def test_another_node_at_its_address_is_no_sign_of_life_of_a_peer(code: str | No
     async def main() -> None:
         status = "merged" if code is None else "refused"
         answer = Receipt(reply=Reply(status, "q", 99, 99, code))
-        post = Post(merged(), answer, answer)
+        post = Post(merged(), answer)
         for _ in range(2):
             async with asyncio.TaskGroup() as tasks:
                 post.put(tasks)
         assert (post.peer.state, post.peer.round, post.peer.age) == ("suspect", 3, 9)
         assert post.peer.reason == "another node answers there: q"
-        assert (post.get("pushes_acknowledged"), post.get("pushes_failed")) == (1, 2)
+        assert (post.get("pushes_acknowledged"), post.get("pushes_failed")) == (1, 1)
+
+    run(main)
+
+
+def test_nobody_waits_for_a_peer_to_start_where_another_node_answers() -> None:
+    async def main() -> None:
+        post = Post(Receipt(reply=Reply("merged", "q", 0, 0)), insist=True)
+        async with asyncio.TaskGroup() as tasks:
+            post.put(tasks)
+        assert (post.peer.state, len(post.sent)) == ("suspect", 1)
 
     run(main)
 
