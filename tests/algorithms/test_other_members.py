@@ -10,6 +10,7 @@ from q16_swarms import NAMES, A, Matrix, b, settings, simulated
 
 from gossipnode.algorithms.members import are_others, members_of
 from gossipnode.config import Config
+from gossipnode.configfile import load_config
 from gossipnode.simulation import SimulatedSwarm
 
 # After so many all are within 1e-3 of the optimum; the bias was 0.2 and more.
@@ -70,6 +71,16 @@ def test_the_same_members_begin_nothing_anew(source: str, name: str) -> None:
     config = settings(source, name, 0.05)
     swarm = gone_on(config, 4, 4, 40)
     assert sum(swarm.nodes[name].counters.get("restarts") for name in swarm.names) == 0
+
+
+def test_a_swarm_of_a_peer_more_goes_on_from_its_checkpoints() -> None:
+    """As quickstart.md tells; the others' shares of the samples are smaller then."""
+    config = load_config(flags={"algorithm.name": "dpsgd", "run.evaluate_every": 0})
+    swarm = gone_on(config, 3, 4, 25)
+    nodes = [swarm.nodes[name] for name in swarm.names]
+    assert sum(node.learner.samples for node in nodes) == 1438
+    # 25 rounds of five steps, but for the newcomer, which goes on in the round of the others.
+    assert [node.age for node in nodes[:3]] == [125] * 3
 
 
 @pytest.mark.parametrize(("before", "now"), [(6, 4), (6, 6)])
