@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,6 +258,13 @@ GOOD = {
 def test_the_judge_lets_pass(name: str) -> None:
     module, source = GOOD[name]
     assert not faults(f"gossipnode.{module}", source)
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    # They are in no package: pytest can collect only one of two, and ends when it meets both.
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert len(names) > 100
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_starting_a_node_imports_nothing_heavy() -> None:
