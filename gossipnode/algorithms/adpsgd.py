@@ -17,6 +17,11 @@ A node asks one peer at a time and answers anybody. It waits for the answer no l
 request costs nothing: it is repeated, and merged once. Where the answer is lost for good only one
 half was applied, and Σx has moved by ½(x̂_i − x_j).
 
+Where two ask each other at once, both exchanges together take them to their mean, each by ¼ in
+place of ½; else they would change places, and two nodes in step never agree, nor learn. Who is
+asked by the one whose answer it waits for applies ¼, and answers with ½(x̂_i + x_j), which makes
+the other's half increment a quarter as well.
+
 Letters: x params, x̂ the params as they were read and sent, g gradient, η step size, τ local steps.
 
 *Source*: Lian et al., ICML 2018 (arXiv 1710.06952).
@@ -43,7 +48,7 @@ from gossipnode.options import AlgorithmOptions, Facts, Needs, option
 
 # Where there is nobody to wait for and no time is spent on computing: how long until the next look.
 IDLE_S = 0.5
-HALF = 0.5
+HALF, QUARTER = 0.5, 0.25
 
 
 class AdpsgdOptions(AlgorithmOptions):
@@ -108,15 +113,19 @@ class ADPSGD(Algorithm):
             await node.end_round()
 
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
-        """Apply this end's increment, and answer a request with the params of before."""
+        """Apply this end's increment; answer a request with the params of before."""
         answers, x_j, t_j = is_answer(arrival), arrival.parts["x"], arrival.age
         x_i, t_i = (
             (node.params, node.age) if arrival.own is None else (arrival.own, arrival.own_age)
         )
-        await node.compute(merge_into, x_j, x_i, HALF)
+        told, a = x_i, HALF
+        if not answers and arrival.sender == self.asked and not self.answered.is_set():
+            told, a = x_j.copy(), QUARTER  # it will have our question, too
+            await node.compute(merge_into, told, x_i, HALF)
+        await node.compute(merge_into, x_j, x_i, a)
         await node.commit(after=x_j, before=x_i, age=t_j)
         if not answers:
-            return Answer(Outcome.MERGED, reply={"x": x_i}, reply_age=t_i)
+            return Answer(Outcome.MERGED, reply={"x": told}, reply_age=t_i)
         if arrival.sender == self.asked:
             self.answered.set()
         return Answer(Outcome.MERGED)

@@ -172,6 +172,36 @@ def test_still_nodes_agree_on_the_mean(graph: str) -> None:
         np.testing.assert_allclose(swarm.models(), np.tile(X.mean(0), (8, 1)), atol=1e-8)
 
 
+@pytest.mark.parametrize("step_s", [0.0, 0.25])
+def test_two_nodes_in_step_agree_on_the_mean(step_s: float) -> None:
+    """Each asks the other at the same moment, every time."""
+    config = adpsgd(training__local_steps=1)
+    learners = still([[0.0, 4.0], [1.0, -2.0]])
+    link = Link(latency_s=0.01)
+    with SimulatedSwarm(config, 2, link=link, learners=learners, step_s=step_s) as swarm:
+        swarm.run(1)
+        np.testing.assert_allclose(swarm.models(), [[0.5, 1.0]] * 2, rtol=0, atol=1e-12)
+
+
+def test_who_is_asked_by_whom_it_asks_gives_what_the_other_takes() -> None:
+    """Also where but one of the two takes the exchanges for crossed: Σx stays, and they are nearer.
+
+    By ½ and ¼ of the difference, one after the other.
+    """
+
+    async def main() -> None:
+        learners = still([[0.0, 4.0], [1.0, -2.0]])
+        async with swarm_of(adpsgd(), NAMES[:2], learners) as swarm:
+            algorithm: Any = swarm.nodes[NAMES[1]].algorithm
+            algorithm.asked = NAMES[0]  # and has no answer yet
+            await exchange(swarm, NAMES[0], NAMES[1])
+            np.testing.assert_array_equal(swarm.models(), [[0.25, 2.5], [0.75, -0.5]])
+            await exchange(swarm, NAMES[1], NAMES[0])
+            np.testing.assert_array_equal(swarm.models(), [[0.5, 1.0]] * 2)
+
+    asyncio.run(main())
+
+
 def test_the_same_seed_gives_the_same_trace() -> None:
     def trace(seed: int) -> str:
         config = adpsgd(training__local_steps=1, swarm__seed=seed)
