@@ -57,7 +57,7 @@ class MassHolder(Algorithm):
         self.tau = local_steps
         self.mass_least = options.mass_least
         self.mass = Mass(0.0 if options.joining else 1.0, joined=options.joining)
-        self.tried: Counter[str] = Counter()  # hand-outs of this life
+        self.tried: Counter[str] = Counter()  # hand-outs since a peer was last heard of
         self.left = False  # handed all over
         self.turn = asyncio.Lock()
 
@@ -83,13 +83,16 @@ class MassHolder(Algorithm):
                 await node.commit(stepped, before=z, steps=self.tau)
 
     def may_be_handed(self, node: NodeInterface, j: str) -> bool:
-        """Whether mass goes to ``j``: not to suspects, nor for long to one never heard of.
+        """Whether mass goes to ``j``: not to suspects, nor for long to one that tells nothing.
 
-        That is as long as its answer may take, where both are in lockstep.
+        That is as long as its answer may take, where both are in lockstep: until it is suspected a
+        silent one could get most of the mass, and the steps of the others be many times as long.
         """
-        if node.is_unknown(j):
-            return self.tried[j] <= self.patience(node)
-        return node.is_expected(j)
+        return node.is_expected(j) and not self.is_silent(node, j)
+
+    def is_silent(self, node: NodeInterface, j: str) -> bool:
+        """Whether ``j`` is yet to be heard of, for longer than its answer may take."""
+        return node.is_unknown(j) and self.tried[j] > self.patience(node)
 
     async def hand_out(self, node: NodeInterface, shares: Mapping[str, float]) -> None:
         """Set σ_j ← σ_j + p_ji·(u, w) for each j, and take the same from u and w."""

@@ -16,8 +16,10 @@ is doubly stochastic, w = 1 and this is D-PSGD. With τ = 0 it is push-sum: all 
 What travels are sums of all that was ever handed over on an edge (``mass``), so that no message
 is needed: whatever is lost, late, doubled or forgotten in a crash, the next one makes it good.
 
-- Nothing is handed to a suspect. What a machine that never comes back had is gone with it: the mass
-  of the others is less by that, and their z stays the mean of what they have.
+- Nothing is handed to a suspect, nor to who has told no new round for longer than lockstep allows:
+  else a silent one would get most of the mass until it is suspected. What a machine that never
+  comes back had is gone with it: the mass of the others is less by that, and their z stays the mean
+  of what they have.
 - A node with less than ``mass_least`` neither trains, for g/w would be large, nor hands out.
 - Who joins begins with w = 0, and gets its mass from those that send to it. Who is asked to
   stop hands all it has to a neighbour; its checkpoint has w = 0, and a later life joins again.
@@ -97,6 +99,8 @@ class PushSum(MassHolder, Lockstep):
         self.lag = options.lag_rounds if options.form == "overlap_sgp" else 0
         self.cumulative = self.lag > 0  # in sgp each round has its message
         self.over = False  # no more rounds in this life
+        # By peer: the round it told last, and this node's round when it was handed something then.
+        self.told: dict[str, tuple[int, int]] = {}
         # By round and sender: what came before its round closed.
         self.waiting: dict[int, dict[str, Arrival]] = {}
 
@@ -199,6 +203,14 @@ class PushSum(MassHolder, Lockstep):
     def is_timely(self, node: NodeInterface, beat: int) -> bool:
         """Whether a message is to wait for its round; in overlap none is, nor after the last."""
         return not self.lag and not self.over and super().is_timely(node, beat)
+
+    def is_silent(self, node: NodeInterface, j: str) -> bool:
+        """Whether ``j`` has told no other round for longer than its answer may take."""
+        told, first = self.told.get(j, (-1, 0))
+        if not self.tried[j] or told != node.peer_round(j):
+            self.told[j], self.tried[j] = (node.peer_round(j), node.round), 0
+        # Its answer to the first may have told the same round again.
+        return self.tried[j] > 1 and node.round - first > self.patience(node)
 
     def patience(self, node: NodeInterface) -> int:
         """Return how far ahead of an answer lockstep can be."""

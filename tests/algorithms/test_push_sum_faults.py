@@ -260,3 +260,27 @@ def test_gossip_one_way_with_anybody_keeps_the_mean() -> None:
         swarm.run(20.0)
         mean = swarm.u_expected(swarm.up) / NODES
         np.testing.assert_allclose(swarm.models(), np.tile(mean, (NODES, 1)), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", ["sgp", "overlap_sgp"])
+def test_a_silent_node_does_not_get_the_mass_of_all_until_it_is_suspected(form: str) -> None:
+    """The steps of the others are as much longer as their mean mass is less: 4 times at most.
+
+    Three of the others hand it half of what they have every third round, and its silence shows
+    when a push has timed out twice: after some 40 rounds.
+    """
+    flags = config(
+        form,
+        algorithm__deadline_s=3.0,
+        network__push_timeout_s=5.0,
+        topology__graph="one_peer_exponential",
+    )
+    learners = [PlainLearner([float(i)]) for i in range(NODES)]
+    with SimulatedSwarm(flags, NODES, link=LINK, learners=learners, step_s=0.2) as swarm:
+        swarm.run(5)
+        swarm.partition(["n0"], [f"n{i}" for i in range(1, NODES)])
+        swarm.run(30)
+        assert sum(map(mass_of, swarm.up[1:])) > (NODES - 1) / 4
+        swarm.heal()
+        swarm.run(20)
+        assert totals(swarm.up)[0] == pytest.approx(NODES, abs=1e-12)
