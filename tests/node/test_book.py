@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from gossipnode.errors import StorageError
 from gossipnode.node.checkpoint import BROKEN, FileStore
+from gossipnode.node.disk import Disk
+from gossipnode.node.membership import book
 from gossipnode.node.membership.book import (
     BYTES_MAX,
     CONTACTS_MAX,
@@ -219,6 +222,32 @@ def test_what_others_told_takes_no_address_that_was_heard_of(store: FileStore) -
     life.peer.address, life.peer.heard_at = "http://b:2", None
     life.book._look_around()
     assert life.addresses() == ["http://b:1"]
+
+
+async def test_a_disk_that_stays_full_is_told_of_once(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(book, "_options", lambda _: {})
+    life = Life(store, 1.7e9)
+
+    async def told(code: int | None) -> int:
+        """How often it is told in three tries to write something new."""
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            if code is not None:
+                patch.setattr(Disk, "write", partial(fails, code))
+            for _ in range(3):
+                life.peer.address = life.peer.address.replace("//", "//b")
+                await life.book.keep()
+        return sum("book.not_kept" in record.getMessage() for record in caplog.records)
+
+    assert [await told(code) for code in (errno.ENOSPC, errno.EIO)] == [1, 1]
+    assert [await told(code) for code in (None, errno.EIO, errno.EIO)] == [0, 1, 0]
+    assert life.addresses() == [f"http://{'b' * 16}:1"]
+
+
+def fails(code: int, *_: Any) -> NoReturn:
+    raise OSError(code, os.strerror(code))
 
 
 async def test_a_book_without_end_is_put_aside_unread(store: FileStore, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ class AddressBook:
         self.through: Sequence[str] = ()
         self.contacts: dict[str, Contact] = {}
         self._written = b""
+        self._fault = ""  # why it could not be written the last time
 
     def tick(self, now: float) -> float:
         """Write the book where it is time."""
@@ -197,9 +198,11 @@ class AddressBook:
         try:
             await node.world.work(store.write_small, FILE, data)
         except StorageError as error:
-            event(log, logging.WARNING, "book.not_kept", reason=str(error))
+            if str(error) != self._fault:  # once, not at every try: a full disk may stay so
+                event(log, logging.WARNING, "book.not_kept", reason=str(error))
+            self._fault = str(error)
             return
-        self._written = data
+        self._written, self._fault = data, ""
 
     def _look_around(self) -> None:
         """Note the peers that are learnt; the others are in the peer list, or in the bundle."""
