@@ -264,7 +264,7 @@ class HttpNode(Node):
         shown, trust = self._pages or self._server, self.trust
         token = await self._daemon.work(readers_token, self.config)
         if trust is not None:
-            from gossipnode.network.trusted import renewed
+            from gossipnode.network.trusted import meet_seeds, renewed
 
             await renewed(trust, self.config, self._daemon, self._vigil)
             self._server.renew(trust.serving)
@@ -272,6 +272,7 @@ class HttpNode(Node):
             if self.lanes is not None:
                 self.lanes.tls = trust.dialling
             self._server.cut()
+            meet_seeds(self, trust)
         shown.token = token
         told = self.status().network
         event(log, logging.INFO, "node.reloaded", certificate_ends=told.certificate_ends)

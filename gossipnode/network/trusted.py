@@ -46,6 +46,19 @@ async def renewed(trust: Trust, config: Config, world: DaemonWorld, vigil: Vigil
         trust.renew(await world.work(bundle_of, config, trust.wall_time))
 
 
+def meet_seeds(node: Node, trust: Trust) -> None:
+    """Take in the seeds of a renewed bundle that nobody here knows yet, where peers may come.
+
+    On a fixed graph they have no place, and one that is known may have moved since. The last of
+    two friends to reload finds the other: it trusts this one by then.
+    """
+    if node.algorithm.needs_graph:
+        return
+    for seed in trust.bundle.seeds:
+        if seed.id != node.id and node.peers.get(seed.id) is None:
+            node.passive.meet(seed.id, seed.address)
+
+
 def id_at(node: Node, address: str) -> str | None:
     """Return the id of the peer at ``address``; None where nobody said.
 

@@ -261,10 +261,15 @@ class PassiveSide:
         node = self.node
         if message.address is None or not is_address(message.address, node.address or ""):
             return None
+        return self.meet(message.sender, message.address)
+
+    def meet(self, peer_id: str, address: str) -> Peer | None:
+        """Take in a peer that was not known; None where there is no place for it."""
+        node = self.node
         if node.membership is not None and node.membership.shuffle is not None:
-            peer = node.membership.shuffle.meet(message.sender, message.address, hearsay=False)
+            peer = node.membership.shuffle.meet(peer_id, address, hearsay=False)
         else:
-            peer = node.peers.add(message.sender, message.address)
+            peer = node.peers.add(peer_id, address)
         if peer is not None:
             event(log, logging.INFO, "peer.joined", peer=peer.id, address=bounded(peer.address))
         return peer

@@ -19,6 +19,7 @@ import pytest
 from loopback import PATIENCE_S, Answer, Connection, StartNode, config_of, get, until
 from trusting import DAY, authority_in, bundle_of, context_of, now
 
+from gossipnode.config import PeerEntry
 from gossipnode.errors import ConfigError
 from gossipnode.network import HttpClient, HttpNode
 from gossipnode.network.admin import PATHS, RELOAD, STOP
@@ -364,6 +365,26 @@ async def test_friends_come_and_go_by_a_reload(tmp_path: Path) -> None:
         assert (heard.status, b"nor pinned here" in heard.body) == (403, True)
         with pytest.raises(Exception, match="unknown authority"):
             await client.ask("GET", f"{node.url}/livez")
+
+
+async def test_friends_that_trust_each_other_while_both_run_find_each_other(tmp_path: Path) -> None:
+    a, b = (self_signed("swarm", name, "", now()) for name in "ab")
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for name, bundle in (("a", a), ("b", b)):
+            (tmp_path / name).mkdir()
+            nodes.append(await trusted(stack, tmp_path / name, bundle))
+        entries = [PeerEntry(id=node.id, address=node.url) for node in nodes]
+        for name, bundle, friend, seed in (("a", a, b, entries[1]), ("b", b, a, entries[0])):
+            bundle.with_friend(friend.certificate, seed).write(tmp_path / name / "a.bundle")
+        for node in nodes:
+            assert (await reload(node)).status == 200
+        runs = [asyncio.create_task(node.run()) for node in nodes]
+        for node, friend in zip(nodes, [nodes[1].id, nodes[0].id], strict=True):
+            await until(lambda n=node, f=friend: (p := n.peers.get(f)) and p.state == "alive")
+        for node in nodes:
+            node.request_stop()
+        await asyncio.gather(*runs)
 
 
 async def test_both_ways_are_in_the_description_for_programs(node: HttpNode) -> None:
