@@ -20,9 +20,9 @@ model that comes too early is asked to come again.
 
 Where an algorithm carries more than params from round to round (trackers, corrections, also the
 averages of ``swarm_metrics``), a model that is missed leaves an error in it for ever, and so does a
-member that was taken out of the peer list. Such an algorithm is ``restarting``, or its averages
-are: whoever misses a model or a member names a round so far ahead that all will have heard of it,
-each message says so on, and in that round everybody's auxiliary state begins anew.
+member that is none any more. Such an algorithm is ``restarting``, or its averages are: whoever
+misses one names a round so far ahead that all will have heard of it, each message says so on, and
+there everybody's auxiliary state begins anew; once for one that stays away (``Absent``).
 
 Invariant: all parts of a message go into the sums, or none does; what has been summed is never
 summed again.
@@ -48,7 +48,7 @@ from gossipnode.algorithms.base import (
 )
 from gossipnode.algorithms.dynamic_average import DynamicAverage, Told, reading_of
 from gossipnode.algorithms.lockstep_options import LockstepOptions, SharingOptions
-from gossipnode.algorithms.members import are_others, members_of
+from gossipnode.algorithms.members import Absent, are_others, members_of
 from gossipnode.algorithms.vectors import add_weighted, add_weighted_and_check
 from gossipnode.algorithms.waiting import CLOCK_S, PROBE_EVERY_S, wait_for
 from gossipnode.errors import PeerError
@@ -99,7 +99,7 @@ class Lockstep(Algorithm):
         self.alone = False  # whether the last round had neighbours and heard none of them
         self.waited = False  # whether the round under way had anybody to wait for
         self.first = 0  # the round in which this life began
-        self.members = ""  # of whom the state is that goes on
+        self.members, self.absent = "", Absent()  # of whom the state is that goes on, and not
         self.leader: str | None = None  # of those that went on without us, the one furthest ahead
         # Accumulating may leave the loop for the worker thread; a round is closed between adds.
         self.lock = asyncio.Lock()
@@ -164,10 +164,10 @@ class Lockstep(Algorithm):
                 passed = self.open.pop(old)
                 if old < beat:  # a round that was skipped: its models have nowhere to go
                     node.count("late_dropped", len(passed.arrived))
-        missing = len(node.row_at(k).weights) - len(now.arrived)
-        self.alone = missing > 0 and not now.arrived
-        node.count("missing_models", missing)
-        if missing:
+        missing = frozenset(node.row_at(k).weights) - now.arrived
+        self.alone = bool(missing) and not now.arrived
+        node.count("missing_models", len(missing))
+        if self.absent.leaves_error(node, k, missing):
             self.ask_for_restart(node, k)
         if self.average is not None and not phase:
             self.average.mix(now.told or Told(), reading_of(node))
@@ -232,6 +232,7 @@ class Lockstep(Algorithm):
 
     def restart(self, node: NodeInterface) -> None:
         """Begin anew in all that a loss leaves an error in."""
+        self.absent = Absent()
         if self.restarting:
             self.begin_anew()
             node.count("restarts")
@@ -304,9 +305,8 @@ class Lockstep(Algorithm):
         Besides the one under way there is room for ``early_max``. The oldest of them makes room:
         its time has passed if the neighbours have gone on that far.
         """
-        now = self.open.get(beat)
-        if now is not None:
-            return now
+        if beat in self.open:
+            return self.open[beat]
         now = self.open[beat] = OpenRound()
         first = self.next_beat(node)
         ahead = sorted(b for b in self.open if b != first)
@@ -360,7 +360,7 @@ class Lockstep(Algorithm):
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the restart that is still to come: the next life owes it, too."""
         facts: dict[str, Any] = {"restart_at": self.restart_at, "restarted": self.restarted}
-        facts["members"] = self.members
+        facts |= {"members": self.members, "absent": self.absent.state()}
         if self.average is not None:
             facts["average"] = self.average.state()
         return {}, facts
@@ -371,6 +371,7 @@ class Lockstep(Algorithm):
         self.restart_at = facts.get("restart_at", -1)
         self.restarted = facts.get("restarted", -1)
         self.members = facts.get("members", "")
+        self.absent = Absent(facts.get("absent", ()))
         if self.average is not None:
             self.average.restore(facts.get("average", {}))
 

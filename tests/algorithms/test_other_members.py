@@ -106,3 +106,69 @@ def test_members_are_a_set() -> None:
     assert are_others(members_of(["a"]), ["b"])
     assert not are_others(members_of(["a", "b"]), ["b", "a"])
     assert not are_others("", ["a"])  # of a checkpoint that does not tell
+
+
+# -- gone for good, but still in the peer list -----------------------------------------------------
+
+
+def at_round(swarm: SimulatedSwarm, k: int) -> None:
+    swarm.run_until(lambda: all(n.round >= k for n in swarm.up), within=600, every=0.1)
+
+
+def away(swarm: SimulatedSwarm, gone: int | None = None) -> float:
+    """Return how far any is from the optimum of those that are up."""
+    left = [i for i in range(6) if i != gone]
+    x = np.linalg.solve(A[left].sum(0), b[left].sum(0))
+    return float(np.abs(swarm.models() - x).max())
+
+
+def restarts(swarm: SimulatedSwarm) -> list[int]:
+    return [node.counters.get("restarts") for node in swarm.up]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("dsgt", "extra", "edm") else pytest.mark.long)
+        for name in UNBIASED
+        if name != "scaffold"
+    ],
+)
+def test_who_stays_away_is_made_up_for_once(source: str, name: str) -> None:
+    flags = {"algorithm__deadline_s": 0.2, "checkpoint__every_s": 0.0, **UNBIASED[name]}
+    config = settings(source, name, 0.05, **flags)
+    with simulated(config, names=NAMES[:6], stores=True) as swarm:
+        at_round(swarm, 20)
+        swarm.kill("n02")
+        at_round(swarm, 60)
+        begun = restarts(swarm)
+        assert min(begun) > 0
+        at_round(swarm, 700)
+        assert restarts(swarm) == begun
+        assert away(swarm, gone=2) < 1e-3
+        # Those who are left stop and come back: it is still missing, and all else as it was.
+        others = [other for other in NAMES[:6] if other != "n02"]
+        swarm.stop(*others)
+        for other in others:
+            swarm.restart(other)
+        swarm.run(1.0)
+        swarm.restart("n02")
+        at_round(swarm, 2000)
+        assert min(restarts(swarm)) > 0
+        assert away(swarm) < 1e-3
+
+
+def test_where_edges_lead_one_way_who_stays_away_is_made_up_for_again_and_again(
+    source: str,
+) -> None:
+    """Those whom it does not hear any more cannot know that their column lacks something."""
+    config = settings(
+        source, "dsgt", 0.05, topology__graph="exponential", algorithm__deadline_s=0.2
+    )
+    with simulated(config, names=NAMES[:6]) as swarm:
+        at_round(swarm, 20)
+        swarm.kill("n02")
+        at_round(swarm, 60)
+        begun = restarts(swarm)
+        at_round(swarm, 120)
+        assert all(now > then for now, then in zip(restarts(swarm), begun, strict=True))
