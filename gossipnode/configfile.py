@@ -204,8 +204,8 @@ def expanded(path: str | Path) -> Path:
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Parse a TOML file; raises ``ConfigError`` that names the file and the line."""
     try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
+        # utf-8-sig: editors on Windows begin a file with a byte-order mark, which TOML has not.
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError("there is no such file", file=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -184,6 +184,16 @@ def test_invalid_toml_tells_the_place(tmp_path: Path, text: str, words: str) -> 
     assert error.file is not None
 
 
+@pytest.mark.parametrize("line", ["rounds = 3", "rounds = "])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_bytes(b"\xef\xbb\xbf[run]\r\n" + line.encode() + b"\r\n")
+    if line.endswith("3"):
+        assert load_config(path).run.rounds == 3
+    else:
+        assert "line 2" in str(refusal(path))
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     assert "no such file" in str(refusal(tmp_path / "none.toml"))
     assert "cannot be read" in str(refusal(tmp_path))
