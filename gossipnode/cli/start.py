@@ -281,7 +281,11 @@ def how_to_join(config: Config, address: str, *, is_pinned: bool = False) -> str
             f"join from this machine: gossipnode start --join {address} --id NAME --port 0 "
             "(from another one: start this node with --insecure --bind 0.0.0.0)"
         )
-    return f"join from another machine: gossipnode start --join {address} --insecure --bind 0.0.0.0"
+    everywhere = "::" if ":" in host else EVERYWHERE  # who dials IPv6 is dialled by it
+    return (
+        f"join from another machine: gossipnode start --join {address} --insecure "
+        f"--bind {everywhere}"
+    )
 
 
 async def own_address(bind: str) -> str:

@@ -287,6 +287,14 @@ def test_the_join_line_can_be_copied_to_another_machine():
     assert command == "gossipnode start --join http://10.0.0.5:7946 --insecure --bind 0.0.0.0"
 
 
+def test_who_joins_a_node_by_ipv6_is_told_to_listen_there():
+    gossip = Config.model_validate(
+        {"algorithm": {"name": "gossip"}, "topology": {"graph": "random"}}
+    )
+    line = how_to_join(gossip, "http://[fd00::2]:7946")
+    assert line.endswith("gossipnode start --join http://[fd00::2]:7946 --insecure --bind ::")
+
+
 def test_who_started_from_bundles_is_not_sent_to_a_peers_toml():
     sections = {"trust": {"bundle": "a.bundle"}}
     line = how_to_join(Config.model_validate(sections), "https://10.0.0.5:7946")
