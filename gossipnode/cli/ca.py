@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from gossipnode.network.trust.bundle import Bundle
 
 TELL_S = 10.0
+FOLDER = Path("ca")
 
 folder_option = click.option(
     "--ca",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("ca"),
+    default=FOLDER,
     show_default=True,
     help="The authority's folder.",
 )
@@ -73,7 +75,7 @@ def create(swarm: str, folder: Path, ttl: datetime.timedelta, as_json: bool) -> 
     click.echo(
         f"{folder / 'ca.key'} decides who belongs to the swarm: keep it safe, and back it up"
     )
-    click.echo("next: gossipnode ca issue NAME=HOST:PORT … (one for each node)")
+    click.echo(f"next: gossipnode ca issue{_at(folder)} NAME=HOST:PORT … (one for each node)")
 
 
 @command.command(
@@ -122,24 +124,13 @@ def issue(
     if not names and not renewed:
         raise ConfigError("name a node, or a bundle to --renew", key="NAME")
     requests = [_request(word) for word in names]
-    paths = [out / f"{name}.bundle" for name, _ in requests]
-    for path in paths:
-        if path.exists():
-            raise ConfigError(
-                "is there already; --renew renews it; for a new one instead take it away",
-                file=str(path),
-            )
+    paths = [_free(out / f"{name}.bundle") for name, _ in requests]
     # First, since more can be wrong with them: nobody is to be registered in vain.
     again = [(path, _renewed(authority, path, ttl)) for path in renewed]
-    new = list(zip(paths, _issued(authority, requests, ttl, out), strict=True))
+    make_folder(out)
+    new = list(zip(paths, authority.issue(requests, now(), ttl), strict=True))
     made = new + again
-    try:
-        for path, bundle in made:
-            bundle.write(path)
-    except StorageError:
-        # Their keys are nowhere: nobody will ever be these nodes, and their names are free.
-        authority.forget([bundle.member.id for path, bundle in new if not path.exists()])
-        raise
+    _write(authority, new, again)
     if as_json:
         rows = [_row(path, bundle) for path, bundle in made]
         click.echo(json.dumps({"bundles": rows}))
@@ -190,7 +181,8 @@ def revoke(who: str, folder: Path, urls: Sequence[str], as_json: bool) -> None:
         return
     click.echo(f"revoked {node.name}, id {node.id}: list {revocations.counter}, {path}")
     if not urls:
-        click.echo(f"tell the swarm: gossipnode ca revoke {who} --tell https://HOST:PORT")
+        again = f"gossipnode ca revoke {who}{_at(folder)} --tell https://HOST:PORT"
+        click.echo(f"tell the swarm: {again}")
 
 
 @command.command(
@@ -267,16 +259,40 @@ def _request(word: str) -> tuple[str, str]:
     return named(name, "NAME"), secure_address(address) if equals else ""
 
 
-def _issued(
-    authority: Authority, requests: Sequence[tuple[str, str]], ttl: datetime.timedelta, out: Path
-) -> list[Bundle]:
+def _free(path: Path) -> Path:
+    if path.exists():
+        raise ConfigError(
+            "is there already; --renew renews it; for a new one instead take it away",
+            file=str(path),
+        )
+    return path
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder that ``--out`` names; raises ``StorageError`` where that cannot be."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"{out} cannot be made: {error.strerror}; name another folder with --out"
         ) from None
-    return authority.issue(requests, now(), ttl)
+
+
+def _write(
+    authority: Authority, new: Sequence[tuple[Path, Bundle]], again: Sequence[tuple[Path, Bundle]]
+) -> None:
+    try:
+        for path, bundle in (*new, *again):
+            bundle.write(path)
+    except StorageError:
+        # Their keys are nowhere: nobody will ever be these nodes, and their names are free.
+        authority.forget([bundle.member.id for path, bundle in new if not path.exists()])
+        raise
+
+
+def _at(folder: Path) -> str:
+    """Return what a command that is told needs, to find the authority there."""
+    return "" if folder == FOLDER else f" --ca {shlex.quote(str(folder))}"
 
 
 def _renewed(authority: Authority, path: Path, ttl: datetime.timedelta) -> Bundle:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from gossipnode.cli.app import OK, STORAGE, USAGE, notes
-from gossipnode.cli.ca import now
+from gossipnode.cli.ca import make_folder, now
 from gossipnode.cli.names import named, secure_address
 from gossipnode.errors import ConfigError
 
@@ -50,6 +50,7 @@ def command(name: str, swarm: str, address: str | None, out: Path, as_json: bool
             raise ConfigError(
                 "is there already; another identity needs another name", file=str(path)
             )
+    make_folder(out)
     bundle.write(private)
     files.write(public, pem_of(bundle.certificate))
     if as_json:

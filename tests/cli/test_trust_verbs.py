@@ -115,6 +115,28 @@ def test_a_name_whose_bundle_could_not_be_written_is_free(words, code, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("line", ["ca issue alpha", "id alpha"])
+def test_the_folder_for_the_bundles_is_made(line, capsys):
+    ok("ca create digits", capsys)
+    ok(f"{line} --out deep/er", capsys)
+    assert Path("deep/er/alpha.bundle").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(capsys):
+    Path("file").touch()
+    code, _, err = run("id alpha --out file/deep", capsys)
+    assert code == app.STORAGE
+    assert "--out" in err
+
+
+def test_what_is_to_be_done_next_names_the_authority_in_use(capsys):
+    assert "next: gossipnode ca issue --ca there NAME=" in ok("ca create digits --ca there", capsys)
+    ok("ca issue alpha --ca there", capsys)
+    told = ok("ca revoke alpha --ca there", capsys)
+    assert "gossipnode ca revoke alpha --ca there --tell https://" in told
+    assert "next: gossipnode ca issue NAME=" in ok("ca create digits", capsys)
+
+
 def test_friends_pin_each_other(capsys):
     for name, port in (("alpha", 1), ("beta", 2)):
         ok(f"id {name} --swarm friends --address 127.0.0.1:{port}", capsys)
