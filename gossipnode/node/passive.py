@@ -35,6 +35,7 @@ BUSY_RETRY_S = 0.1
 ANSWERS_KEPT, ANSWERS_BYTES = 16, 4 * 2**20
 # Senders whose last refusal is remembered, so that repeating it fills no log.
 REFUSED_KEPT = 1024
+STALE = "stale_epoch"
 # What is asked about nodes, and carries no model.
 ABOUT_NODES = frozenset({Kind.CONTROL, Kind.VIEW})
 # Made once: asking an enumeration for its value takes as long as counting.
@@ -58,7 +59,9 @@ class PassiveSide:
         self.encode: Callable[[Message, Sequence[Vector]], Frame] = encode
         self._answered: dict[tuple[str, int, int], Frame] = {}
         self._answered_bytes = 0
-        self._refused: dict[str, str] = {}  # sender -> code of its last refusal
+        self._refused: dict[
+            str, str
+        ] = {}  # sender -> its last refusal, as ``_note_refusal`` has it
 
     def admit(self, message: Message) -> Admission:
         """Let a body come after seeing its header, or raise ``PeerError``."""
@@ -177,9 +180,11 @@ class PassiveSide:
         if peer is not None:
             peer.refused_here = str(error)
             self.node.peers.note_trouble(peer)
-        if self._refused.get(sender) == error.code:
+        # A reason that is stale_epoch's names the later life: two that go on are told of once.
+        what = str(error) if error.code == STALE else error.code
+        if self._refused.get(sender) == what:
             return False
-        self._refused[sender] = error.code
+        self._refused[sender] = what
         while len(self._refused) > REFUSED_KEPT:
             del self._refused[next(iter(self._refused))]
         return True
@@ -242,8 +247,9 @@ class PassiveSide:
                 self.moved(peer, message.address or "")
             peer.tell_round(message.round)
             peer.age, peer.refused_here = age, ""
-            if self._refused:
-                self._refused.pop(peer.id, None)
+            # What a later life sends is no news of an earlier one that goes on beside it.
+            if STALE not in self._refused.get(peer.id, STALE):
+                del self._refused[peer.id]
             peer.pushes_received += 1
             node.peers.heard(peer, node.time(), epoch=message.epoch)
             node.courier.wake(peer.id)
