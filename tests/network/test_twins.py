@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import PATIENCE_S, config_of, push, until
+from loopback import PATIENCE_S, config_of, frame_for, push, until
 from test_membership_frames import answer_of, question
 
 from gossipnode.config import PeerEntry
 from gossipnode.errors import NetworkError
 from gossipnode.network import HttpNode
+from gossipnode.node.membership import twins
 from gossipnode.wire import Member
 
 GOSSIP = {"name": "gossip", "period_s": 0.05}
@@ -42,7 +44,7 @@ async def running(
 
 
 async def test_of_two_nodes_with_one_id_the_earlier_stops_and_says_what_to_do(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tmp_path / "b", "b") as (b, _):
         async with running(tmp_path / "one", "a", b) as (one, task):
@@ -56,10 +58,32 @@ async def test_of_two_nodes_with_one_id_the_earlier_stops_and_says_what_to_do(
                 assert one.state == "failed"
                 assert two.counters.get("duplicate_ids") == 1
                 assert two.status().duplicate_id == one.url
+                # It has stopped, so that nobody need look for it any more.
+                monkeypatch.setattr(twins, "OVER_S", 0.1)
+                await until(lambda: two.status().duplicate_id == "")
                 assert not other.done()
                 # The same id at another address: the peer that was met there is the later one.
                 await until(lambda: b.peers["a"].address == two.url)
         assert b.peers["a"].state != "down"
+
+
+async def test_two_that_cannot_be_told_apart_fill_no_log(
+    node: HttpNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The earlier one goes on, where both are said to be at one address: its peers refuse it."""
+
+    async def alternate(*epochs: int) -> int:
+        caplog.clear()
+        for seq in range(5):
+            for epoch in epochs:
+                frame = frame_for(node, epoch=epoch, seq=seq, address="http://127.0.0.1:9")
+                await push(node.url, frame)
+        told = [r for r in caplog.records if r.getMessage() == "push.refused_here"]
+        return sum(record.levelno >= logging.WARNING for record in told)
+
+    assert await alternate(2, 1) == 1
+    assert await alternate(3, 2) == 1  # a later life still is news
+    assert node.counters.get("pushes_refused", ("code", "stale_epoch")) == 10
 
 
 async def told_of(node: HttpNode, address: str, epoch: int) -> None:

@@ -121,6 +121,7 @@ class Detector:
         else:
             self._excuse(now - self._due)
         self.standing.forget_what_is_over()
+        self.twins.forget_what_is_over(now)
         self.probes = {j: probe for j, probe in self.probes.items() if self._is_known(probe.peer)}
         for probe in [probe for probe in self.probes.values() if probe.deadline <= now]:
             self._judge(probe, now)

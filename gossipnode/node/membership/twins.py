@@ -26,6 +26,8 @@ log = logging.getLogger("gossipnode.node.membership")
 
 # What is said of another node with this id is looked into, and told, this often at most.
 CONFIRM_S = 5.0
+# One that was told to stop, and not met again for so long, has stopped.
+OVER_S = 60.0
 
 
 class Twins:
@@ -34,7 +36,12 @@ class Twins:
     def __init__(self, detector: Detector) -> None:
         self._detector, self._node = detector, detector.node
         self.has_lost = False  # this node is the one that stops
-        self._asked_at = self._warned_at = -inf
+        self._asked_at = self._warned_at = self._met_at = -inf
+
+    def forget_what_is_over(self, now: float) -> None:
+        """Say of no other node that it has this one's id when it was not met for long."""
+        if now > self._met_at + OVER_S:
+            self._detector.membership.duplicate_id = ""
 
     def is_said_to_be(self, address: str) -> None:
         """Look whether a node with this id answers at ``address``, as somebody says."""
@@ -69,6 +76,7 @@ class Twins:
         membership = self._detector.membership
         where = bounded(address or "an unknown address")
         is_known, membership.duplicate_id = where == membership.duplicate_id, where
+        self._met_at = node.time()
         if epoch > node.epoch:
             self.has_lost = True
             node.counters.add("duplicate_ids")
