@@ -66,6 +66,8 @@ class EventsRun(Run):
             recorder = Recorder(swarm, history, plan.target_accuracy, self._show)
             self._drive(swarm, recorder)
             close(recorder)
+            if recorder.failure is not None:
+                raise recorder.failure
             return self._sum_up(swarm, recorder)
 
     # -- time -----------------------------------------------------------------------------------
