@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -141,6 +142,14 @@ def notes(*codes: int, examples: Sequence[str], **meanings: str) -> str:
 @click.version_option(__version__, message="gossipnode %(version)s")
 def root() -> None:
     """Machines that share nothing but a network train one model together, with no server."""
+
+
+def say(text: str = "", *, nl: bool = True) -> None:
+    """Write how far a run is to standard error; where nobody reads it, the run goes on silently."""
+    try:
+        click.echo(text, err=True, nl=nl)
+    except BrokenPipeError:
+        process.write_no_more(sys.stderr)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import TextIO
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,13 +37,14 @@ def open_standard_streams() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
-def write_no_more() -> None:
-    """Send what goes to standard output from here on to nowhere: it could not be written.
+def write_no_more(stream: TextIO | None = None) -> None:
+    """Send what goes to ``stream`` from here on to nowhere: it could not be written.
 
-    Python would try what is left once more at its end, and fail with a code of its own.
+    Without one it is standard output. Python would try what is left once more at its end, and fail
+    with a code of its own.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, (stream or sys.stdout).fileno())
     os.close(nowhere)
 
 

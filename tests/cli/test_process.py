@@ -15,6 +15,7 @@ from cli_processes import Command, wait_for
 from gossipnode.cli import app
 
 SWARM = ["swarm", "-n", "3", "--rounds", "5", "--out", "run", "--no-plot", "--json"]
+SIMULATION = ["simulate", "-n", "3", "--rounds", "5", "--out", "run", "--no-plot", "--json"]
 GOSSIPNODE = [sys.executable, "-m", "gossipnode.cli"]
 
 
@@ -87,6 +88,24 @@ def test_a_swarm_whose_summary_nobody_reads_is_kept(tmp_path, unread):
     assert done.returncode == app.OK, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == 5
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_simulation_without_room_for_its_history_says_so_once(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "history.jsonl").symlink_to("/dev/full")
+    done = run_into(tmp_path, *SIMULATION)
+    assert done.returncode == app.STORAGE
+    *_, last = done.stderr.splitlines()
+    assert last == "error: run/history.jsonl: cannot be written: No space left on device"
+    assert done.stderr.count("No space left") == 1
+
+
+@pytest.mark.parametrize("line", [SWARM, SIMULATION], ids=["swarm", "simulate"])
+def test_a_run_whose_progress_nobody_reads_goes_on(tmp_path, unread, line):
+    done = run_into(tmp_path, *line, stderr=unread)
+    assert done.returncode == app.OK
+    assert json.loads(done.stdout)["rounds"] == 5
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == 5
 
 
 @pytest.mark.parametrize("is_full", [False, True])

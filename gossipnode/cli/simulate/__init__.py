@@ -25,6 +25,7 @@ from gossipnode.cli.app import (
     UNEXPECTED,
     USAGE,
     notes,
+    say,
 )
 from gossipnode.cli.columns import quantity
 from gossipnode.cli.finite import FiniteFloat
@@ -224,7 +225,7 @@ def _names(config: Config, nodes: int | None) -> tuple[Config, tuple[str, ...]]:
 
 
 def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
-    click.echo(plan.title, err=True)
+    say(plan.title)
     progress = Progress()
     simulation = run_of(plan, progress.show)
     summary = simulation.run(progress.close)
@@ -237,7 +238,7 @@ def _one(plan: Plan, *, as_json: bool, plotted: bool) -> int:
 
 def _many(plan: Plan, seeds: int, *, as_json: bool, plotted: bool) -> int:
     write(plan.out / "config.toml", config_text(plan.config, plan.command("config.toml", seeds)))
-    click.echo(f"{plan.title}, {seeds} seeds", err=True)
+    say(f"{plan.title}, {seeds} seeds")
     plans = [plan.nth(number) for number in range(seeds)]
     answers, interrupted = run_all(plans, [f"seed {one.seed}: " for one in plans])
     answered = sorted(answers.items())

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import click
 
 from gossipnode.cli import LAUNCHED
-from gossipnode.cli.app import INTERRUPTED, OK, SOME_FAILED
+from gossipnode.cli.app import INTERRUPTED, OK, SOME_FAILED, say
 from gossipnode.cli.columns import columns, count, decimal, quantity
 from gossipnode.cli.results import Summary, draw_comparison, to_json, write
 from gossipnode.cli.simulate.batch import run_all
@@ -145,7 +145,7 @@ def run(comparison: Comparison, *, as_json: bool, plotted: bool) -> int:
     """Run everything side by side, tell what came of it and keep it; return the exit code."""
     plans = list(comparison.of_all())
     write(comparison.out / "compare.toml", comparison.path.read_text(encoding="utf-8"))
-    click.echo(_title(comparison), err=True)
+    say(_title(comparison))
     labels = [f"{comparison.variants[place].name}, seed {plan.seed}: " for place, plan in plans]
     answers, interrupted = run_all([plan for _, plan in plans], labels)
     rows, curves = [], {}

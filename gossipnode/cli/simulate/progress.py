@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
-import click
-
+from gossipnode.cli.app import say
 from gossipnode.cli.simulate.plan import Seen
 
 LINE_EVERY_S = 1.0
@@ -40,12 +39,10 @@ class Progress:
         """Write how it ended."""
         self._write(seen)
         if self._in_place:
-            click.echo(err=True)
+            say()
 
     def _write(self, seen: Seen) -> None:
         line = self._label + seen.line()
         if line != self._last:
             self._last = line
-            click.echo(
-                f"{ERASE}{line}" if self._in_place else line, err=True, nl=not self._in_place
-            )
+            say(f"{ERASE}{line}" if self._in_place else line, nl=not self._in_place)

@@ -25,6 +25,7 @@ from gossipnode.cli.app import (
     UNEXPECTED,
     USAGE,
     notes,
+    say,
 )  # fmt: skip
 from gossipnode.cli.columns import count
 from gossipnode.cli.flags import (
@@ -138,7 +139,7 @@ def command(
             allowed="all others, with --tls",
         )  # fmt: skip
     plan = Plan(config, nodes, tls, first_learner(config, entries), new_folder(out))
-    click.echo(f"starting {count(nodes, 'node')} …", err=True)
+    say(f"starting {count(nodes, 'node')} …")
     secure = " --tls" if tls else ""
     again = f"gossipnode swarm --nodes {nodes}{secure} --config config.toml"
     write(plan.out / "config.toml", config_text(config, again))
@@ -235,7 +236,7 @@ async def _collected(plan: Plan, overseer: Overseer, client: HttpClient) -> Mode
         async with asyncio.timeout(SALVAGE_S if overseer.interrupted else None):
             await collect(client, nodes, plan.learner, models)
     except TimeoutError:
-        click.echo(f"{len(models.evaluations)} of {len(nodes)} models fetched in time", err=True)
+        say(f"{len(models.evaluations)} of {len(nodes)} models fetched in time")
     return models
 
 

@@ -12,9 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import click
-
 from gossipnode.cli import LAUNCHED
+from gossipnode.cli.app import say
 from gossipnode.cli.columns import columns, count, decimal, quantity
 from gossipnode.cli.results import progress_words
 from gossipnode.cli.swarm.family import Child
@@ -34,18 +33,18 @@ class Lines:
     def __init__(self, title: str, rounds: int) -> None:
         self._rounds = rounds
         self._last = ""
-        click.echo(title, err=True)
+        say(title)
 
     def show(self, overseer: Overseer) -> None:
         """Write a line if anything has changed."""
         line = _summary_line(overseer, self._rounds)
         if line != self._last:
             self._last = line
-            click.echo(f"{time.monotonic() - LAUNCHED:6.1f} s  {line}", err=True)
+            say(f"{time.monotonic() - LAUNCHED:6.1f} s  {line}")
 
     def died(self, child: Child) -> None:
         """Tell at once that a node has died."""
-        click.echo(f"node {child.id} died: {child.failure}", err=True)
+        say(f"node {child.id} died: {child.failure}")
 
     def close(self) -> None:
         """Nothing to restore."""
