@@ -334,6 +334,22 @@ async def test_a_list_that_is_none_is_told_before_the_node_starts(
         await start("b", trust={"revocations": str(tmp_path / "wrong")})
 
 
+async def test_a_kept_list_of_another_authority_says_that_it_was_kept_and_what_to_do(
+    start: Start, tmp_path: Path
+) -> None:
+    other = authority_in(tmp_path / "other")
+    bundle_of(other, "x")
+    (tmp_path / "a").mkdir()
+    kept = tmp_path / "a" / "revocations.txt"
+    kept.write_text(other.revoke("x")[1].text)
+    with pytest.raises(ConfigError, match="remove the file") as told:
+        await start("a")
+    assert str(kept) in str(told.value)
+    assert "trust.revocations" not in str(told.value)  # an option that nobody has set
+    kept.unlink()
+    assert (await start("a")).ready
+
+
 async def test_connections_are_counted_behind_tls_too(start: Start, authority: Authority) -> None:
     a = await start("a", network={"connections_per_address_max": 1})
     context = context_of(bundle_of(authority, "b"), serving=False)

@@ -170,7 +170,14 @@ class Vigil:
         try:
             self.trust.adopt(files.read(path, BYTES_MAX))
         except PeerError as error:
-            raise ConfigError(error.reason, file=str(path), key="trust.revocations") from None
+            if path == self._watched:
+                raise ConfigError(error.reason, file=str(path), key="trust.revocations") from None
+            # Not put aside unasked: with a list that is damaged, the revoked would be let in again.
+            raise ConfigError(
+                f"{error.reason}. It is the list that this node kept: if the authority is another "
+                "one now, remove the file; else put the authority's revocations.txt in its place",
+                file=str(path),
+            ) from None
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
