@@ -194,6 +194,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, line: st
         assert "line 2" in str(refusal(path))
 
 
+@pytest.mark.parametrize("source", ["digits", "npz:mine.npz", "idx:mnist"])
+def test_a_label_without_a_table_is_refused(source: str) -> None:
+    flags = {"data.source": source, "data.label": "quality"}
+    with pytest.raises(ConfigError, match=r"data\.label"):
+        load_config(flags=flags)
+    for table in ("csv:mine.csv", "parquet:mine.parquet"):
+        assert load_config(flags={**flags, "data.source": table}).data.label == "quality"
+
+
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     assert "no such file" in str(refusal(tmp_path / "none.toml"))
     assert "cannot be read" in str(refusal(tmp_path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gossipnode.options import Section, option
 
@@ -68,6 +68,16 @@ class DataOptions(Section):
         flag="--share",
         pattern=r"^(auto|all|\d{1,6}/\d{1,6})$",
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DataOptions:
+        # Else whoever forgets --data beside it would train on the digits, and not know.
+        if self.label and not self.source.startswith(("csv:", "parquet:")):
+            raise ValueError(
+                f"data.label {self.label!r} is a column of a table, and data.source {self.source} "
+                "is none; choose csv:FILE or parquet:FILE (--data), or no label (--label '')"
+            )
+        return self
 
 
 class TrainingOptions(Section):
