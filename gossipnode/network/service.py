@@ -112,7 +112,11 @@ async def _serve(node: HttpNode, on_ready: Callable[[HttpNode], None] | None) ->
         async with node:
             notifier.ready(f"{node.id} at {node.url}")
             if on_ready is not None:
-                on_ready(node)
+                try:
+                    on_ready(node)
+                except Exception as error:
+                    node.fail(error)
+                    raise
             await node.run()
             notifier.stopping("writing the last checkpoint")
     finally:

@@ -127,7 +127,7 @@ class Node(ActiveSide):
         try:
             await self._prepare()
         except Exception as error:
-            self._set_state("failed", str(error))
+            self.fail(error)
             raise
         self.has_started = True
         self._set_state("ready")
@@ -193,6 +193,10 @@ class Node(ActiveSide):
         if not self.algorithm.needs_graph:
             return None
         return self.directory.number if self.algorithm.talks_to_all else self.place.senders
+
+    def fail(self, error: Exception) -> None:
+        """Say that ``error`` keeps the node from running: nothing of this life is kept."""
+        self._set_state("failed", str(error))
 
     async def run(self) -> None:
         """Be active until the budget is used up (then linger, if so configured) or stopped.

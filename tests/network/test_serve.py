@@ -140,6 +140,15 @@ def test_divergence_has_its_own_code(tmp_path: Path) -> None:
     assert serve(config) is ExitCode.DIVERGED
 
 
+def test_a_node_that_may_not_begin_leaves_no_checkpoint(tmp_path: Path) -> None:
+    def ready(_node: HttpNode) -> None:
+        raise ConfigError("the swarm's model does not fit this node's data")
+
+    # Else the next try, with the right data, would find a checkpoint of the wrong ones.
+    assert serve(config_of(tmp_path), on_ready=ready) is ExitCode.CONFIG
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_bug_is_unexpected(tmp_path: Path) -> None:
     def ready(_node: HttpNode) -> None:
         raise ZeroDivisionError
