@@ -29,8 +29,11 @@ TYPE_CODES = {"float32": "f", "float64": "d"}
 
 def get(url: str) -> bytes:
     """Return what a GET answers."""
-    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - the user's own URL
-        return bytes(answer.read())
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - the user's own URL
+            return bytes(answer.read())
+    except urllib.error.URLError as error:
+        raise SystemExit(f"{url}: {error.reason}") from None
 
 
 def read_model(file: bytes, dtype: str) -> array.array[float]:

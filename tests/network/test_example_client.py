@@ -35,6 +35,16 @@ def test_it_imports_the_standard_library_and_msgpack_alone() -> None:
     assert names - set(sys.stdlib_module_names) == {"msgpack"}
 
 
+async def test_a_node_that_is_not_there_is_told_in_a_line() -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, str(CLIENT), "http://127.0.0.1:1", "status", stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await child.communicate()
+    assert child.returncode == 1
+    assert told.decode().startswith("http://127.0.0.1:1/v1/status: ")
+    assert told.count(b"\n") == 1
+
+
 async def test_status(node: HttpNode) -> None:
     code, status = await run(node.url, "status")
     assert (code, status["node_id"]) == (0, "a")
