@@ -93,6 +93,7 @@ def test_a_silent_black_hole_is_seen_by_all() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("link", [LAN, Link(latency_s=0.05)], ids=["lan", "wan"])
 def test_two_hundred_silent_black_holes_are_seen_by_all(link: Link) -> None:
     seen = sorted(crashes(200, link))

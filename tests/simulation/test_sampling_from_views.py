@@ -132,7 +132,9 @@ def test_sixty_nodes_with_views_of_ten_draw_uniformly_over_time(seed: int) -> No
 def test_two_hundred_nodes_with_views_of_twenty_draw_uniformly_over_time() -> None:
     with unlisted(200, 20, seed=2) as swarm:
         swarm.run(30 * PERIOD_S)
-        assert min(uniformity(drawn(swarm, times=24, periods=4)).all) > P_MIN
+        # Four periods later 13.5 % of a view are the same, where chance leaves 10 %: draws so close
+        # are not independent, and of 200 rows the third question sees it. After eight it is 10.1 %.
+        assert min(uniformity(drawn(swarm, times=24, periods=8)).all) > P_MIN
 
 
 def test_without_shuffling_the_same_question_finds_it() -> None:
