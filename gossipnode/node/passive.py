@@ -59,9 +59,7 @@ class PassiveSide:
         self.encode: Callable[[Message, Sequence[Vector]], Frame] = encode
         self._answered: dict[tuple[str, int, int], Frame] = {}
         self._answered_bytes = 0
-        self._refused: dict[
-            str, str
-        ] = {}  # sender -> its last refusal, as ``_note_refusal`` has it
+        self._refused: dict[str, str] = {}  # sender -> code, or reason, of its last refusal
 
     def admit(self, message: Message) -> Admission:
         """Let a body come after seeing its header, or raise ``PeerError``."""
