@@ -38,7 +38,7 @@ _file = Path(_files.name) / "file.toml"
 class Decoder:
     """``read`` takes any bytes; ``seeds`` are sound ones, to begin from.
 
-    ``is_file``: what people write, not strangers; it may take longer and gets fewer inputs.
+    ``is_file``: what people write, not strangers; it may take longer; ``guided`` gives it fewer.
     ``is_secret``: inputs have a private key, if only one that was made for them, and are not kept
     in the repository.
     """

@@ -1,8 +1,9 @@
 """Inputs that go where none has been: atheris watches which lines of gossipnode a decoder runs.
 
 In ``tests``, ``python -m fuzz.guided [--inputs N] [NAMES]`` gives each decoder N of them, a
-fiftieth where it reads files, in a process of its own, for atheris ends its process. It begins from
-the seeds and the corpus; what a decoder does not survive is kept there, as ``fuzz.mutating`` does.
+fiftieth where it reads files, which is slow when watched. Each has a process of its own, for
+atheris ends its process. It begins from the seeds and the corpus; what a decoder does not survive
+is kept there, as ``fuzz.mutating`` does.
 """
 
 from __future__ import annotations

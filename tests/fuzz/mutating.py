@@ -1,8 +1,8 @@
 """Inputs near to sound ones: bytes flipped, pieces cut and doubled, numbers at their ends.
 
 In ``tests``, ``python -m fuzz.mutating [--inputs N] [--seed S] [NAMES]`` gives each decoder N of
-them, a fiftieth where it reads files. What a decoder does not survive is kept in the corpus, and
-named. ``--grow`` keeps instead the shortest input for each refusal that the corpus has none for.
+them. What a decoder does not survive is kept in the corpus, and named. ``--grow`` keeps instead the
+shortest input for each refusal that the corpus has none for.
 """
 
 from __future__ import annotations
@@ -135,13 +135,12 @@ def main() -> None:
     for name in options.names:
         began = time.monotonic()
         decoder = DECODERS[name]
-        inputs = max(1, options.inputs // 50) if decoder.is_file else options.inputs
         if options.grow and not decoder.is_secret:
-            print(f"{name}: {grow(decoder, inputs, options.seed)} kept", flush=True)
+            print(f"{name}: {grow(decoder, options.inputs, options.seed)} kept", flush=True)
             continue
-        taken = fuzz(decoder, inputs, options.seed)
+        taken = fuzz(decoder, options.inputs, options.seed)
         seconds = time.monotonic() - began
-        print(f"{name}: {inputs:,} inputs, {taken:,} taken, {seconds:.0f} s", flush=True)
+        print(f"{name}: {options.inputs:,} inputs, {taken:,} taken, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
