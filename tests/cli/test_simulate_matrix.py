@@ -128,6 +128,18 @@ def test_the_matrix_diverges_with_an_exit_code_of_its_own(capsys):
     assert "learning_rate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("engine", ["events", "objects", "matrix"])
+def test_a_history_that_cannot_be_written_is_told_once_whatever_the_engine(
+    engine: str, folder, capsys
+):
+    (folder / "run").mkdir()
+    (folder / "run" / "history.jsonl").symlink_to("/dev/full")
+    words = ["--engine", engine, "-n", "3", "--rounds", "20", "--no-plot", "--out", "run"]
+    assert app.run(["simulate", *words]) == app.STORAGE
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "No space" in line]
+    assert told == "error: run/history.jsonl: cannot be written: No space left on device"
+
+
 @pytest.mark.parametrize(
     ("line", "hint"),
     [

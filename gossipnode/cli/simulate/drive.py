@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import statistics
 from collections import Counter
-from typing import IO
 
 from gossipnode.cli.flags import with_options
 from gossipnode.cli.results import Summary, keep_mean, least_to_greatest
+from gossipnode.cli.results.history import History
 from gossipnode.cli.results.spread import Spread
 from gossipnode.cli.simulate.plan import Plan, Run, Show
 from gossipnode.cli.simulate.recorder import Recorder
@@ -47,7 +47,7 @@ class EventsRun(Run):
         super().__init__(plan, show)
         self._lost: dict[str, Counter[str]] = {name: Counter() for name in plan.names}
 
-    def _simulate(self, history: IO[str], close: Show) -> Summary:
+    def _simulate(self, history: History, close: Show) -> Summary:
         plan = self.plan
         churns = plan.conditions.churn is not None
         swarm = _Churning(
@@ -66,8 +66,7 @@ class EventsRun(Run):
             recorder = Recorder(swarm, history, plan.target_accuracy, self._show)
             self._drive(swarm, recorder)
             close(recorder)
-            if recorder.failure is not None:
-                raise recorder.failure
+            history.require_whole()
             return self._sum_up(swarm, recorder)
 
     # -- time -----------------------------------------------------------------------------------

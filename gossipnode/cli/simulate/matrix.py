@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -17,6 +17,7 @@ from gossipnode import __version__
 from gossipnode.algorithms.dpsgd import DpsgdOptions
 from gossipnode.cli.columns import count
 from gossipnode.cli.results import Summary, keep_mean, least_to_greatest, progress_words
+from gossipnode.cli.results.history import History
 from gossipnode.cli.results.spread import Spread
 from gossipnode.cli.simulate.plan import Plan, Run, Show
 from gossipnode.errors import ConfigError
@@ -93,7 +94,7 @@ class MatrixRun(Run):
         words = progress_words(self._round, self.plan.config.run.rounds, self._rows, distance)
         return "  ".join([*words, count(len(self.plan.names), "node")])
 
-    def _simulate(self, history: IO[str], close: Show) -> Summary:
+    def _simulate(self, history: History, close: Show) -> Summary:
         plan = self.plan
         swarm = VectorisedSwarm(plan.config, names=plan.names)
         every, rounds = plan.config.run.evaluate_every, plan.config.run.rounds
@@ -110,7 +111,7 @@ class MatrixRun(Run):
         close(self)
         return self._sum_up(swarm, mean)
 
-    def _measure(self, swarm: VectorisedSwarm, history: IO[str]) -> Evaluation:
+    def _measure(self, swarm: VectorisedSwarm, history: History) -> Evaluation:
         """Write a row for each measured node, and one without a node for the mean model."""
         steps, losses = self.plan.config.training.local_steps, swarm.losses
         self._rows = []
@@ -134,7 +135,9 @@ class MatrixRun(Run):
             "mean_model_accuracy": mean.accuracy,
             "consensus_distance": distance,
         }
-        history.writelines(json.dumps(row) + "\n" for row in [*self._rows, of_mean])
+        for row in (*self._rows, of_mean):
+            history.keep(row)
+        history.require_whole()
         if swarm.round:
             self.distances.append((swarm.round, distance))
         return mean

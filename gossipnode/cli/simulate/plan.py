@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from gossipnode.cli.columns import count
 from gossipnode.cli.flags import with_options
 from gossipnode.cli.results import Summary, config_text, to_json, write
+from gossipnode.cli.results.history import History
 from gossipnode.cli.simulate.conditions import Conditions
 from gossipnode.config import Config
 
@@ -112,14 +113,14 @@ class Run(ABC):
         began, plan = time.monotonic(), self.plan
         config_file = plan.out / "config.toml"
         write(config_file, config_text(plan.config, plan.command("config.toml")))
-        with plan.history.open("w", buffering=1, encoding="utf-8") as history:
-            summary = self._simulate(history, close)
+        with plan.history.open("w", buffering=1, encoding="utf-8") as file:
+            summary = self._simulate(History(file), close)
         summary["wall_s"] = round(time.monotonic() - began, 3)
         write(plan.out / "summary.json", to_json(summary) + "\n")
         return summary
 
     @abstractmethod
-    def _simulate(self, history: IO[str], close: Show) -> Summary:
+    def _simulate(self, history: History, close: Show) -> Summary:
         """Run to the end, with every row in ``history``; return all of the summary but wall_s."""
 
     @contextlib.contextmanager

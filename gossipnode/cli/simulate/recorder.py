@@ -7,17 +7,15 @@ timer, so that a run is the same whoever watches.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from collections import Counter
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
 from gossipnode.cli.columns import count
 from gossipnode.cli.results import progress_words
+from gossipnode.cli.results.history import History
 from gossipnode.cli.results.spread import Spread
 from gossipnode.cli.simulate.plan import Show
-from gossipnode.errors import StorageError
 from gossipnode.node.node import Node
 from gossipnode.simulation import SimulatedSwarm
 
@@ -29,14 +27,13 @@ class Recorder:
     ``distances`` holds (round, consensus distance) of the moments at which the slowest node
     measured a new round. ``reached_s`` is when the mean of the nodes' newest accuracies first
     was ``target``. ``finished`` are the nodes that have once used up their rounds; with the last of
-    them, ``over`` is set. Where ``history`` cannot be written, the run is over too, and ``failure``
-    tells why.
+    them, ``over`` is set. Where ``history`` cannot be written, the run is over too.
     """
 
     def __init__(
         self,
         swarm: SimulatedSwarm,
-        history: IO[str],
+        history: History,
         target: float | None,
         show: Show,
     ) -> None:
@@ -45,10 +42,9 @@ class Recorder:
         self.distances: list[tuple[int, float]] = []
         self.reached_s: float | None = None
         self.finished: set[str] = set()
-        self.failure: StorageError | None = None
         self.over = asyncio.Event()
         self.round = 0
-        self._history, self._show = history, show
+        self.history, self._show = history, show
         self._at: Counter[int] = Counter()  # nodes by the round that they measured last
         self._accuracies = 0.0
 
@@ -67,7 +63,11 @@ class Recorder:
 
     def _measured(self, name: str, row: dict[str, Any]) -> None:
         swarm = self.swarm
-        self._keep({"node": name, "virtual_s": round(swarm.time, 6), **row})
+        if not self.history.keep({"node": name, "virtual_s": round(swarm.time, 6), **row}):
+            # Raised here, its failure would be taken for that of each node that measures.
+            self.over.set()
+            for node in swarm.up:
+                node.request_stop()
         before = self.rows.get(name)
         self.rows[name] = row
         self._accuracies += (row["accuracy"] or 0.0) - ((before or {}).get("accuracy") or 0.0)
@@ -79,22 +79,6 @@ class Recorder:
         if self.reached_s is None and self._reaches_target:
             self.reached_s = round(swarm.time, 6)
         self._show(self)
-
-    def _keep(self, row: dict[str, Any]) -> None:
-        """Write a row; the first that cannot be written is the last, and ends the run."""
-        if self.failure is not None:
-            return
-        try:
-            self._history.write(json.dumps(row) + "\n")
-        except OSError as error:
-            # Raised here, it would be taken for the failure of each node that measures.
-            name = self._history.name
-            self.failure = StorageError(f"{name}: cannot be written: {error.strerror}")
-            with contextlib.suppress(OSError):
-                self._history.close()  # else it would be tried again
-            self.over.set()
-            for node in self.swarm.up:
-                node.request_stop()
 
     @property
     def _reaches_target(self) -> bool:

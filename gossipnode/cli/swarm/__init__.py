@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -45,6 +45,7 @@ from gossipnode.cli.results import (
     to_json,
     write,
 )
+from gossipnode.cli.results.history import History
 from gossipnode.cli.swarm import summary
 from gossipnode.cli.swarm.family import Family, listen
 from gossipnode.cli.swarm.models import Models, collect
@@ -172,7 +173,7 @@ def _run(plan: Plan, *, as_json: bool) -> tuple[int, list[tuple[int, float]]]:
     # By lines, so that it can be followed.
     with Family() as family, history.open("w", buffering=1, encoding="utf-8") as file:
         family.launch(configs, seats, plan.out)
-        return asyncio.run(_oversee(plan, family, file, as_json=as_json))
+        return asyncio.run(_oversee(plan, family, History(file), as_json=as_json))
 
 
 def _seats(plan: Plan) -> list[Seat]:
@@ -184,7 +185,7 @@ def _seats(plan: Plan) -> list[Seat]:
 
 
 async def _oversee(
-    plan: Plan, family: Family, history: IO[str], *, as_json: bool
+    plan: Plan, family: Family, history: History, *, as_json: bool
 ) -> tuple[int, list[tuple[int, float]]]:
     display = progress(plan.title, plan.config.run.rounds)
     overseer = Overseer(
@@ -223,8 +224,7 @@ async def _oversee(
         write(plan.out / "summary.json", to_json(result) + "\n")
         keep_mean(plan.out, models.spread, plan.learner.layout, models.facts)
         await overseer.stop(plan.config.run.drain_deadline_s + STOP_SLACK_S)
-    if overseer.failure is not None:
-        raise overseer.failure
+    history.require_whole()
     return code, overseer.distances
 
 

@@ -7,18 +7,17 @@ node has finished or died, or the user has had enough.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
+from gossipnode.cli.results.history import History
 from gossipnode.cli.swarm.family import Child, Family
 from gossipnode.cli.swarm.models import distance_now
-from gossipnode.errors import StorageError
 from gossipnode.learning.params import Layout
 from gossipnode.network import HttpClient
 
@@ -82,7 +81,7 @@ class Overseer:
     def __init__(
         self,
         family: Family,
-        history: IO[str],
+        history: History,
         *,
         show: Callable[[Overseer], None],
         died: Callable[[Child], None],
@@ -93,8 +92,7 @@ class Overseer:
         self.distances: list[tuple[int, float]] = []
         self.all_ready_at: float | None = None
         self.interrupted = False
-        self.failure: StorageError | None = None
-        self._history, self._show, self._died = history, show, died
+        self.history, self._show, self._died = history, show, died
         self._interval_s = interval_s
         self._rest = b""
         self._over = asyncio.Event()
@@ -169,24 +167,12 @@ class Overseer:
             view = self.views[report.pop("node")]
             if "row" in report:
                 view.measured(report["row"])
-                self._keep({"node": view.child.id, **report["row"]})
+                if not self.history.keep({"node": view.child.id, **report["row"]}):
+                    self.interrupted = True
+                    self._over.set()
             else:
                 view.take(report)
         self._check()
-
-    def _keep(self, row: dict[str, Any]) -> None:
-        """Write a row; the first that cannot be written is the last."""
-        if self.failure is not None:
-            return
-        try:
-            self._history.write(json.dumps(row) + "\n")
-        except OSError as error:
-            name = self._history.name
-            self.failure = StorageError(f"{name}: cannot be written: {error.strerror}")
-            with contextlib.suppress(OSError):
-                self._history.close()  # else it would be tried again
-            self.interrupted = True
-            self._over.set()
 
     def _reap(self) -> None:
         ended = self.family.reap()
