@@ -129,7 +129,7 @@ def restarts(swarm: SimulatedSwarm) -> list[int]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("dsgt", "extra", "edm") else pytest.mark.long)
+        pytest.param(name, marks=() if name == "extra" else pytest.mark.long)
         for name in UNBIASED
         if name != "scaffold"
     ],

@@ -43,8 +43,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Remember that somebody asked for a part only."""
-    if any(HERE in item.path.parents for item in items):
+    """Remember that somebody asked for a part only; long scenarios are left out as a rule."""
+    part = [item for item in items if item.get_closest_marker("long") is None]
+    if any(HERE in item.path.parents for item in part):
         chosen.append("by a choice")
 
 
