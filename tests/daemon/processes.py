@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,10 +23,19 @@ PATIENCE_S = 60.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on; all are held until all are found."""
+    """Return ports that nobody listens on; all are held until all are found.
+
+    They are none of those that the system gives out: before the node has bound its port, that could
+    be the near end of some connection of another test.
+    """
+    ports: list[int] = []
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in held]
+        while len(ports) < count:
+            port = 12_000 + secrets.randbelow(18_000)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return ports
 
 
 def write_peers(folder: Path, names: Sequence[str], ports: Sequence[int]) -> None:
