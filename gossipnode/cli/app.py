@@ -145,10 +145,13 @@ def root() -> None:
 
 
 def say(text: str = "", *, nl: bool = True) -> None:
-    """Write how far a run is to standard error; where nobody reads it, the run goes on silently."""
+    """Write how far a run is to standard error.
+
+    Where nobody reads it, or its disk is full, the run goes on silently.
+    """
     try:
         click.echo(text, err=True, nl=nl)
-    except BrokenPipeError:
+    except OSError:
         process.write_no_more(sys.stderr)
 
 

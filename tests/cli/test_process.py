@@ -100,9 +100,11 @@ def test_a_simulation_without_room_for_its_history_says_so_once(tmp_path):
     assert done.stderr.count("No space left") == 1
 
 
+@pytest.mark.parametrize("is_full", [False, True], ids=["unread", "full"])
 @pytest.mark.parametrize("line", [SWARM, SIMULATION], ids=["swarm", "simulate"])
-def test_a_run_whose_progress_nobody_reads_goes_on(tmp_path, unread, line):
-    done = run_into(tmp_path, *line, stderr=unread)
+def test_a_run_whose_progress_cannot_be_written_goes_on(tmp_path, unread, line, is_full):
+    with Path("/dev/full").open("w") as full:
+        done = run_into(tmp_path, *line, stderr=full if is_full else unread)
     assert done.returncode == app.OK
     assert json.loads(done.stdout)["rounds"] == 5
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == 5
