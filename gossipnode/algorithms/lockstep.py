@@ -167,7 +167,7 @@ class Lockstep(Algorithm):
         missing = frozenset(node.row_at(k).weights) - now.arrived
         self.alone = bool(missing) and not now.arrived
         node.count("missing_models", len(missing))
-        if self.absent.leaves_error(node, k, missing):
+        if self.begins_anew and self.absent.leaves_error(node, k, missing):
             self.ask_for_restart(node, k)
         if self.average is not None and not phase:
             self.average.mix(now.told or Told(), reading_of(node))

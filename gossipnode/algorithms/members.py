@@ -43,6 +43,9 @@ class Absent:
         So does one that may still come, and where W is not symmetric each that is missing: those
         who miss it make up for it, those whom it would have heard do not know.
         """
+        if not missing and not self.names:
+            self.names = missing
+            return False
         is_one_way = node.row_at(k).weights.keys() != set(node.out_neighbours_at(k))
         if node.graph_changes or is_one_way or any(node.is_expected(j) for j in missing):
             return bool(missing)

@@ -246,7 +246,7 @@ class PassiveSide:
             peer.tell_round(message.round)
             peer.age, peer.refused_here = age, ""
             # What a later life sends is no news of an earlier one that goes on beside it.
-            if STALE not in self._refused.get(peer.id, STALE):
+            if self._refused and STALE not in self._refused.get(peer.id, STALE):
                 del self._refused[peer.id]
             peer.pushes_received += 1
             node.peers.heard(peer, node.time(), epoch=message.epoch)
