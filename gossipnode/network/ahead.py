@@ -31,32 +31,32 @@ _MADV_POPULATE_WRITE = 23
 class Ahead:
     """Keeps the pages of the body that arrives ahead of the reading, which ``breather`` stops.
 
-    ``hand`` is the thread that asks for them.
+    ``hand`` is the thread that asks for them, ``body`` the one to ``follow``, nearly always None.
     """
 
     def __init__(self, breather: Breather, hand: Hand) -> None:
         self._breather, self._hand = breather, hand
-        self._body: memoryview | None = None
+        self.body: memoryview | None = None
         self._ready = 0  # up to this byte of the body nothing has to wait for the kernel
 
     def begin(self, body: memoryview, start: int) -> None:
         """Say that ``body`` is filled from its byte ``start`` on, and is fresh."""
         if len(body) >= AHEAD_BYTES_MIN:
-            self._body, self._ready = body, start
+            self.body, self._ready = body, start
             self._ask()
 
     def follow(self, filled: int, total: int) -> None:
         """Say how much of the body is there, of how much; of none, where none arrives."""
-        if self._body is None:
+        if self.body is None:
             return
         if not total:
-            self._body = None
+            self.body = None
             self._breather.release()
         elif filled >= self._ready:
             self._breather.hold()
 
     def _ask(self) -> None:
-        body = self._body
+        body = self.body
         assert body is not None
         stop = min(self._ready + PIECE_BYTES, len(body))
         if stop > self._ready:
@@ -64,7 +64,7 @@ class Ahead:
             done.add_done_callback(partial(self._found, body, stop))
 
     def _found(self, body: memoryview, stop: int, done: Future[bool]) -> None:
-        if done.cancelled() or body is not self._body:
+        if done.cancelled() or body is not self.body:
             return
         self._ready = stop if done.result() else len(body)
         self._ask()

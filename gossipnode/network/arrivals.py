@@ -39,7 +39,8 @@ class _Body:
 class Arrivals:
     """What ``peer`` pushes to ``node`` over one lane; large bodies that it cuts are put aside.
 
-    Where the peer ``is_proven``, it sends frames of its own alone. ``answer(number, delivery)``
+    Where the peer ``is_proven``, it sends frames of its own alone. ``numbers`` are those of the
+    frames that were let in and are not answered yet. ``answer(number, delivery)``
     sends what became of one; ``fault()`` hears of a bug of ours.
     """
 
@@ -56,21 +57,23 @@ class Arrivals:
         self._node, self._pool, self._answer, self._fault = node, pool, answer, fault
         self._partials, self._peer, self._is_proven = partials, peer, is_proven
         self._loop = asyncio.get_running_loop()
-        self._numbers: set[int] = set()
+        self.numbers: set[int] = set()
         self._body: _Body | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._may_begin = True
+        # Set anew by each read: of what comes with it one push is delivered at once, and none
+        # before an earlier one. However many a peer sends, the loop is not away for long.
+        self.may_begin = True
 
     def __len__(self) -> int:
         """Return how many were let in and are not answered yet."""
-        return len(self._numbers)
+        return len(self.numbers)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._numbers
+        return number in self.numbers
 
     def announced(self, number: int, length: int, limit: int) -> None:
         """Judge a frame of ``length`` bytes; raises ``PeerError`` where the lane must end."""
-        if number in self._numbers:
+        if number in self.numbers:
             raise PeerError("malformed_frame", f"number {number} is not answered yet")
         if length > limit:
             error = PeerError("too_large", f"{length} bytes; the layout allows {limit}")
@@ -96,12 +99,12 @@ class Arrivals:
             else:
                 if message.parts:  # the peer has begun something else; a ping is nothing of that
                     self._partials.drop(self._peer)
-                buffer = self._pool.take(message.body_bytes)
+                buffer = self._pool.take(admission.body_bytes)
         except PeerError as error:
             self._node.release(admission)
             self.refuse(number, error, message.sender)
             return None
-        self._numbers.add(number)
+        self.numbers.add(number)
         self._body = _Body(number, admission, buffer)
         return buffer
 
@@ -110,16 +113,16 @@ class Arrivals:
         arriving, self._body = self._body, None
         assert arriving is not None
         self._pool.arrived(len(body))
-        if not self._may_begin or self._tasks:
+        if not self.may_begin or self._tasks:
             self._deliver_later(arriving, body)
             return
-        self._may_begin, arriving.begun = False, True
+        self.may_begin, arriving.begun = False, True
         work = self._node.deliver(arriving.admission, body)
         try:
             # Next to always it is done at once, and needs no task.
             waiting = work.send(None)
         except StopIteration as end:
-            self._numbers.discard(arriving.number)
+            self.numbers.discard(arriving.number)
             self._answer(arriving.number, end.value)
         except PeerError as error:
             self.refuse(arriving.number, error, arriving.admission.message.sender)
@@ -128,17 +131,9 @@ class Arrivals:
         else:
             self._deliver_later(arriving, body, (work, waiting))
 
-    def begin_read(self) -> None:
-        """Say that more has come.
-
-        One push a read is delivered as it comes, and none before an earlier one: however many
-        small ones a peer sends at once, the loop is not away for long.
-        """
-        self._may_begin = True
-
     def refuse(self, number: int, error: PeerError, sender: str | None) -> None:
         """Answer that a push is not taken."""
-        self._numbers.discard(number)
+        self.numbers.discard(number)
         self._answer(number, Delivery(self._node.refuse(error, sender)))
 
     def give_up(self, error: PeerError | None = None) -> None:
@@ -146,7 +141,7 @@ class Arrivals:
         arriving, self._body = self._body, None
         if arriving is not None:
             self._pool.arrived(arriving.admission.body_bytes)
-            self._numbers.discard(arriving.number)
+            self.numbers.discard(arriving.number)
             self._node.release(arriving.admission)
             if error is not None:
                 self.refuse(arriving.number, error, arriving.admission.message.sender)
@@ -186,7 +181,7 @@ class Arrivals:
         except PeerError as error:
             self.refuse(number, error, admission.message.sender)
             return
-        self._numbers.discard(number)
+        self.numbers.discard(number)
         self._answer(number, delivery)
 
     def _delivered(self, arrived: _Body, task: asyncio.Task[None]) -> None:

@@ -26,6 +26,7 @@ from gossipnode.network.pending import UNANSWERED_MAX, Answer, LaneBrokenError, 
 from gossipnode.network.pool import BufferPool
 from gossipnode.network.pump import ANSWERS_MAX, Pump
 from gossipnode.network.records import (
+    READ_BYTES,
     Hello,
     Record,
     RecordReader,
@@ -79,6 +80,7 @@ class Lane(asyncio.BufferedProtocol):
         self.last_heard = self.last_frame = 0.0
         self._body_began = (0, 0.0)  # at which of its bytes, and when
         self._node, self._partials, self._pool = node, partials, pool
+        self._limit = frame_bytes_max(body_bytes_max(node.layout, node.algorithm))
         self._on_closed, self._kept = on_closed, kept
         self._reader = RecordReader(self)
         self._pending = Pending(pool, self.give_up, peer.id if is_proven else None)
@@ -90,7 +92,7 @@ class Lane(asyncio.BufferedProtocol):
     @property
     def is_usable(self) -> bool:
         """Whether another push may be sent."""
-        return not self.is_closing and len(self._pending) < UNANSWERED_MAX
+        return not self.is_closing and len(self._pending.pushes) < UNANSWERED_MAX
 
     @property
     def is_busy(self) -> bool:
@@ -204,20 +206,26 @@ class Lane(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's
         """Return where the next bytes go."""
         buffer = self._reader.get_buffer()
-        self._breather.begin(len(buffer))
+        if len(buffer) == READ_BYTES:
+            self._breather.begin()
         return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take bytes."""
         self.last_heard = self._loop.time()
-        self._arrivals.begin_read()
-        self._read(self._reader.buffer_updated, nbytes)
-        self._breather.end(nbytes)
-        self._ahead.follow(*self._reader.body_filled)
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes that came right behind the handshake."""
-        self._read(self._reader.feed, data)
+        self._arrivals.may_begin = True
+        try:
+            self._reader.buffer_updated(nbytes)
+        except PeerError as error:
+            self._break(error)
+        if self._reader.is_between or self._reader.is_deaf:
+            self._watch.is_under_way = False
+        elif not self._watch.is_under_way:
+            self._watch.begun()
+        if self._breather.began_at is not None:
+            self._breather.end(nbytes)
+        if self._ahead.body is not None:
+            self._ahead.follow(*self._reader.body_filled)
 
     def pause_writing(self) -> None:
         """Wait for room."""
@@ -226,7 +234,8 @@ class Lane(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Write on."""
         self._pump.resume()
-        self._settle()
+        if self._peer_closing:
+            self._settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everyone who waits."""
@@ -247,14 +256,13 @@ class Lane(asyncio.BufferedProtocol):
 
     def frame_announced(self, record: Record) -> None:
         """Judge a frame by its number and its length."""
-        self._watch.ended()  # of a body before it that was refused, nobody has said so
-        limit = frame_bytes_max(body_bytes_max(self._node.layout, self._node.algorithm))
+        self._watch.is_under_way = False  # of a body before it that was refused, nobody says so
         if record.kind is Type.ANSWER:
-            self._pending.announced(record.number, record.length, limit)
+            self._pending.announced(record.number, record.length, self._limit)
             return
-        if len(self._arrivals) + self._pump.waiting > 2 * UNANSWERED_MAX:
+        if len(self._arrivals.numbers) + self._pump.waiting > 2 * UNANSWERED_MAX:
             raise PeerError("malformed_frame", f"more than {UNANSWERED_MAX} frames are unanswered")
-        self._arrivals.announced(record.number, record.length, limit)
+        self._arrivals.announced(record.number, record.length, self._limit)
 
     def frame_head(self, record: Record, message: Message) -> memoryview | None:
         """Give a body its buffer, or refuse it."""
@@ -283,7 +291,7 @@ class Lane(asyncio.BufferedProtocol):
 
     def frame_arrived(self, record: Record, message: Message, body: memoryview) -> None:
         """Hand a whole frame on."""
-        self._watch.ended()
+        self._watch.is_under_way = False
         if record.kind is Type.ANSWER:
             self._pending.arrived()
             self._answered(record.number, (message, body))
@@ -293,7 +301,7 @@ class Lane(asyncio.BufferedProtocol):
 
     def small_arrived(self, record: Record, payload: bytes) -> None:
         """Take a reply or a word about the lane itself."""
-        self._watch.ended()
+        self._watch.is_under_way = False
         if record.kind is Type.REPLY:
             self._pending.require(record.number, "a reply to nothing")
             try:
@@ -318,7 +326,7 @@ class Lane(asyncio.BufferedProtocol):
             self._settle()
 
     def _ask(self, body_bytes: int, timeout_s: float, tell: Tell) -> int:
-        if not self.is_usable:
+        if self.is_closing or len(self._pending.pushes) >= UNANSWERED_MAX:
             raise LaneBrokenError("the lane is closing or full")
         return self._pending.add(body_bytes, timeout_s, tell)
 
@@ -329,7 +337,8 @@ class Lane(asyncio.BufferedProtocol):
 
     def _answered(self, number: int, answer: Answer | PeerError) -> None:
         self._pending.answered(number, answer)
-        self._settle()
+        if self._peer_closing:
+            self._settle()
 
     def _put_aside(self) -> None:
         """Let go of the body that was arriving: nobody brings it to its end here."""
@@ -347,18 +356,10 @@ class Lane(asyncio.BufferedProtocol):
         else:
             record = record_head(Type.ANSWER, number, frame.nbytes)
             self._pump.frame(-1 - number, record + frame.head, frame.body)
-        self._settle()
+        if self._peer_closing:
+            self._settle()
 
     # -- the lane itself --------------------------------------------------------------------------
-
-    def _read(self, read: Callable[..., None], what: bytes | int) -> None:
-        try:
-            read(what)
-        except PeerError as error:
-            self._break(error)
-            return
-        if not self._reader.is_deaf:
-            (self._watch.ended if self._reader.is_between else self._watch.begun)()
 
     def _stalled(self) -> None:
         error = PeerError("body_timeout", "the frame came too slowly")
@@ -386,10 +387,9 @@ class Lane(asyncio.BufferedProtocol):
         self._cut_later()
 
     def _settle(self) -> None:
-        """Close the connection if the peer wants that and nothing is under way any more."""
+        """Close the connection, as the peer wants, if nothing is under way any more."""
         if (
-            self._peer_closing
-            and not self._ended.is_set()
+            not self._ended.is_set()
             and not (self._pending or self._arrivals)
             and self._pump.is_empty
         ):

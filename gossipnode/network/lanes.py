@@ -30,7 +30,7 @@ from gossipnode.network.pool import BufferPool
 from gossipnode.network.posted import LanePost
 from gossipnode.network.records import Hello
 from gossipnode.network.trust.words import StrangerError, words_of
-from gossipnode.network.upgrade import LaneRefusedError, dial, hand_over
+from gossipnode.network.upgrade import LaneRefusedError, dial, feed, hand_over
 from gossipnode.network.ways import Way, is_large
 from gossipnode.node.addresses import Reach, is_address
 from gossipnode.node.node import Node
@@ -148,7 +148,7 @@ class Lanes:
         So also for a large frame: ``push`` sees to it that it goes on where a lane has broken.
         """
         lane = self.to(address)
-        if lane is None or is_large(frame) or _waits(lane, frame):
+        if lane is None or (is_large(frame) if frame.body else _waits(lane, frame)):
             return False
         self._counters.add("lane_pushes")
         posted.send(lane, frame, timeout_s)
@@ -293,7 +293,7 @@ class Lanes:
         transport.set_protocol(lane)
         lane.connection_made(transport)
         self._enrol(lane, address, "lanes_opened")
-        lane.feed(rest)
+        feed(lane, rest)
         transport.resume_reading()
         return self.to(address)
 

@@ -74,27 +74,28 @@ class Pending:
         self, pool: BufferPool, give_up: Callable[[int], None], proven: str | None = None
     ) -> None:
         self._pool, self._give_up, self._proven = pool, give_up, proven
+        self._loop = asyncio.get_running_loop()
         self._arriving_bytes = 0
-        self._pushes: dict[int, _Push] = {}
+        self.pushes: dict[int, _Push] = {}
         self._number = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0  # when that fires
 
     def __len__(self) -> int:
-        return len(self._pushes)
+        return len(self.pushes)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._pushes
+        return number in self.pushes
 
     def add(self, body_bytes: int, timeout_s: float, tell: Tell) -> int:
         """Return the number of a new push; ``tell`` gets its answer, or why there is none."""
         while True:
             self._number = (self._number + 1) % 2**32
-            if self._number not in self._pushes:
+            if self._number not in self.pushes:
                 break
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         deadline = loop.time() + timeout_s
-        self._pushes[self._number] = _Push(tell, body_bytes, timeout_s, deadline)
+        self.pushes[self._number] = _Push(tell, body_bytes, timeout_s, deadline)
         if self._timer is None or deadline < self._due:
             self._look_at(loop, deadline)
         return self._number
@@ -123,7 +124,7 @@ class Pending:
 
     def require(self, number: int, problem: str) -> None:
         """Raise ``PeerError`` with the problem where there is no such push."""
-        if number not in self._pushes:
+        if number not in self.pushes:
             raise PeerError("malformed_frame", problem)
 
     def announced(self, number: int, length: int, limit: int) -> None:
@@ -134,7 +135,7 @@ class Pending:
 
     def buffer(self, number: int, message: Message) -> memoryview:
         """Return where the body of an answer goes, or raise ``PeerError``; then ``arrived``."""
-        push = self._pushes.get(number)
+        push = self.pushes.get(number)
         if push is None or push.tell is None:
             raise PeerError("unsupported_message", "nobody waits for this answer")
         size = message.body_bytes
@@ -152,21 +153,21 @@ class Pending:
 
     def answered(self, number: int, answer: Answer | PeerError) -> None:
         """Give the answer to whoever waits for it."""
-        push = self._pushes.pop(number, None)
+        push = self.pushes.pop(number, None)
         if push is not None and push.tell is not None:
             push.tell(answer if self._proven is None else _own(answer, self._proven))
 
     def forget(self, number: int) -> None:
         """Wait no longer; the number stays taken until the peer has answered."""
-        self._pushes[number].tell = None
+        self.pushes[number].tell = None
 
     def withdraw(self, number: int) -> None:
         """Take back a push that the peer has never heard of."""
-        del self._pushes[number]
+        del self.pushes[number]
 
     def fail(self, error: Exception) -> None:
         """End all waiting with ``error``."""
-        pushes, self._pushes = self._pushes, {}
+        pushes, self.pushes = self.pushes, {}
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -183,11 +184,11 @@ class Pending:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         now = loop.time() + CLOCK_S
-        for number, push in tuple(self._pushes.items()):
+        for number, push in tuple(self.pushes.items()):
             if push.tell is not None and push.deadline <= now:
                 tell, push.tell = push.tell, None
                 self._give_up(number)
                 tell(NetworkError(f"timed out after {push.timeout_s:.3g} s"))
-        waiting = [push.deadline for push in self._pushes.values() if push.tell is not None]
+        waiting = [push.deadline for push in self.pushes.values() if push.tell is not None]
         if waiting:
             self._look_at(loop, min(waiting))

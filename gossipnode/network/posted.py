@@ -46,7 +46,8 @@ class LanePost:
 
     def _take(self, got: Answer | Exception) -> None:
         if isinstance(got, Reply):
-            self._settle(Receipt(reply=got))
+            self.outcome = Receipt(reply=got)
+            self._answered(self)
         elif isinstance(got, LaneBrokenError):
             self._finish_later(self._broken(self._lane, got))
         elif isinstance(got, Exception):

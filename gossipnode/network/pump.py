@@ -54,13 +54,17 @@ class Pump:
     @property
     def answers(self) -> int:
         """Frames that have not begun and are answers: their keys are below 0."""
-        return sum(entry[0] < 0 for entry in self._frames)
+        return sum([entry[0] < 0 for entry in self._frames]) if self._frames else 0
 
     def small(self, record: bytes) -> None:
         """Write a record as soon as the frame under way has left."""
-        if not self._finishing:
+        if self._finishing:
+            return
+        if self._pieces or self._paused or self._small or self._turn is not None:
             self._small.append(record)
             self._go()
+        else:  # as nearly always
+            self._transport.write(record)
 
     @property
     def progress(self) -> Progress:

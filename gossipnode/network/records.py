@@ -13,6 +13,7 @@ clocks may not enter.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol
@@ -61,9 +62,6 @@ class Type(IntEnum):
     REST = 9  # a FRAME from a byte of its body on
 
 
-# Looked up: asking the enumeration takes ten times as long.
-_TYPES: Final = {kind.value: kind for kind in Type}
-
 # The longest payload of the records that are no frames, and the least.
 _SMALL: Final = {
     Type.REPLY: (1, REPLY_BYTES_MAX),
@@ -72,6 +70,16 @@ _SMALL: Final = {
     Type.CLOSE: (0, REASON_BYTES_MAX),
     Type.ASK: (PREFIX_BYTES + 1, PREFIX_BYTES + HEADER_BYTES_MAX),
     Type.HAVE: (OFFSET_BYTES, OFFSET_BYTES),
+}
+# By the number in the head: the type, the least and the longest payload.
+_TYPES: Final = {
+    kind.value: (
+        kind,
+        *_SMALL.get(
+            kind, (PREFIX_BYTES + 1 + (OFFSET_BYTES if kind is Type.REST else 0), 2**63 - 1)
+        ),
+    )
+    for kind in Type
 }
 
 
@@ -132,7 +140,12 @@ class Owner(Protocol):
 
 
 class RecordReader:
-    """Reads the records of one direction of one lane."""
+    """Reads the records of one direction of one lane.
+
+    A record comes in steps: its head, then a small one's payload, or a frame's prefix and header
+    (of a REST, its offset before them) and body. ``_step`` is the one that is next, ``_wanted``
+    how many bytes it takes.
+    """
 
     __slots__ = (
         "_body",
@@ -143,6 +156,8 @@ class RecordReader:
         "_partial",
         "_prefix",
         "_record",
+        "_step",
+        "_wanted",
         "bytes_read",
         "is_deaf",
     )
@@ -156,6 +171,8 @@ class RecordReader:
         self._body: memoryview | None = None
         self._filled = 0
         self._forget = 0  # bytes of a refused frame that are still to come
+        self._wanted = HEAD_BYTES
+        self._step: Callable[[RecordReader, memoryview], None] = RecordReader._read_head
         self.bytes_read = 0
         self.is_deaf = False
 
@@ -183,27 +200,18 @@ class RecordReader:
         After that the stream has no meaning any more: ``malformed_frame`` where a record is none.
         """
         self.bytes_read += nbytes
-        if self.is_deaf:
-            return
         if self._body is not None:
             self._filled += nbytes
-            self._finish_if_full()
+            if self._filled == len(self._body):
+                self._finish()
+        elif self.is_deaf:
+            return
         elif self._partial:
             self._partial += _scratch[:nbytes]
             data, self._partial = self._partial, bytearray()
             self._take(memoryview(data))
         else:
             self._take(_scratch[:nbytes])
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes that came by another way. Raises ``PeerError``."""
-        view = memoryview(data)
-        while view:
-            buffer = self.get_buffer()
-            count = min(len(buffer), len(view))
-            buffer[:count] = view[:count]
-            self.buffer_updated(count)
-            view = view[count:]
 
     def forget_all(self) -> None:
         """Read on, but understand nothing any more: the stream is broken."""
@@ -214,78 +222,101 @@ class RecordReader:
     def _take(self, view: memoryview) -> None:
         """Read whatever is whole in ``view``; keep what is left of it for the next time."""
         while view and not self.is_deaf:
-            if self._forget:
+            if self._body is not None:
+                view = self._fill(view)
+            elif self._forget:
                 count = min(self._forget, len(view))
                 self._forget -= count
                 view = view[count:]
-                continue
-            if self._body is not None:
-                view = self._fill(view)
-                continue
-            wanted = self._wanted()
-            if len(view) < wanted:
+            elif len(view) < self._wanted:
                 self._partial += view
                 return
-            piece, view = view[:wanted], view[wanted:]
-            self._read(piece)
+            else:
+                piece, view = view[: self._wanted], view[self._wanted :]
+                self._step(self, piece)
 
-    def _wanted(self) -> int:
-        """Return how many bytes the next step of a head, or a small record, needs."""
-        if self._record is None:
-            return HEAD_BYTES
-        if self._record.kind in _SMALL:
-            return self._record.length
-        if self._record.kind is Type.REST and not self._record.seen:
-            return OFFSET_BYTES
-        return PREFIX_BYTES if self._prefix is None else self._prefix.header_bytes
+    def _await_head(self) -> None:
+        self._record = self._prefix = None
+        self._wanted, self._step = HEAD_BYTES, RecordReader._read_head
 
-    def _read(self, piece: memoryview) -> None:
-        """Take one whole step: a record's head, a small record, a frame's prefix or header."""
-        record = self._record
-        if record is None:
-            self._record = record = _read_head(piece)
-            if record.kind not in _SMALL:
-                self._owner.frame_announced(record)
-            elif not record.length:
-                self._record = None
-                self._owner.small_arrived(record, b"")
-        elif record.kind in _SMALL:
-            self._record = None
-            self._owner.small_arrived(record, bytes(piece))
+    def _read_head(self, piece: memoryview) -> None:
+        kind, flags, reserved, number, length = _HEAD.unpack(piece)
+        if kind not in _TYPES:
+            raise PeerError("malformed_frame", f"record type {kind} is unknown")
+        if flags or reserved:
+            raise PeerError("malformed_frame", "flags are set that mean nothing yet")
+        known, least, most = _TYPES[kind]
+        if not least <= length <= most:
+            raise PeerError("malformed_frame", f"a {known.name} of {length} bytes")
+        record = Record(known, number, length)
+        if known not in _SMALL:
+            self._record = record
+            self._wanted, self._step = PREFIX_BYTES, RecordReader._read_prefix
+            if known is Type.REST:
+                self._wanted, self._step = OFFSET_BYTES, RecordReader._read_offset
+            self._owner.frame_announced(record)
+        elif length:
+            self._record = record
+            self._wanted, self._step = length, RecordReader._read_small
         else:
-            self._read_frame(record, piece)
+            self._owner.small_arrived(record, b"")
 
-    def _read_frame(self, record: Record, piece: memoryview) -> None:
-        """Take a frame's prefix or header; a frame that is wrong is refused, the lane goes on."""
-        is_offset = record.kind is Type.REST and not record.seen
-        record.seen += len(piece)
+    def _read_small(self, piece: memoryview) -> None:
+        record = self._record
+        assert record is not None
+        self._await_head()
+        self._owner.small_arrived(record, bytes(piece))
+
+    def _read_offset(self, piece: memoryview) -> None:
+        record = self._record
+        assert record is not None
+        record.seen = OFFSET_BYTES
+        record.offset = int.from_bytes(piece, "little")
+        self._wanted, self._step = PREFIX_BYTES, RecordReader._read_prefix
+
+    def _read_prefix(self, piece: memoryview) -> None:
+        record = self._record
+        assert record is not None
+        record.seen += PREFIX_BYTES
         try:
-            if is_offset:
-                record.offset = int.from_bytes(piece, "little")
-                return
-            if self._prefix is None:
-                self._prefix = decode_prefix(piece)
-                if record.seen + self._prefix.header_bytes > record.length:
-                    raise PeerError("malformed_frame", "the frame is longer than its record")
-                return
-            message = decode_header(self._prefix, piece)
-            if record.seen + message.body_bytes - record.offset != record.length:
+            self._prefix = prefix = decode_prefix(piece)
+            if record.seen + prefix.header_bytes > record.length:
+                raise PeerError("malformed_frame", "the frame is longer than its record")
+        except PeerError as error:
+            self._refuse(record, error)
+            return
+        self._wanted, self._step = prefix.header_bytes, RecordReader._read_header
+
+    def _read_header(self, piece: memoryview) -> None:
+        record, prefix = self._record, self._prefix
+        assert record is not None
+        assert prefix is not None
+        record.seen += prefix.header_bytes
+        try:
+            message = decode_header(prefix, piece)
+            body_bytes = message.body_bytes
+            if record.seen + body_bytes - record.offset != record.length:
                 raise PeerError("malformed_frame", "the record is not as long as its frame")
-            if record.kind is Type.REST and not 0 < record.offset < message.body_bytes:
+            if record.kind is Type.REST and not 0 < record.offset < body_bytes:
                 raise PeerError("malformed_frame", "the rest begins where it cannot")
         except PeerError as error:
-            self._record = self._prefix = None
-            self._forget = record.length - record.seen
-            self._owner.frame_refused(record, error)
+            self._refuse(record, error)
             return
-        self._prefix = None
         body = self._owner.frame_head(record, message)
         if body is None:
-            self._record, self._forget = None, message.body_bytes - record.offset
+            self._forget = body_bytes - record.offset
+            self._await_head()
             return
-        assert len(body) == message.body_bytes, "a buffer of the body's size"
+        assert len(body) == body_bytes, "a buffer of the body's size"
         self._message, self._body, self._filled = message, body, record.offset
-        self._finish_if_full()
+        if record.offset == body_bytes:
+            self._finish()
+
+    def _refuse(self, record: Record, error: PeerError) -> None:
+        """Refuse a frame that is wrong; the lane goes on."""
+        self._forget = record.length - record.seen
+        self._await_head()
+        self._owner.frame_refused(record, error)
 
     def _fill(self, view: memoryview) -> memoryview:
         """Copy what came along with the head into the body; return what is behind it."""
@@ -293,32 +324,19 @@ class RecordReader:
         count = min(len(self._body) - self._filled, len(view))
         self._body[self._filled : self._filled + count] = view[:count]
         self._filled += count
-        self._finish_if_full()
+        if self._filled == len(self._body):
+            self._finish()
         return view[count:]
 
-    def _finish_if_full(self) -> None:
+    def _finish(self) -> None:
+        """Hand on the body that is full."""
         record, message, body = self._record, self._message, self._body
         assert record is not None
         assert message is not None
         assert body is not None
-        if self._filled == len(body):
-            self._record = self._message = self._body = None
-            self._owner.frame_arrived(record, message, body)
-
-
-def _read_head(piece: memoryview) -> Record:
-    """Return the record that 16 bytes announce; raises ``PeerError`` where they do not."""
-    kind, flags, reserved, number, length = _HEAD.unpack(piece)
-    known = _TYPES.get(kind)
-    if known is None:
-        raise PeerError("malformed_frame", f"record type {kind} is unknown")
-    if flags or reserved:
-        raise PeerError("malformed_frame", "flags are set that mean nothing yet")
-    least, most = _SMALL.get(known, (PREFIX_BYTES + 1, 2**63 - 1))
-    least += OFFSET_BYTES if known is Type.REST else 0
-    if not least <= length <= most:
-        raise PeerError("malformed_frame", f"a {known.name} of {length} bytes")
-    return Record(known, number, length)
+        self._message = self._body = None
+        self._await_head()
+        self._owner.frame_arrived(record, message, body)
 
 
 def frame_bytes_max(body_bytes_max: int) -> int:
@@ -329,7 +347,7 @@ def frame_bytes_max(body_bytes_max: int) -> int:
 def frame_record(number: int, frame_bytes: int, offset: int) -> bytes:
     """Return what comes before the head of a frame whose body is sent from ``offset`` on."""
     if not offset:
-        return record_head(Type.FRAME, number, frame_bytes)
+        return _HEAD.pack(Type.FRAME, 0, 0, number, frame_bytes)
     length = OFFSET_BYTES + frame_bytes - offset
     return record_head(Type.REST, number, length) + have_of(offset)
 

@@ -52,11 +52,14 @@ class Turns:
 
 
 class Breather:
-    """Lets others have their turn while ``transport`` delivers more than a turn's worth."""
+    """Lets others have their turn while ``transport`` delivers more than a turn's worth.
+
+    ``began_at`` is when the first large read of this turn began, nearly always None: none has.
+    """
 
     def __init__(self, transport: asyncio.ReadTransport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
-        self._began_at: float | None = None  # the first large read of this turn
+        self.began_at: float | None = None
         self._paused = self._held = False
 
     def hold(self) -> None:
@@ -73,23 +76,23 @@ class Breather:
             if not self._paused and not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    def begin(self, nbytes: int) -> None:
-        """Say that a read of up to ``nbytes`` begins."""
-        if nbytes >= READ_BYTES and self._began_at is None:
-            self._began_at = time.monotonic()
+    def begin(self) -> None:
+        """Say that a read of up to ``READ_BYTES`` begins; of shorter ones nobody need say so."""
+        if self.began_at is None:
+            self.began_at = time.monotonic()
             self._loop.call_soon(self._next_turn)
 
     def end(self, nbytes: int) -> None:
         """Say that ``nbytes`` came; stop until the next turn if more wait and this one was long."""
-        if nbytes < READ_BYTES or self._began_at is None:
+        if nbytes < READ_BYTES or self.began_at is None:
             return
-        is_over = time.monotonic() - self._began_at > TURN_S
+        is_over = time.monotonic() - self.began_at > TURN_S
         if is_over and not self._transport.is_closing() and self._transport.is_reading():
             self._paused = True
             self._transport.pause_reading()
 
     def _next_turn(self) -> None:
-        self._began_at = None
+        self.began_at = None
         if self._paused:
             self._paused = False
             if not self._held and not self._transport.is_closing():

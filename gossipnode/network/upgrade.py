@@ -94,6 +94,20 @@ def hand_over(request: BaseRequest, hello: Hello, lane: Lane) -> None:
 # -- the opening end ------------------------------------------------------------------------------
 
 
+def feed(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    """Give ``data``, which came right behind the handshake, to whose it is, as a transport would.
+
+    Nothing of it may be lost: the peer's first frame may be in it.
+    """
+    view = memoryview(data)
+    while view:
+        buffer = memoryview(protocol.get_buffer(-1))
+        count = min(len(buffer), len(view))
+        buffer[:count] = view[:count]
+        protocol.buffer_updated(count)
+        view = view[count:]
+
+
 async def dial(
     address: str,
     hello: Hello,

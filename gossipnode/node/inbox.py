@@ -140,7 +140,8 @@ class Inbox:
         """Let the body come, or raise ``PeerError``. Call ``release`` when done with it."""
         if self.draining:
             raise PeerError("draining", "this node is stopping")
-        _, body, held = self.check(message)
+        self._check_identity(message)
+        _, body, held = self._check_parts(message)
         duplicate = self._is_duplicate(message)
         if self.inflight_bytes and self.inflight_bytes + held > self.inflight_bytes_max:
             raise PeerError("busy", "too many bodies are arriving at once; come again")

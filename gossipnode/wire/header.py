@@ -62,18 +62,19 @@ def read_header(kind: Kind, data: bytes | bytearray | memoryview) -> Message:
     # Most headers have none of these: not asking for each saves 3 us of 11.
     rare = {} if _RARE.isdisjoint(found) else _rare(fields)
     swarm, schema, algorithm, sender, graph, address = _texts(fields, found)
+    epoch, seq, round_, degree, age = _numbers(fields, found)
     message = Message(
         kind=kind,
         swarm=swarm,
         schema=schema,
         algorithm=algorithm,
         sender=sender,
-        epoch=fields.integer("epoch", U64_MAX),
-        seq=fields.integer("seq", U64_MAX),
-        round=fields.integer("round", default=0),
+        epoch=epoch,
+        seq=seq,
+        round=round_,
         graph=graph,
-        degree=fields.optional_integer("degree", U32_MAX),
-        age=fields.age("age"),
+        degree=degree,
+        age=age,
         address=address,
         parts=parts,
         checksum=_checksum(fields),
@@ -127,6 +128,29 @@ def _texts(fields: Fields, found: dict[str, object]) -> tuple[Any, ...]:
     return texts
 
 
+def _numbers(fields: Fields, found: dict[str, Any]) -> tuple[Any, ...]:
+    """Return epoch, seq, round, degree and age, checked; nearly all are integers in their range."""
+    numbers = epoch, seq, round_, degree, age = tuple(
+        map(found.get, ("epoch", "seq", "round", "degree", "age"), (None, None, 0, None, 0))
+    )
+    if (
+        type(epoch) is type(seq) is type(round_) is type(age) is int
+        and 0 <= epoch <= U64_MAX
+        and 0 <= seq <= U64_MAX
+        and 0 <= round_ <= U63_MAX
+        and 0 <= age <= U63_MAX
+        and (degree is None or (type(degree) is int and 0 <= degree <= U32_MAX))
+    ):
+        return numbers
+    return (
+        fields.integer("epoch", U64_MAX),
+        fields.integer("seq", U64_MAX),
+        fields.integer("round", default=0),
+        fields.optional_integer("degree", U32_MAX),
+        fields.age("age"),
+    )
+
+
 def _graph(fields: Fields) -> str | None:
     """Return the graph's fingerprint: 16 lower-case hexadecimal digits."""
     graph = fields.optional_text("graph", ID_CHARS_MAX)
@@ -142,7 +166,8 @@ def _checksum(fields: Fields) -> tuple[str, int] | None:
         return None
     if len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not int:
         raise fields.fault("checksum", "is no pair of a kind and an integer")
-    kind, value = cast("tuple[str, int]", tuple(pair))
+    kind: str = pair[0]
+    value: int = pair[1]
     if kind not in CHECKSUMS:
         raise fields.fault("checksum", "is of an unknown kind", "unsupported_message")
     if not 0 <= value <= CHECKSUMS[kind]:
@@ -152,13 +177,19 @@ def _checksum(fields: Fields) -> tuple[str, int] | None:
 
 def _parts(fields: Fields) -> tuple[Part, ...]:
     """Return the parts; their bytes add to at most 2^63 - 1."""
-    entries = fields.array("parts", PARTS_MAX)
-    parts = tuple([_part(fields, n, entry) for n, entry in enumerate(entries)])
-    if sum([part.nbytes for part in parts]) > U63_MAX:
-        raise fields.fault("parts", f"have more than {U63_MAX} bytes together")
-    for n, part in enumerate(parts):
+    found: list[Part] = []
+    body_bytes, explicit = 0, []
+    for n, entry in enumerate(fields.array("parts", PARTS_MAX)):
+        part = _part(fields, n, entry)
+        body_bytes += part.nbytes
         if part.index["kind"] == "explicit":
-            _check_positions(fields, n, parts)
+            explicit.append(n)
+        found.append(part)
+    if body_bytes > U63_MAX:
+        raise fields.fault("parts", f"have more than {U63_MAX} bytes together")
+    parts = tuple(found)
+    for n in explicit:
+        _check_positions(fields, n, parts)
     return parts
 
 
@@ -189,10 +220,11 @@ def _part(fields: Fields, n: int, entry: object) -> Part:
 
 def _part_again(entry: dict[str, object]) -> Part | None:
     """Return the part if one of just these four keys has passed before: nearly all have."""
-    key = entry.get("role"), entry.get("dtype"), entry.get("size"), entry.get("nbytes")
+    role, dtype = entry.get("role"), entry.get("dtype")
+    size, nbytes = entry.get("size"), entry.get("nbytes")
     # True and 1.0 are equal to 1, but no integers; and what cannot be hashed must not be looked up.
-    if type(key[0]) is str and type(key[1]) is str and type(key[2]) is type(key[3]) is int:
-        return _seen.get(cast("tuple[str, str, int, int]", key))
+    if type(role) is str and type(dtype) is str and type(size) is int and type(nbytes) is int:
+        return _seen.get((role, dtype, size, nbytes))
     return None
 
 

@@ -160,9 +160,9 @@ async def test_a_lane_that_breaks_while_it_waits_for_pages_lets_go_of_the_body(
         frame = framed(frame_for(node), 1)
         await peer.send(frame[:200_000])  # no more than sockets hold: it is not read
         (lane,) = lanes_of(node)._lanes
-        await until(lambda: lane._ahead._body is not None and not lane.transport.is_reading())
+        await until(lambda: lane._ahead.body is not None and not lane.transport.is_reading())
     lane.abort("a test")
     await until(lambda: not lanes_of(node)._lanes)
-    assert lane._ahead._body is None
+    assert lane._ahead.body is None
     assert node.inbox.inflight_bytes == 0
     kernel.let(4)

@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def read(breather: Breather, clock: list[float], seconds: float, nbytes: int = READ_BYTES) -> None:
-    breather.begin(READ_BYTES)
+    breather.begin()
     clock[0] += seconds
     breather.end(nbytes)
 

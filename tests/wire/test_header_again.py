@@ -104,3 +104,44 @@ def test_no_more_senders_are_remembered_than_a_node_needs() -> None:
     for number in range(3 * _SEEN_MAX):
         assert read_all(PLAIN, sender=f"node-{number}").sender == f"node-{number}"
     assert len(_sound) <= _SEEN_MAX
+
+
+LIMITS = {
+    "epoch": 2**64 - 1,
+    "seq": 2**64 - 1,
+    "round": 2**63 - 1,
+    "degree": 2**32 - 1,
+    "age": 2**63 - 1,
+}
+REQUIRED = ("epoch", "seq")
+ABSENT = {"round": 0, "degree": None, "age": 0}
+
+
+@pytest.mark.parametrize("other", [{}, {"round": None}, {"age": [1, 2]}], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, 1, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, -1),
+        *(None, True, False, 1.0, "1", b"1", [1], {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("key", LIMITS)
+def test_numbers_are_integers_in_their_range_whatever_comes_with_them(
+    key: str, value: Any, other: dict[str, Any]
+) -> None:
+    told = {"epoch": 1, "seq": 1, **other, key: value}
+    if value is None:
+        is_sound = key not in REQUIRED
+    elif type(value) is int:
+        is_sound = 0 <= value <= LIMITS[key]
+    else:
+        is_sound = key == "age" and value == [1]
+    if is_sound:
+        message = read_all(PLAIN, **told)
+        for name in LIMITS:
+            wanted = ABSENT.get(name) if told.get(name) is None else told[name]
+            assert getattr(message, name) == (tuple(wanted) if type(wanted) is list else wanted)
+        return
+    with pytest.raises(PeerError, match=rf"malformed_frame: {key} "):
+        read_all(PLAIN, **told)

@@ -65,6 +65,46 @@ def test_wrong_reply_is_refused(changes, code, mentions):
     assert mentions in refusal.value.reason
 
 
+def is_text(value, most=128):
+    return type(value) is str and 0 < len(value) <= most and value.isprintable()
+
+
+def is_count(value):
+    return value is None or (type(value) is int and 0 <= value < 2**63)
+
+
+SOUND = {
+    "status": lambda value: value in STATUSES,
+    "sender": is_text,
+    "round": is_count,
+    "age": is_count,
+    "code": lambda value: value is None or is_text(value),
+    "reason": lambda value: value is None or is_text(value, REASON_CHARS_MAX),
+    "retry_after_s": lambda value: value is None or (type(value) in (int, float) and value >= 0),
+    "new": lambda _value: True,
+}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 1.0, -1.5, -1, 0, 2**63 - 1, 2**63, "", "b", "a\nb", "n" * 129, "n" * 513, [], {}],
+    ids=lambda value: str(value)[:20],
+)
+@pytest.mark.parametrize("key", SOUND)
+@pytest.mark.parametrize("base", [GOOD, {**GOOD, "status": "refused", "code": "busy"}])
+def test_each_entry_keeps_its_range_whatever_comes_with_it(base, key, value):
+    told = {**base, key: value}
+    is_sound = SOUND[key](value) and not (told["status"] == "refused" and told.get("code") is None)
+    if is_sound:
+        said = {name: it for name, it in told.items() if it is not None and name != "new"}
+        if "retry_after_s" in said:
+            said["retry_after_s"] = float(said["retry_after_s"])
+        assert Reply.decode(msgpack.packb(told)) == Reply(**said)
+        return
+    with pytest.raises(PeerError, match=rf"reply\.{key} "):
+        Reply.decode(msgpack.packb(told))
+
+
 def test_truncated_reply_is_refused_at_every_byte():
     data = Reply("refused", "node-01", code="busy", reason="4 merges wait").encode()
     for end in range(len(data)):

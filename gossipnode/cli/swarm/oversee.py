@@ -74,8 +74,8 @@ class Overseer:
     """Watches a family. ``show`` is called with it every ``interval_s``, ``died`` with the dead.
 
     ``history`` gets every row as a JSON line, with the node's id; where it cannot be written, the
-    run is interrupted, and its ``failure`` tells why. ``distances`` holds (round, consensus distance)
-    as sampled on the way: all models of about the same moment.
+    run is interrupted, and its ``failure`` tells why. ``distances`` holds (round, consensus
+    distance) as sampled on the way: all models of about the same moment.
     """
 
     def __init__(
