@@ -136,8 +136,8 @@ def figures_of(found: Any, bars: Mapping[tuple[str, ...], float] | None = None) 
     """Return the figures of a benchmark's JSON, whichever of the two shapes it has.
 
     Either ``{"figures": [...]}``, or a list of rows: what is text or whole tells a row apart, what
-    is a fraction is measured. ``bars`` gives the bar of a figure by its key, or of a row's ratio by
-    the row's words.
+    is a fraction is measured. ``bars`` gives the bar of a figure by its key, of a row's ratio by
+    the row's words, and of what else a row measures by these and its name.
     """
     if isinstance(found, Mapping):
         return [_figure(entry, bars or {}) for entry in found["figures"]]
@@ -152,7 +152,17 @@ def _figure(entry: Mapping[str, Any], bars: Mapping[tuple[str, ...], float]) -> 
 
 
 # What a row may measure: the end of its name, its unit. The bytes a second follow from the time.
-UNITS: dict[str, tuple[str, Better]] = {"ms": ("ms", "less"), "ratio": ("", "more")}
+UNITS: dict[str, tuple[str, Better]] = {
+    "ms": ("ms", "less"),
+    "ratio": ("", "more"),
+    "models": ("models", "less"),
+}
+# What is said of a figure besides its row's words.
+SAID = {
+    "ratio": "of the yardstick's speed",
+    "models": "memory above the base, at most",
+    "lag_ms": "lag of the loop, 99.9 %",
+}
 
 
 def _row(row: Mapping[str, Any], bars: Mapping[tuple[str, ...], float]) -> list[Figure]:
@@ -167,8 +177,8 @@ def _row(row: Mapping[str, Any], bars: Mapping[tuple[str, ...], float]) -> list[
         unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), None)
         is_yardstick = name == "ratio" and value == 1.0
         if isinstance(value, float) and unit is not None and not is_yardstick:
-            bar = row.get("bar", bars.get(words)) if name == "ratio" else None
-            what = " ".join([*words, *(["of the yardstick's speed"] if name == "ratio" else [])])
+            bar = row.get("bar", bars.get(words)) if name == "ratio" else bars.get((*words, name))
+            what = " ".join([*words, *([SAID[name]] if name in SAID else [])])
             key = "_".join([*words, name]).replace(" ", "").replace(",", "")
             figures.append(Figure(key, what, value, unit[0], unit[1], bar))
     return figures

@@ -1,6 +1,7 @@
 """Measure a push against a raw blocking socket that does the same acknowledged exchange.
 
-``python -m benchmarks.push [--quick] [--tls] [--size 1GB] [--json FILE]``. Three processes on
+``python -m benchmarks.push [--quick] [--tls] [--size 1GB] [--json FILE]``. Unless it is quick, all
+sizes up to 1 GB, and all of it again over TLS. Three processes on
 loopback: this one sends every frame; one receives from a blocking socket, with one buffer for ever;
 one is a node. Each repetition sends the same frame each way, one after the other, so that whatever
 else the machine does falls on all of them; the ratio is the median over the repetitions of raw
@@ -10,7 +11,7 @@ time / our time.
 verifies the checksum, looks for values that are not finite and merges, the raw one with the same
 functions. Invariant: nothing is timed but the exchange; frames are made, checksums included,
 before. With ``--tls`` all of them speak TLS 1.3, both ends verified. From 500 MB on, memory and the
-loop's lag are told too, that of an idle loop beside it with them, and nothing is posted.
+loop's lag are told too, that of an idle loop beside it with them; what is posted comes after that.
 """
 
 from __future__ import annotations
@@ -22,22 +23,21 @@ import functools
 import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks import certificates
 from benchmarks.control import Control
+from benchmarks.push_rows import Row, Watched, row, show, tell_control, watched
 from benchmarks.still import Sink, Still, config_of
-from benchmarks.suite import PUSH_BARS
 from benchmarks.watching import Watch
 from gossipnode.errors import PeerError
 from gossipnode.learning.params import all_finite, merge_into
@@ -47,8 +47,9 @@ from gossipnode.wire.frame import Frame, FrameReader, encode, verify_checksum
 from gossipnode.wire.message import Kind, Message, Part
 from gossipnode.wire.reply import Reply
 
-# Params: 340 KB (a LeNet), 4 MB, 100 MB.
+# Params: 340 KB (a LeNet), 4 MB, 100 MB; and 1 GB.
 SIZES = (85_098, 1_000_000, 25_000_000)
+HUGE = 250_000_000
 # Bytes up to which so many repetitions are made; quick ones are a quarter.
 REPETITIONS = {10**6: 400, 10**7: 100, 5 * 10**8: 25, 10**12: 5}
 HUGE_BYTES = 5 * 10**8
@@ -57,7 +58,6 @@ WARM_UP = 3
 PATIENCE_S = 60.0
 # What the raw exchange puts before a frame, and what it answers: as the lane does.
 RECORD_BYTES = 16
-TLS_BARS = {("carried", "100,000,000 B", "lane"): 0.7}
 
 Tls = tuple[SSLContext, SSLContext]
 
@@ -226,34 +226,24 @@ def frames(size: int) -> Iterator[Frame]:
 # -- measuring ------------------------------------------------------------------------------------
 
 
-class Row(NamedTuple):
-    """What one way of sending took: medians, and the median of the ratios pair by pair."""
-
-    what: str
-    nbytes: int
-    way: str
-    median_ms: float
-    gigabytes_per_s: float
-    ratio: float
-
-
-async def measure(size: int, repetitions: int, *, merging: bool, chain: Path | None) -> list[Row]:
-    """Send ``repetitions`` frames of ``size`` params each way, in turns."""
+async def measure(
+    size: int, repetitions: int, chosen: Collection[str], *, merging: bool, chain: Path | None
+) -> list[Row | Watched]:
+    """Send ``repetitions`` frames of ``size`` params by ``chosen`` and the yardstick, in turns."""
     tls = None if chain is None else certificates.contexts(chain)
-    is_huge = 4 * size >= HUGE_BYTES
+    is_watched = 4 * size >= HUGE_BYTES and "lane" in chosen
     async with contextlib.AsyncExitStack() as stack:
         started = functools.partial(receiver, size=size, merging=merging, chain=chain)
         port, _ = stack.enter_context(started("raw"))
         url, process = stack.enter_context(started("node"))
         raw = RawSender(int(port), tls)
         stack.callback(raw.close)
-        ways: dict[str, Send] = {
-            "raw": raw.send,
-            "lane": await stack.enter_async_context(lane_sender(url, size, tls)),
-        }
-        if not is_huge:
+        ways: dict[str, Send] = {"raw": raw.send}
+        if "lane" in chosen:
+            ways["lane"] = await stack.enter_async_context(lane_sender(url, size, tls))
+        if "post" in chosen:
             ways["post"] = await stack.enter_async_context(post_sender(url, tls))
-        control = stack.enter_context(Control()) if is_huge else None
+        control = stack.enter_context(Control()) if is_watched else None
         current = ""
         watch = Watch(lambda: current == "lane")
         watch.start()
@@ -272,20 +262,13 @@ async def measure(size: int, repetitions: int, *, merging: bool, chain: Path | N
                 if number >= WARM_UP:
                     times[way].append(taken)
         watch.stop()
-        if is_huge:
-            tell("sender", 4 * size, watch.summary())
-            tell("receiver", 4 * size, finished(process))
+        told: dict[str, dict[str, float]] = {}
         if control is not None:
+            told = {"sender": watch.summary(), "receiver": finished(process)}
             tell_control(control.summary())
-    what = "merged" if merging else "carried"
-    return [row(what, 4 * size, way, times[way], times["raw"]) for way in ways]
-
-
-def row(what: str, nbytes: int, way: str, taken: list[float], raw: list[float]) -> Row:
-    """Sum up one way's times beside the raw ones of the same repetitions."""
-    median = statistics.median(taken)
-    ratio = statistics.median(r / t for r, t in zip(raw, taken, strict=True))
-    return Row(what, nbytes, way, median * 1e3, nbytes / median / 1e9, ratio)
+    what, is_tls = "merged" if merging else "carried", chain is not None
+    rows = [row(what, 4 * size, way, times[way], times["raw"], is_tls) for way in ways]
+    return rows + [watched(what, 4 * size, who, one, is_tls) for who, one in told.items()]
 
 
 def finished(process: subprocess.Popen[str]) -> dict[str, float]:
@@ -298,50 +281,29 @@ def finished(process: subprocess.Popen[str]) -> dict[str, float]:
     return found
 
 
-def tell(who: str, nbytes: int, watched: dict[str, float]) -> None:
-    """Print the peak of memory and the loop's lag of one process."""
-    models = (watched["peak"] - watched["base"]) / nbytes
-    print(
-        f"  {who}: base {watched['base'] / 1e6:.0f} MB + {models:.2f} models at most (bar 4); loop "
-        f"lag {watched['lag_ms']:.1f} ms at 99.9 % (bar 20), {watched['lag_ms_max']:.1f} ms at "
-        f"most, {watched['samples']} samples",
-        flush=True,
-    )
-
-
-def tell_control(found: dict[str, dict[str, float]]) -> None:
-    """Print how late an idle loop was in another process meanwhile."""
-    for way, one in found.items():
-        print(
-            f"  an idle loop beside {way}: lag {one['lag_ms']:.1f} ms at 99.9 %, "
-            f"{one['lag_ms_max']:.1f} ms at most, {one['samples']} samples",
-            flush=True,
-        )
-
-
 def repetitions_of(nbytes: int, *, quick: bool) -> int:
     """Return how often frames of ``nbytes`` are sent."""
     many = next(count for limit, count in REPETITIONS.items() if nbytes <= limit)
     return max(many // 4, 3) if quick else many
 
 
-async def measure_all(sizes: Sequence[int], *, quick: bool, chain: Path | None) -> list[Row]:
+async def measure_all(
+    sizes: Sequence[int], *, quick: bool, chain: Path | None
+) -> list[Row | Watched]:
     """Measure all sizes, carried and merged, printing each row as it comes."""
-    bars = PUSH_BARS if chain is None else TLS_BARS
-    rows: list[Row] = []
+    rows: list[Row | Watched] = []
     print(f"{'':8} {'bytes':>11} {'way':5} {'ms':>9} {'GB/s':>6} {'ratio':>6}")
     for merging in (False, True):
         for size in sizes:
             repetitions = repetitions_of(4 * size, quick=quick)
-            for one in await measure(size, repetitions, merging=merging, chain=chain):
-                rows.append(one)
-                bar = bars.get((one.what, f"{one.nbytes:,} B", one.way))
-                note = "" if bar is None else f"  bar {bar}"
-                print(
-                    f"{one.what:8} {one.nbytes:>11,} {one.way:5} {one.median_ms:>9.3f} "
-                    f"{one.gigabytes_per_s:>6.2f} {one.ratio:>6.2f}{note}",
-                    flush=True,
-                )
+            # What is posted would count to the memory and the lag of the lane.
+            plans = (("lane",), ("post",)) if 4 * size >= HUGE_BYTES else (("lane", "post"),)
+            for chosen in plans:
+                found = await measure(size, repetitions, chosen, merging=merging, chain=chain)
+                rows += [one for one in found if one.way != "raw" or chosen == plans[0]]
+                for one in found:
+                    if isinstance(one, Row):
+                        show(one)
     return rows
 
 
@@ -381,11 +343,14 @@ def main() -> None:
         else:
             run(receive_as_node(size, merging=options.merging, tls=tls))
         return
+    sizes = options.size or (SIZES if options.quick else (*SIZES, HUGE))
+    rows: list[Row | Watched] = []
     with tempfile.TemporaryDirectory() as folder:
-        chain = Path(folder) / "chain.pem" if options.tls else None
-        if chain is not None:
-            certificates.make(chain)
-        rows = run(measure_all(options.size or SIZES, quick=options.quick, chain=chain))
+        made = Path(folder) / "chain.pem"
+        certificates.make(made)
+        for chain in [made] if options.tls else [None] if options.quick else [None, made]:
+            print("over TLS" if chain else "plain")
+            rows += run(measure_all(sizes, quick=options.quick, chain=chain))
     if options.json:
         Path(options.json).write_text(json.dumps([one._asdict() for one in rows], indent=1) + "\n")
 

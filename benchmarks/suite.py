@@ -26,7 +26,13 @@ PUSH_BARS: dict[tuple[str, ...], float] = {
     ("carried", "100,000,000 B", "lane"): 0.9,
     ("carried", "1,000,000,000 B", "lane"): 0.8,
     ("carried", "100,000,000 B", "post"): 0.4,
+    ("carried", "100,000,000 B", "lane", "tls"): 0.7,
 }
+# Of a push of 1 GB: models of memory above the base, and ms in which the loop may do nothing else.
+for _what in ("carried", "merged"):
+    for _who in ("sender", "receiver"):
+        _words = (_what, "1,000,000,000 B", "lane", _who)
+        PUSH_BARS |= {(*_words, "models"): 4.0, (*_words, "lag_ms"): 20.0}
 SIMULATOR_BARS: dict[tuple[str, ...], float] = dict.fromkeys(
     (("messages_gossip_objects",), ("messages_dpsgd_objects",)), 20_000.0
 )

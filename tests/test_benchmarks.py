@@ -23,6 +23,7 @@ compare = importlib.import_module("benchmarks.compare")
 figures = importlib.import_module("benchmarks.figures")
 gradients = importlib.import_module("benchmarks.gradients")
 page = importlib.import_module("benchmarks.page")
+push_rows = importlib.import_module("benchmarks.push_rows")
 ring = importlib.import_module("benchmarks.ring")
 suite = importlib.import_module("benchmarks.suite")
 teams = importlib.import_module("benchmarks.teams")
@@ -84,6 +85,18 @@ def test_rows_of_the_pushes_become_times_and_ratios_with_bars():
     assert (lane.key, lane.value) == ("carried_4000000B_lane_median_ms", 1.25)
     assert (ratio.value, ratio.better, ratio.bar, ratio.met) == (0.8, "more", 0.9, False)
     assert len({raw.key, lane.key, ratio.key}) == 3
+
+
+def test_of_a_push_of_1_gb_memory_and_lag_are_kept_and_tls_is_told_apart():
+    found = {"base": 1e8, "peak": 3.1e9, "lag_ms": 25.0, "lag_ms_max": 30.0, "samples": 9}
+    watched = push_rows.watched("merged", 10**9, "receiver", found, False)
+    rows = [push_rows.row("carried", 10**8, "lane", [2.0], [1.6], tls) for tls in (False, True)]
+    told = json.loads(json.dumps([row._asdict() for row in (watched, *rows)]))
+    models, lag, _, plain, _, tls = figures.figures_of(told, suite.PUSH_BARS)
+    assert (models.value, models.unit, models.bar, models.met) == (3.0, "models", 4.0, True)
+    assert (lag.value, lag.unit, lag.better, lag.bar, lag.met) == (25.0, "ms", "less", 20.0, False)
+    assert [(one.value, one.bar) for one in (plain, tls)] == [(0.8, 0.9), (0.8, 0.7)]
+    assert len({one.key for one in (models, lag, plain, tls)}) == 4
 
 
 def test_a_ratio_is_the_median_of_pairs_and_not_the_ratio_of_medians():
