@@ -47,6 +47,29 @@ async def test_a_lane_that_keeps_breaking_is_left_alone_for_a_while(
     assert node.age == 7
 
 
+async def test_the_pauses_of_a_lane_that_keeps_breaking_double_and_are_spread(
+    node: HttpNode, start_b: StartNode
+) -> None:
+    b, pauses = await start_b(), []
+    loop = asyncio.get_running_loop()
+    for seq in range(12):
+        await push_from(b, node, frame_to(node, seq=seq))
+        found, way = lanes_of(b).to(node.url), lanes_of(b)._ways[node.url]
+        assert found is not None
+        way.retry_at, before = 0.0, loop.time()
+        found.abort("a test")
+        await found.wait_closed()
+        pauses.append((way.retry_at - before, loop.time() - before))
+        way.retry_at = 0.0  # as if it were over
+    assert pauses[0][0] < 0  # once costs nothing
+    expected = [min(lanes.PAUSE_S * 2.0**n, lanes.PAUSE_S_MAX) for n in range(11)]
+    shares = []
+    for mean, (pause, late) in zip(expected, pauses[1:], strict=True):
+        assert 0.5 * mean <= pause <= 1.5 * mean + late
+        shares.append(pause / mean)
+    assert max(shares) - min(shares) > 0.1  # else all who lost a peer would come back at once
+
+
 async def test_a_lane_that_breaks_under_a_push_sends_it_by_post(
     node: HttpNode, start_b: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
