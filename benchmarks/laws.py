@@ -360,5 +360,10 @@ if __name__ == "__main__":
         for line in crowd():
             print(line)
         sys.exit()
-    for number in [int(word) for word in sys.argv[1:]] or LAWS:
+    unknown = [word for word in sys.argv[1:] if word not in map(str, LAWS)]
+    if unknown:
+        sys.exit(
+            f"error: {unknown[0]}: no such law; say --crowd or some of {', '.join(map(str, LAWS))}"
+        )
+    for number in map(int, sys.argv[1:]) if sys.argv[1:] else LAWS:
         print(f"Law {number}\n\n{table(number)}\n")

@@ -207,6 +207,7 @@ def test_it_takes_the_config_and_the_peers_that_deploy(capsys, folder):
         ("--churn 10:0", "out of range"),
         ("--churn nan:1", "out of range"),
         ("--bandwidth fast", "100Mbit"),
+        ("--bandwidth 10", "'10' is 10 bits a second: say 10Mbit, or the unit"),
         ("--bandwidth 1M:2M:3M", "UP:DOWN"),
         ("--loss 1", "loss"),
         ("--topology hypercube -n 6", "power of two"),
