@@ -18,9 +18,11 @@ from gossipnode.errors import REFUSALS, NetworkError, PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.node.begun import go_on
 from gossipnode.node.counters import Counters
+from gossipnode.node.draft import Draft
 from gossipnode.node.outbox import Outbox, Parcel
 from gossipnode.node.peers import GONE, Peer, PeerState, PeerTable
 from gossipnode.node.world import Posted, Receipt, World, result
+from gossipnode.wire.frame import Frame
 from gossipnode.wire.reply import REASON_CHARS_MAX, Reply
 
 log = logging.getLogger("gossipnode.node")
@@ -164,11 +166,13 @@ class Courier:
         self, peer_id: str, parcel: Parcel, answered: Callable[[Posted], None]
     ) -> Posted | None:
         """Send one parcel without a task, where the world can."""
+        if isinstance(parcel.frame, Draft):
+            return None
         peer = self.peers.known[peer_id]
         posted = self.world.post(peer.address, parcel.frame, self.timeout_s, answered)
         if posted is not None:
             peer.sending = True
-            self._sent(peer, parcel)
+            self._sent(peer, parcel, parcel.frame)
         return posted
 
     def _is_over(self, peer_id: str, posted: Posted | None) -> bool:
@@ -253,15 +257,21 @@ class Courier:
         finally:
             del self._pauses[peer.id]
 
-    def _sent(self, peer: Peer, parcel: Parcel) -> None:
+    async def _sealed(self, parcel: Parcel) -> Frame:
+        if isinstance(parcel.frame, Draft):
+            assert self._tasks is not None
+            parcel.frame = await parcel.frame.sealed(self.world.work, self._tasks)
+        return parcel.frame
+
+    def _sent(self, peer: Peer, parcel: Parcel, frame: Frame) -> None:
         self.counters.add("pushes_sent")
-        self.counters.add("bytes_sent", parcel.frame.nbytes)
+        self.counters.add("bytes_sent", frame.nbytes)
         if parcel.saved:
             self.counters.add("bytes_saved", parcel.saved)
         peer.pushes_sent += 1
         peer.received_before = peer.pushes_received
         if self._left is not None:
-            self._left[peer.id] = asyncio.get_running_loop().time(), parcel.frame.nbytes
+            self._left[peer.id] = asyncio.get_running_loop().time(), frame.nbytes
 
     async def _attempt(self, peer: Peer, parcel: Parcel, posted: Posted | None) -> float | None:
         """Send once, unless it was ``posted``: None when done with the parcel.
@@ -270,8 +280,9 @@ class Courier:
         """
         try:
             if posted is None:
-                self._sent(peer, parcel)
-                receipt = await self.world.push(peer.address, parcel.frame, self.timeout_s)
+                frame = await self._sealed(parcel)
+                self._sent(peer, parcel, frame)
+                receipt = await self.world.push(peer.address, frame, self.timeout_s)
             else:
                 receipt = result(posted)
         except NetworkError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gossipnode.algorithms.base import Purpose, Vector
+from gossipnode.node.draft import Draft
 from gossipnode.node.world import Posted
 from gossipnode.wire.frame import Frame
 
@@ -21,10 +22,11 @@ from gossipnode.wire.frame import Frame
 class Parcel:
     """One frame on its way, and what an exchange needs when the answer comes.
 
-    ``saved`` are the bytes by which it is shorter than with raw vectors, without codec or low rank.
+    A long frame is a draft until it leaves. ``saved`` are the bytes by which it is shorter than
+    with raw vectors, without codec or low rank.
     """
 
-    frame: Frame
+    frame: Frame | Draft
     purpose: Purpose
     own: Vector
     own_age: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from gossipnode.algorithms.base import Outcome, Purpose, Sent, Vector
@@ -16,10 +17,11 @@ from gossipnode.codecs.base import Coded
 from gossipnode.errors import PeerError
 from gossipnode.logs import bounded, event
 from gossipnode.node.addresses import is_address
+from gossipnode.node.draft import Draft
 from gossipnode.node.inbox import KINDS, Admission
 from gossipnode.node.outbox import Parcel
 from gossipnode.node.peers import Peer, is_absurd
-from gossipnode.node.world import Receipt
+from gossipnode.node.world import INLINE_BYTES_MAX, Receipt
 from gossipnode.wire.frame import Frame, encode
 from gossipnode.wire.message import ALL, Kind, Message, Part, Role
 from gossipnode.wire.reply import Reply, Status
@@ -110,7 +112,8 @@ class PassiveSide:
         self._count(admission.body_bytes, answer.outcome)
         frame = None
         if answer.reply is not None:
-            frame = self.frame(answer.reply, Purpose.EXCHANGE_REPLY, answer.reply_age)
+            made = self.frame(answer.reply, Purpose.EXCHANGE_REPLY, answer.reply_age)
+            frame = await node.world.work(made.make) if isinstance(made, Draft) else made
             node.counters.add("bytes_sent", frame.nbytes)
             self._remember(message, frame)
         return Delivery(self.reply(answer.outcome), frame)
@@ -203,8 +206,11 @@ class PassiveSide:
         index: Mapping[str, Any] = ALL,
         version: int = 0,
         base_version: int | None = None,
-    ) -> Frame:
-        """Return ``parts`` as the next frame of this node; their memory is not copied."""
+    ) -> Frame | Draft:
+        """Return ``parts`` as the next frame of this node; their memory is not copied.
+
+        What is long is a draft.
+        """
         node = self.node
         node.seq += 1
         arrays, described = _described(parts, index)
@@ -227,6 +233,8 @@ class PassiveSide:
             base_version=base_version,
             parts=tuple(described),
         )
+        if message.body_bytes > INLINE_BYTES_MAX and self.encode is encode:
+            return Draft(partial(encode, message, arrays))
         return self.encode(message, arrays)
 
     def _count(self, body_bytes: int, outcome: Outcome) -> None:
