@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 
 from gossipnode.errors import ConfigError, DataError
 from gossipnode.learning.data import load
+from gossipnode.learning.data.table import FEW
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -246,6 +247,21 @@ def test_csv_regression(tmp_path):
     dataset, _ = load(f"csv:{write(tmp_path / 'a.csv', TABLE)}", label="lot", regression=True)
     assert dataset.targets.tolist() == [7, 8, 9]
     assert dataset.targets.dtype == np.float32
+
+
+def test_csv_labels_that_are_measurements_are_no_classes(tmp_path):
+    cells = [str(n + 0.25 * (n % 3)) for n in range(FEW + 1)]
+    rows = "\n".join(["area,price", *(f"{n},{cell}" for n, cell in enumerate(cells))])
+    source = f"csv:{write(tmp_path / 'prices.csv', rows.encode())}"
+    with pytest.raises(DataError, match=r"row 3, column 'price': 1\.25 is no class.*--task linear"):
+        load(source, label="price")
+    assert load(source, label="price", regression=True)[0].targets[1] == 1.25
+    assert load(source, label="price", labels=cells)[0].labels == tuple(cells)  # it is meant
+
+
+def test_csv_labels_that_are_a_few_fractions_are_a_scale(tmp_path):
+    path = write(tmp_path / "stars.csv", b"area,stars\n1,4.5\n2,3.5\n3,4.5\n")
+    assert load(f"csv:{path}", label="stars")[0].labels == ("3.5", "4.5")
 
 
 def test_csv_given_labels_fix_the_order_and_may_be_absent(tmp_path):

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossipnode.errors import DataError, nearest_spelling
+from gossipnode.learning.data import table
 from gossipnode.learning.params import Array
+
+NO_CLASS = "is no class: classes are whole numbers or names; for numbers there is --task linear"
 
 RowOf = Callable[[int], int]
 """Maps a sample's position to the 1-based row by which its file's reader knows it."""
@@ -47,9 +50,13 @@ def class_targets(
 
     ``values`` are strings, whole numbers or booleans. ``labels``, where not empty, are the class
     names. Raises DataError for a value that is none of them, and where only one class occurs
-    although no class names were given.
+    although no class names were given, or more than a few that are fractions.
     """
     found, inverse = np.unique(_names(values, file, column, row_of), return_inverse=True)
+    if not labels and (fractions := _fractions_in(found)):
+        first = int(np.argmax(np.isin(inverse, fractions)))
+        cell = found[inverse.reshape(-1)[first]]
+        raise DataError(f"{cell} {NO_CLASS}", file=file, row=row_of(first), column=column)
     names = tuple(labels) or sorted_names({str(name) for name in found})
     if len(names) < 2:
         raise DataError(
@@ -82,7 +89,7 @@ def _names(
         if not whole.all():
             position = int(np.argmin(whole))
             raise DataError(
-                f"{array[position]} is no class: classes are whole numbers or names",
+                f"{array[position]} {NO_CLASS}",
                 file=file,
                 row=row_of(position),
                 column=column,
@@ -91,6 +98,16 @@ def _names(
     if array.dtype.kind not in "biuU":
         raise DataError(f"{array.dtype} values are no classes", file=file, column=column)
     return array.astype(np.int64) if array.dtype.kind == "b" else array
+
+
+def _fractions_in(found: NDArray[Any]) -> list[int]:
+    """Return where fractions are in texts that are many numbers: nobody means those as classes."""
+    if found.dtype.kind != "U" or len(found) <= table.FEW:
+        return []
+    numbers = [table.number(str(name)) for name in found]
+    if None in numbers:
+        return []
+    return [n for n, number in enumerate(numbers) if number is not None and number % 1]
 
 
 def check_finite(
