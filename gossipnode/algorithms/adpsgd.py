@@ -34,6 +34,8 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
+import numpy as np
+
 from gossipnode.algorithms.base import (
     Algorithm,
     Answer,
@@ -120,7 +122,7 @@ class ADPSGD(Algorithm):
         )
         told, a = x_i, HALF
         if not answers and arrival.sender == self.asked and not self.answered.is_set():
-            told, a = x_j.copy(), QUARTER  # it will have our question, too
+            told, a = await node.compute(np.copy, x_j), QUARTER  # it will have our question, too
             await node.compute(merge_into, told, x_i, HALF)
         await node.compute(merge_into, x_j, x_i, a)
         await node.commit(after=x_j, before=x_i, age=t_j)

@@ -213,7 +213,7 @@ class AllReduce:
             mean = await self.added_up(node, x, numbers, came)
             told = {**mean.numbers, "count": mean.count}
             self.push(node, others, mean.vector, told, self.first + FROM_HUB)
-            return Mean(mean.vector.copy(), mean.count, mean.numbers)
+            return Mean(await node.compute(np.copy, mean.vector), mean.count, mean.numbers)
         self.push(node, [hub], x, numbers, self.first + TO_HUB)
         # The hub may wait a deadline for others before it answers.
         within = None if node.is_unknown(hub) else 2 * self.deadline_s

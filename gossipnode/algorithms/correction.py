@@ -119,7 +119,7 @@ class Correction(Lockstep):
         """Send φ and return Σ_j w_ij φ_j, in memory of its own."""
         self.send(node, k, {"x": phi})
         mixed = (await self.combine(node, k, {"x": phi}))["x"]
-        return mixed.copy() if mixed is phi else mixed
+        return await node.compute(np.copy, mixed) if mixed is phi else mixed
 
     def begin_anew(self) -> None:
         """Take the present x for x^0."""

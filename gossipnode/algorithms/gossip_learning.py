@@ -51,6 +51,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import model_validator
 
 from gossipnode.algorithms.base import (
@@ -153,17 +154,22 @@ class GossipLearning(PeriodicGossip):
         self.said: tuple[Vector, Coded] | None = None  # what the next message says, and of what
         self.buffer = Buffer(options.buffer) if options.buffer > 1 else None
 
-    def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
+    async def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
         """Push the params."""
         del part
-        x = node.params
+        x, age = node.params, node.age
         said: Sent = x
         if node.codec is not None:
             of, coded = self.said or (None, None)
+            self.said = None
             # What was merged since is in no message yet; rounding takes 4 to 8 ns a value.
-            said = coded if of is x and coded is not None else node.codec.encode(x)
-        self.said = None
-        node.push(peers, {"x": said}, self.purpose)
+            if of is x and coded is not None:
+                said = coded
+            elif self.purpose is Purpose.MODEL:
+                said = await node.compute(node.codec.encode, x)
+            else:  # at once: the answer is merged with the params of the moment of the push
+                said = node.codec.encode(x)
+        node.push(peers, {"x": said}, self.purpose, age=age)
 
     async def train(self, node: NodeInterface) -> None:
         """Train and, where messages are rounded, round what will be sent: beside the loop."""
@@ -216,7 +222,7 @@ class GossipLearning(PeriodicGossip):
         if self.order == "update":
             return await node.trained(x_m, tau), t_m + tau
         x, t = (node.params, node.age) if self.last is None else self.last
-        raw = x_m.copy() if self.remembers else None
+        raw = await node.compute(np.copy, x_m) if self.remembers else None
         if self.order == "merge_update":
             await node.compute(_merged, x_m, x, self.weight(t, t_m))
             made = await node.trained(x_m, tau)

@@ -25,6 +25,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from gossipnode.algorithms.base import Answer, Arrival, NodeInterface, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import descend, renew
@@ -83,7 +85,7 @@ class GradientTracking(Lockstep):
         """Begin with y = g where there is none, and be round ``k`` in the form that was chosen."""
         if self.y is None or self.g is None:
             self.g, self.eta = await node.gradient(node.params)
-            self.y = self.g.copy()
+            self.y = await node.compute(np.copy, self.g)
         await (self.in_two if self.phases == 2 else self.at_once)(node, k, self.y, self.g)
 
     async def at_once(self, node: NodeInterface, k: int, y: Vector, g: Vector) -> None:

@@ -129,7 +129,7 @@ class Momentum(Lockstep):
         half = await node.compute(descend, x, direction, eta)
         self.send(node, k, {"x": half})
         mixed = (await self.combine(node, k, {"x": half}))["x"]
-        return mixed.copy() if mixed is half else mixed
+        return await node.compute(np.copy, mixed) if mixed is half else mixed
 
     def state(self) -> tuple[dict[str, Vector], dict[str, Any]]:
         """Return the momentum, and whose it is: the forms' are of different sizes."""

@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from gossipnode.algorithms.base import NodeInterface, Vector
 from gossipnode.algorithms.lockstep import Lockstep, SharingOptions
 from gossipnode.algorithms.vectors import decay, descend, halfway, renew
@@ -99,7 +101,7 @@ class MomentumTracking(Lockstep):
         """Mix x − ηy and y, and put in the news of the momentum."""
         if not self.old:
             m = await self.momentum(node)
-            self.old = {"m": m, "y": m.copy()}
+            self.old = {"m": m, "y": await node.compute(np.copy, m)}
         x, y = node.params, self.old["y"]
         own = {"x": await node.compute(descend, x, y, self.eta), "y": y}
         self.send(node, k, own)

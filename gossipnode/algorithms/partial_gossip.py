@@ -113,22 +113,23 @@ class PartialGossip(PeriodicGossip):
         # A merge reads the params and commits a change of them; a second one must not between.
         self.lock = asyncio.Lock()
 
-    def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
+    async def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
         """Push a part of the params with its age, or a sample of them."""
         x = node.params
         if not self.is_sampled:
             part %= x.size  # of fewer params than parts, some parts would be empty
             index: dict[str, Any] = {"kind": "part", "part": part, "parts": min(self.S, x.size)}
             chosen: Selection = slice(part, None, min(self.S, x.size))
-            node.push(peers, {"x": x[chosen].copy()}, index=index, age=self.t[part])
+            age = self.t[part]
+            node.push(peers, {"x": await node.compute(_picked, x, chosen)}, index=index, age=age)
             return
         # A message has one coordinate at the least; drawn so that no more than 2 in 5 have none.
-        fraction, mask = max(self.fraction, 1.0 / x.size), np.zeros(0, np.bool_)
-        while not mask.any():
+        fraction, age, sample = max(self.fraction, 1.0 / x.size), node.age, np.zeros(0)
+        while not sample.size:
             seed = int(node.rng.integers(SEEDS))
-            mask = seeded_mask(seed, fraction, x.size)
+            sample = await node.compute(_sampled, x, seed, fraction)
         index = {"kind": "seeded", "seed": seed, "fraction": fraction}
-        node.push(peers, {"x": x[mask]}, index=index)
+        node.push(peers, {"x": sample}, index=index, age=age)
 
     async def take(self, node: NodeInterface, arrival: Arrival) -> bool:
         """Merge what has arrived into its coordinates, and train if that is the order."""
@@ -180,7 +181,7 @@ class PartialGossip(PeriodicGossip):
 
     async def _train_by_age(self, node: NodeInterface) -> None:
         before = node.params
-        after = before.copy()
+        after = await node.compute(np.copy, before)
         ages = list(self.t)
         for s in range(1, self.local_steps + 1):
             g, eta = await node.gradient(after)
@@ -221,6 +222,17 @@ def seeded_mask(
             drawn = words.random_raw(min(BLOCK, size - start))
             np.less(drawn, np.uint64(bound), out=mask[start : start + BLOCK])
     return mask
+
+
+def _picked(x: Vector, chosen: Selection) -> Vector:
+    """Return the chosen coordinates in memory of their own."""
+    return x[chosen].copy()
+
+
+def _sampled(x: Vector, seed: int, fraction: float) -> Vector:
+    """Return the coordinates that the seed draws, in memory of their own."""
+    found: Vector = x[seeded_mask(seed, fraction, x.size)]
+    return found
 
 
 def _merged(own: Vector, theirs: Vector, chosen: Selection, a: float) -> Vector:

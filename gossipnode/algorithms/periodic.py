@@ -104,7 +104,7 @@ class PeriodicGossip(Algorithm):
         self.running = self.over = False
 
     @abstractmethod
-    def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
+    async def send(self, node: NodeInterface, peers: list[str], part: int) -> None:
         """Push the params, or their part, to ``peers``."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class PeriodicGossip(Algorithm):
                 await self.train(node)
             part = self._any_part(node)
             if self.accounts[part].tick(node.rng):
-                self._send_some(node, 1, part)
+                await self._send_some(node, 1, part)
             await node.end_round()
             # From the time that was due, not from now: training must not stretch the period.
             due = max(due + self._period(node), node.time())
@@ -138,7 +138,7 @@ class PeriodicGossip(Algorithm):
     async def receive(self, node: NodeInterface, arrival: Arrival) -> Answer:
         """Merge the arriving model, or let it wait for the active side."""
         if not self.waits:
-            self.react(node, await self.take(node, arrival), self.part_of(arrival))
+            await self.react(node, await self.take(node, arrival), self.part_of(arrival))
             return Answer(Outcome.MERGED)
         await self.check(node, arrival)
         if self.over or len(self.waiting) >= ROOM:
@@ -170,21 +170,21 @@ class PeriodicGossip(Algorithm):
         except PeerError:
             node.count("waiting_refused")
             return
-        self.react(node, useful, self.part_of(arrival))
+        await self.react(node, useful, self.part_of(arrival))
 
-    def react(self, node: NodeInterface, useful: bool, part: int = 0) -> None:
+    async def react(self, node: NodeInterface, useful: bool, part: int = 0) -> None:
         """Pass on what has arrived, as far as the tokens go."""
         if self.running and node.budget_left:
-            self._send_some(node, self.accounts[part].spend(useful, node.rng), part)
+            await self._send_some(node, self.accounts[part].spend(useful, node.rng), part)
 
-    def _send_some(self, node: NodeInterface, messages: int, part: int) -> None:
+    async def _send_some(self, node: NodeInterface, messages: int, part: int) -> None:
         """Send to so many peers, each another; what that leaves of the tokens is put back."""
         if messages:
             drawn = (node.sample_peer() for _ in range(messages))
             peers = list(dict.fromkeys(peer for peer in drawn if peer is not None))
             self.accounts[part].refund(messages - len(peers))
             if peers:
-                self.send(node, peers, part)
+                await self.send(node, peers, part)
 
     def part_of(self, arrival: Arrival) -> int:
         """Return which part of the model has arrived, and so which account pays."""

@@ -194,7 +194,7 @@ def test_a_part_of_the_greatest_age_makes_no_message_that_nobody_can_read() -> N
             pushed: list[Any] = []
             node.courier.put = lambda peer, parcel, tasks: pushed.append(parcel)  # type: ignore[method-assign]
             node.is_active, node.tasks = True, None  # type: ignore[assignment]
-            node.algorithm.send(node, ["two"], 2)
+            await node.algorithm.send(node, ["two"], 2)
             message, _ = decode(bytearray(pushed[0].frame.tobytes()))
             assert message.age == AGE_MAX
 
@@ -218,7 +218,7 @@ def test_a_sample_of_next_to_nothing_is_found_at_once(monkeypatch: pytest.Monkey
         async with swarm_of(config, NAMES, learners()) as swarm:
             node = swarm.nodes["one"]
             for _ in range(10):
-                node.algorithm.send(node, [], 0)  # type: ignore[attr-defined]
+                await node.algorithm.send(node, [], 0)  # type: ignore[attr-defined]
             assert len(drawn) < 100
 
     virtual_time.run(main())

@@ -162,7 +162,11 @@ async def reaction_to(node: Node, age: int, own: int) -> bool:
     """Return what usefulness a model of an age has for a node of another."""
     seen: list[bool] = []
     assert isinstance(node.algorithm, PeriodicGossip)
-    node.algorithm.react = lambda node, useful, part=0: seen.append(useful)  # type: ignore[method-assign,assignment]
+
+    async def react(node: Node, useful: bool, part: int = 0) -> None:
+        seen.append(useful)
+
+    node.algorithm.react = react  # type: ignore[method-assign,assignment]
     node.replica.age = own
     frame = node.passive.frame({"x": node.params}, Purpose.MODEL, age)
     message, body = decode(bytearray(frame.tobytes()))

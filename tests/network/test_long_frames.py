@@ -16,7 +16,9 @@ import pytest
 from laning import EXCHANGE, LARGE
 from loopback import StartNode, until
 
+from gossipnode.algorithms import partial_gossip
 from gossipnode.algorithms.base import Purpose
+from gossipnode.codecs.halves import Float16
 from gossipnode.config import PeerEntry
 from gossipnode.network import HttpNode
 from gossipnode.wire import frame as wire_frame
@@ -86,3 +88,40 @@ async def test_a_long_model_arrives_at_all_whom_it_is_sent_to_and_is_made_once(
     for peer in peers:
         np.testing.assert_allclose(peer.params, model, rtol=1e-6)
     assert len(threads) == 3  # made once, verified twice
+
+
+async def test_a_sample_of_a_long_model_is_drawn_by_the_worker(
+    start_node: StartNode, start_b: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    draw = partial_gossip.seeded_mask
+
+    def noting(*arguments: Any) -> Any:
+        drawn.append(threading.current_thread().name)
+        return draw(*arguments)
+
+    monkeypatch.setattr(partial_gossip, "seeded_mask", noting)
+    options = {**LONG, "algorithm": {"name": "partial_gossip", "form": "sampled", "period_s": 1.0}}
+    node = await start_node(**options)
+    async with running(await start_b(peers=listed(node), **options)) as b:
+        await until(lambda: b.counters.get("pushes_acknowledged"))
+    assert set(drawn) == {"work"}
+
+
+async def test_a_long_model_that_has_changed_since_it_was_rounded_is_rounded_by_the_worker(
+    start_node: StartNode, start_b: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded: list[str] = []
+    encode = Float16.encode
+
+    def noting(*arguments: Any) -> Any:
+        rounded.append(threading.current_thread().name)
+        return encode(*arguments)
+
+    monkeypatch.setattr(Float16, "encode", noting)
+    options = {**LONG, "codec": {"name": "float16"}}
+    node = await start_node(**options)
+    async with running(await start_b(peers=listed(node), **options)) as b:
+        await b.algorithm.send(b, ["a"], 0)  # type: ignore[attr-defined]
+        await until(lambda: b.counters.get("pushes_acknowledged"))
+    assert rounded == ["work"]
