@@ -66,6 +66,9 @@ class MemoryWorld:
         await self.running.wait()
         return result
 
+    async def seal(self, make: Callable[[], Frame]) -> Frame:
+        return make()
+
     async def work(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return work(*arguments)
 

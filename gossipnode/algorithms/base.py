@@ -202,7 +202,7 @@ class NodeInterface(Protocol):
         """
 
     async def compute(self, work: Callable[..., Any], *vectors: Any) -> Any:
-        """Run a vector operation: at once when small, in the worker thread above 1 MB."""
+        """Run a vector operation: at once when small, in the worker thread above 4 MiB."""
 
     async def merge(self, incoming: Vector, weight: Weight, age: int) -> None:
         """Set params ← params + weight·(incoming − params) and age ← max(age, ``age``).

@@ -69,6 +69,7 @@ class DaemonWorld:
         self.reach = Reach()
         self._trainer = Hand("train")
         self._worker = Hand("work")
+        self._sealer = Hand("seal")
 
     async def open(self, config: Config, node_id: str) -> None:
         """Make the client, and lock the checkpoint folder if one is wanted.
@@ -89,6 +90,7 @@ class DaemonWorld:
         await self.client.close()
         self._trainer.close()
         self._worker.close()
+        self._sealer.close()
         if self._files is not None:
             self._files.close()
 
@@ -186,6 +188,10 @@ class DaemonWorld:
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run ``work`` in the worker thread."""
         return await self._worker.do(work, *arguments)
+
+    async def seal(self, make: Callable[[], Frame]) -> Frame:
+        """Make a frame in a thread of its own."""
+        return await self._sealer.do(make)
 
     @property
     def working(self) -> bool:

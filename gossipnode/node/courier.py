@@ -260,7 +260,7 @@ class Courier:
     async def _sealed(self, parcel: Parcel) -> Frame:
         if isinstance(parcel.frame, Draft):
             assert self._tasks is not None
-            parcel.frame = await parcel.frame.sealed(self.world.work, self._tasks)
+            parcel.frame = await parcel.frame.sealed(self.world.seal, self._tasks)
         return parcel.frame
 
     def _sent(self, peer: Peer, parcel: Parcel, frame: Frame) -> None:

@@ -113,7 +113,7 @@ class PassiveSide:
         frame = None
         if answer.reply is not None:
             made = self.frame(answer.reply, Purpose.EXCHANGE_REPLY, answer.reply_age)
-            frame = await node.world.work(made.make) if isinstance(made, Draft) else made
+            frame = await node.world.seal(made.make) if isinstance(made, Draft) else made
             node.counters.add("bytes_sent", frame.nbytes)
             self._remember(message, frame)
         return Delivery(self.reply(answer.outcome), frame)

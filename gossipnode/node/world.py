@@ -122,6 +122,9 @@ class World(Protocol):
     async def work(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run a merge, a checkpoint or a measurement off the loop, one call at a time."""
 
+    async def seal(self, make: Callable[[], Frame]) -> Frame:
+        """Make a long frame off the loop, behind nothing but others."""
+
     def wall_time(self) -> float:
         """Seconds since 1970, for people; never for deadlines."""
 
