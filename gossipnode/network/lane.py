@@ -108,26 +108,26 @@ class Lane(asyncio.BufferedProtocol):
         return await self._pending.receipt(partial(self.post, frame, timeout_s, offset=offset))
 
     def post(self, frame: Frame, timeout_s: float, tell: Tell, offset: int = 0) -> int:
-        """Begin what ``push`` does; ``tell`` gets the answer, or what ``push`` would raise.
-
-        Returns a number for ``give_up``.
-        """
+        """Begin what ``push`` does, which ``tell`` is told; returns a number for ``give_up``."""
         number = self._ask(frame.nbytes - len(frame.head), timeout_s, tell)
         self.last_frame = self._loop.time() if frame.body else self.last_frame
         record = frame_record(number, frame.nbytes, offset)
         self._pump.frame(number, record + frame.head, frame.body, offset)
         return number
 
-    def give_up(self, number: int) -> None:
-        """Wait no longer for an answer; a frame that is half sent cannot be taken back."""
+    def give_up(self, number: int) -> str:
+        """Wait no longer, and say how far a long frame was: half sent, it ends the lane."""
         if number not in self._pending:
-            return
+            return ""
         if self._pump.withdraw(number):
             self._pending.withdraw(number)
-            return
+            return ""
         self._pending.forget(number)
-        if self._pump.is_leaving(number):
-            self.abort("a push was given up before all of it was sent")
+        if not self._pump.is_leaving(number):
+            return ""
+        how_far = self._pump.progress.words()
+        self.abort("a push was given up before all of it was sent")
+        return how_far
 
     async def kept_of(self, frame: Frame, timeout_s: float) -> int:
         """Ask how many bytes of the frame's body the peer has kept; raises as ``push`` does."""

@@ -65,13 +65,13 @@ class Pending:
     """The pushes under way, and questions. Numbers are 32 bits and go round.
 
     Bodies of answers are lent by ``pool``; one arrives at a time. ``give_up(number)`` sees to the
-    end of a push whose answer nobody waits for any more. Where the peer is ``proven``, answers in
-    another's name are none. One timer serves all, and an answer leaves it alone: setting and
-    stopping one for each push costs more than it looking in vain.
+    end of a push whose answer nobody waits for any more, and says how far it was. Where the peer is
+    ``proven``, answers in another's name are none. One timer serves all, and an answer leaves it
+    alone: setting and stopping one for each push costs more than it looking in vain.
     """
 
     def __init__(
-        self, pool: BufferPool, give_up: Callable[[int], None], proven: str | None = None
+        self, pool: BufferPool, give_up: Callable[[int], str], proven: str | None = None
     ) -> None:
         self._pool, self._give_up, self._proven = pool, give_up, proven
         self._loop = asyncio.get_running_loop()
@@ -187,8 +187,8 @@ class Pending:
         for number, push in tuple(self.pushes.items()):
             if push.tell is not None and push.deadline <= now:
                 tell, push.tell = push.tell, None
-                self._give_up(number)
-                tell(NetworkError(f"timed out after {push.timeout_s:.3g} s"))
+                how_far = self._give_up(number)
+                tell(NetworkError(f"timed out after {push.timeout_s:.3g} s{how_far}"))
         waiting = [push.deadline for push in self.pushes.values() if push.tell is not None]
         if waiting:
             self._look_at(loop, min(waiting))

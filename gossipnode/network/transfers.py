@@ -34,6 +34,15 @@ class Progress(NamedTuple):
         rate = (self.done - self.began_with) / elapsed_s if elapsed_s > 0 else 0.0
         return [TransferStatus(peer, direction, self.done, self.total, round(rate, 1))]
 
+    def words(self) -> str:
+        """Return how far it was when its time was over, and what to do; empty for short ones."""
+        if self.total < SHOWN_BYTES_MIN:
+            return ""
+        return (
+            f" with {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB sent; if the line is slow, "
+            "raise network.push_timeout_s here and network.body_timeout_s there"
+        )
+
 
 class _Posted(NamedTuple):
     """A body on its way: to or from whom, since when, all its bytes, and those that are over."""

@@ -151,7 +151,8 @@ async def test_a_push_that_timed_out_goes_on_when_it_is_repeated(
             at_a.transport.pause_reading()
 
     at_a.buffer_updated = hanging  # type: ignore[method-assign]
-    with pytest.raises(NetworkError, match="timed out"):
+    told = r"timed out after 0.3 s with \d+ of 20 MB sent; .* raise network.push_timeout_s"
+    with pytest.raises(NetworkError, match=told):
         await b.world.push(node.url, frame, 0.3)
     del at_a.buffer_updated
     at_a.transport.resume_reading()
