@@ -68,6 +68,9 @@ class Model:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def get_extra_info(self, _name: str) -> None:
+        return None
+
 
 @pytest.mark.parametrize("offset", [0, 2**32 + 5], ids=["whole", "rest"])
 async def test_a_frame_beyond_4_gib_leaves_in_order_and_whole(

@@ -16,8 +16,8 @@ from gossipnode.network.turns import Breather, Turns
 class Transport(asyncio.ReadTransport):
     """Says what it was told."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **extra: object) -> None:
+        super().__init__(extra)
         self.told: list[str] = []
         self.reading, self.closing = True, False
 
@@ -85,6 +85,20 @@ async def test_a_read_that_did_not_fill_its_buffer_has_nothing_behind_it(
     read(breather, clock, 10 * turns.TURN_S, READ_BYTES - 1)
     await next_turn()
     assert transport.told == []
+
+
+async def test_of_tls_a_read_that_did_not_fill_its_buffer_may_have_more_behind_it(
+    clock: list[float],
+) -> None:
+    transport = Transport(ssl_object=object())
+    breather = Breather(transport, asyncio.get_running_loop())
+    for _ in range(2):
+        read(breather, clock, 0.4 * turns.TURN_S, READ_BYTES // 2)
+        assert transport.told == []
+    read(breather, clock, 0.4 * turns.TURN_S, READ_BYTES // 2)
+    assert transport.told == ["pause"]
+    await next_turn()
+    assert transport.told == ["pause", "resume"]
 
 
 async def test_neither_who_has_stopped_nor_who_has_gone_is_told_to_read(
