@@ -31,8 +31,9 @@ PUSH_BARS: dict[tuple[str, ...], float] = {
 # Of a push of 1 GB: models of memory above the base, and ms in which the loop may do nothing else.
 for _what in ("carried", "merged"):
     for _who in ("sender", "receiver"):
-        _words = (_what, "1,000,000,000 B", "lane", _who)
-        PUSH_BARS |= {(*_words, "models"): 4.0, (*_words, "lag_ms"): 20.0}
+        for _tls in ((), ("tls",)):
+            _words = (_what, "1,000,000,000 B", "lane", _who, *_tls)
+            PUSH_BARS |= {(*_words, "models"): 4.0, (*_words, "lag_ms"): 20.0}
 SIMULATOR_BARS: dict[tuple[str, ...], float] = dict.fromkeys(
     (("messages_gossip_objects",), ("messages_dpsgd_objects",)), 20_000.0
 )
