@@ -117,7 +117,13 @@ def _words(data: bytes) -> object:
 
 
 def _records(data: bytes) -> None:
-    RecordReader(_Owner()).feed(data)
+    reader, view = RecordReader(_Owner()), memoryview(data)
+    while view:
+        buffer = reader.get_buffer()
+        count = min(len(buffer), len(view))
+        buffer[:count] = view[:count]
+        reader.buffer_updated(count)
+        view = view[count:]
 
 
 def _config(data: bytes) -> object:
