@@ -10,6 +10,7 @@ from chaos.heals import ACROSS, BAR_S, HOLD_S, TOML, apart, both_ways, counts
 from chaos.namespaces import WHY_NOT, Lab
 from chaos.swarms import GOSSIP, InLab, Nodes, nodes
 from daemon.processes import until
+from properties import longer
 
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
 
@@ -30,7 +31,7 @@ def partition_and_heal(folder: Path, algorithm: str, hold_s: list[float]) -> Non
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("algorithm", TOML)
+@pytest.mark.parametrize("algorithm", longer(TOML, but=["dpsgd"]))
 def test_pushes_go_both_ways_again_soon(tmp_path: Path, algorithm: str) -> None:
     partition_and_heal(tmp_path, algorithm, [2.0])
 

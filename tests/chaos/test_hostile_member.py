@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from network.loopback import frame_for, head
+from properties import longer
 
 from gossipnode.config import Config, PeerEntry
 from gossipnode.network import HttpNode
@@ -171,7 +172,7 @@ async def learn(folder: Path, algorithm: str, *, attacked: bool, **sections: Any
     return found
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", longer(ALGORITHMS, but=["dpsgd"]))
 async def test_the_others_learn_as_if_it_were_honest(tmp_path: Path, algorithm: str) -> None:
     calm = await learn(tmp_path / "calm", algorithm, attacked=False)
     assert calm.accuracy > 0.85

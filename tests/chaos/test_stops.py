@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from chaos.swarms import DPSGD, GOSSIP, Nodes, OnLoopback, nodes
 from daemon.processes import until
+from properties import longer
 
 READY_S = 10.0
 FULL = 16
@@ -44,7 +45,7 @@ def stand_still(four: Nodes, seconds: float) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("algorithm", TOML)
+@pytest.mark.parametrize("algorithm", longer(TOML, but=["dpsgd"]))
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(30.0, marks=pytest.mark.long)])
 def test_a_process_that_stood_still_catches_up(
     tmp_path: Path, algorithm: str, seconds: float

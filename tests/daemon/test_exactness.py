@@ -76,7 +76,10 @@ async def test_digits_over_http_equal_the_dense_recursion(form: str) -> None:
 
 @pytest.mark.parametrize(
     ("form", "distance", "spread"),
-    [("atc", 0.1609011, 1.334071), ("cta", 0.1940559, 1.413208)],
+    [
+        ("atc", 0.1609011, 1.334071),
+        pytest.param("cta", 0.1940559, 1.413208, marks=pytest.mark.long),
+    ],
 )
 async def test_q16_over_http_lands_on_the_published_fixed_point(
     tmp_path: Path, form: str, distance: float, spread: float
