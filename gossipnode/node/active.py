@@ -292,8 +292,9 @@ class ActiveSide(Computing):
         self.peers.mark(self.peers.known[peer], "alive")
 
     def is_expected(self, peer: str) -> bool:
-        """Whether it is worth waiting for a peer."""
-        return self.peers.known[peer].state not in ABSENT
+        """Whether it is worth waiting for a peer; not for one that is forgotten by now."""
+        known = self.peers.get(peer)
+        return known is not None and known.state not in ABSENT
 
     def knows(self, sender: str) -> bool:
         """Whether a sender is among the peers."""

@@ -106,8 +106,8 @@ class Courier:
         A hung peer holds what is on its way to it: that many old models, were all of them tried.
         """
         room = max(self._room.get(peer, 1), self._room_least)
-        known = self.peers.known[peer]
-        if known.state in GONE:
+        known = self.peers.get(peer)
+        if known is None or known.state in GONE:  # forgotten, perhaps, while the model was coded
             return
         if known.state == "suspect":
             due = known.retry_at <= asyncio.get_running_loop().time()

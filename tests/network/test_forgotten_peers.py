@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from loopback import StartNode, message_for
+from test_long_frames import LONG, running
 from test_poisoned_views import SHORT, row, shuffle_of, told
 
 from gossipnode.network import HttpNode
@@ -107,3 +108,43 @@ async def test_it_is_asked_for_somebody_else_meanwhile(asked: Asked) -> None:
     frame = await answering
     assert not isinstance(frame, Reply)
     assert frame.head
+
+
+GOSSIP = {"name": "gossip"}
+SAMPLED = {"name": "partial_gossip", "form": "sampled"}
+PARTITIONED = {"name": "partial_gossip", "parts": 2}
+
+
+@pytest.mark.parametrize("algorithm", [GOSSIP, SAMPLED, PARTITIONED])
+async def test_its_message_goes_to_nobody_if_it_was_still_being_made(
+    start_node: StartNode, algorithm: dict[str, Any]
+) -> None:
+    """What is long is rounded or picked by a thread, and a view is exchanged meanwhile."""
+    coded = {"codec": {"name": "float16"}} if algorithm is GOSSIP else {}
+    slow = {**algorithm, "period_s": 3600.0}
+    node = await start_node(**SHORT, **LONG, **coded, algorithm=slow)
+    await told(node, [row("b")])
+    async with running(node):
+        sending = asyncio.ensure_future(node.algorithm.send(node, ["b"], 0))  # type: ignore[attr-defined]
+        await asyncio.sleep(0)  # to its first wait
+        Asked(node).forget()
+        assert not sending.done()
+        await sending
+        assert not node.courier.busy
+    assert node.state != "failed"
+
+
+async def test_who_asked_it_trains_on_and_waits_for_no_answer(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer came while the node was training, and a view was exchanged behind it."""
+    node = await start_node(**SHORT, algorithm={"name": "adpsgd"}, run={"rounds": 1})
+    await told(node, [row("b")])
+
+    async def train(steps: int) -> None:
+        node.courier.close()
+        Asked(node).forget()
+
+    monkeypatch.setattr(node, "train", train)
+    await node.run()
+    assert node.round == 1
