@@ -13,7 +13,7 @@ import uvloop
 from loopback import StartNode, config_of
 
 from gossipnode.config import PeerEntry
-from gossipnode.network import HttpNode
+from gossipnode.network import HttpNode, partials, ways
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,3 +57,10 @@ async def start_b(tmp_path: Path) -> AsyncIterator[StartNode]:
             )
 
         yield start
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte is large here."""
+    for module in (partials, ways):
+        monkeypatch.setattr(module, "RESUME_BYTES_MIN", 2**20)

@@ -19,6 +19,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cutting import Proxy, forever, port_of
 from laning import LARGE, frame_to, lanes_of, push_from
 from loopback import PATIENCE_S, config_of, until, vector_for
 
@@ -131,6 +132,24 @@ async def test_large_frames_both_ways_at_once(start_tls: StartTls) -> None:
     assert [receipt.reply.status for receipt in receipts] == ["merged", "merged"]
     np.testing.assert_allclose(node.params, here, rtol=1e-6)
     np.testing.assert_allclose(b.params, here[::-1], rtol=1e-6)
+
+
+@pytest.mark.usefixtures("small")
+async def test_a_push_goes_on_where_the_connection_was_cut(start_tls: StartTls) -> None:
+    node, b = await start_tls("a", **LARGE), await start_tls("b", **LARGE)
+    here = np.linspace(0, 1, node.layout.size, dtype=np.float32)
+    proxy = Proxy(port_of(node), forever(1_500_000, 900_000))
+    async with proxy.serving() as url:
+        receipt = await b.world.push(
+            url.replace("http:", "https:"), frame_to(node, here, age=2**40), 20.0
+        )
+    assert receipt.reply.status == "merged"
+    np.testing.assert_array_equal(node.params, here)
+    assert b.counters.get("lane_resumes") == b.counters.get("lanes_broken") == 2
+    assert b.counters.get("lane_fallbacks") == 0
+    # What had arrived was not sent again; a cut record of TLS, 16 KiB and its tag, is lost whole.
+    assert sum(proxy.forwarded) < 4 * node.layout.size * 1.01 + 30_000 * len(proxy.forwarded)
+    assert (len(lanes_of(node).partials), node.inbox.inflight_bytes) == (0, 0)
 
 
 async def test_without_a_lane_it_is_posted_over_tls(start_tls: StartTls) -> None:
