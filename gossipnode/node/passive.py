@@ -61,6 +61,7 @@ class PassiveSide:
         self.encode: Callable[[Message, Sequence[Vector]], Frame] = encode
         self._answered: dict[tuple[str, int, int], Frame] = {}
         self._answered_bytes = 0
+        self._answering: set[tuple[str, int, int]] = set()  # exchanges whose answer is being made
         self._refused: dict[str, str] = {}  # sender -> code, or reason, of its last refusal
 
     def admit(self, message: Message) -> Admission:
@@ -85,12 +86,27 @@ class PassiveSide:
 
         ``body`` is writable memory or, where there never were bytes, the vectors themselves.
         """
-        node, message, held = self.node, admission.message, admission.held_bytes
+        node, message = self.node, admission.message
         if node.membership is not None and message.kind in ABOUT_NODES:
             answered = await node.membership.answer(message)
             if isinstance(answered, Reply):
                 return Delivery(answered)
             return Delivery(self.reply(Outcome.MERGED), answered)
+        if message.kind is not Kind.EXCHANGE_REQUEST:
+            return await self._take(admission, body)
+        identity = _identity(message)
+        if identity in self._answering:  # a repeat; of a duplicate's answer nobody merges his half
+            node.inbox.release(admission)
+            raise PeerError("busy", "the answer is still being made; come again")
+        self._answering.add(identity)
+        try:
+            return await self._take(admission, body)
+        finally:
+            self._answering.discard(identity)
+
+    async def _take(self, admission: Admission, body: memoryview | Sequence[Vector]) -> Delivery:
+        """Check, merge and answer a model."""
+        node, message, held = self.node, admission.message, admission.held_bytes
         try:
             if not node.inbox.mark(message):
                 node.counters.add("pushes_merged", label=LABELS[Outcome.DUPLICATE])

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from laning import EXCHANGE, LARGE
-from loopback import StartNode, until
+from loopback import StartNode, message_for, until
 
 from gossipnode.algorithms import partial_gossip
 from gossipnode.algorithms.base import Purpose
 from gossipnode.codecs.halves import Float16
 from gossipnode.config import PeerEntry
+from gossipnode.errors import PeerError
 from gossipnode.network import HttpNode
+from gossipnode.node.passive import Delivery
+from gossipnode.simulation.delivery import open_bytes
+from gossipnode.wire import Kind
 from gossipnode.wire import frame as wire_frame
 
 LONG = {"task": {"kind": "mlp", "hidden": [65536]}}  # 20 MB
@@ -125,3 +129,37 @@ async def test_a_long_model_that_has_changed_since_it_was_rounded_is_rounded_by_
         await b.algorithm.send(b, ["a"], 0)  # type: ignore[attr-defined]
         await until(lambda: b.counters.get("pushes_acknowledged"))
     assert rounded == ["work"]
+
+
+@pytest.mark.parametrize("slow", ["work", "seal"])
+async def test_an_exchange_that_is_said_again_meanwhile_is_answered_later(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """A lane may break behind the request: told that it has been merged, its sender merges none."""
+    node = await start_node(**LONG, algorithm=EXCHANGE)
+    did, has_begun, may_go_on = getattr(node.world, slow), asyncio.Event(), asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Any:
+        has_begun.set()
+        await may_go_on.wait()
+        return await did(*arguments)
+
+    monkeypatch.setattr(node.world, slow, slowly)
+    vector = np.ones_like(node.params)
+    request = wire_frame.encode(
+        message_for(node, vector, kind=Kind.EXCHANGE_REQUEST), [vector]
+    ).tobytes()
+
+    async def ask() -> Delivery:
+        message, body = open_bytes(request)
+        return await node.deliver(node.admit(message), body)
+
+    asked = asyncio.ensure_future(ask())
+    await has_begun.wait()
+    with pytest.raises(PeerError, match="busy"):
+        await ask()
+    may_go_on.set()
+    first, again = (await asked).frame, (await ask()).frame
+    assert first is again is not None
+    assert node.inbox.inflight_bytes == 0
+    assert node.counters.by_label("pushes_merged") == {"merged": 1, "duplicate": 1}
