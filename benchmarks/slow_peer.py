@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET, create_connection, create_server, socket
@@ -31,6 +31,7 @@ from gossipnode.algorithms.base import Purpose
 from gossipnode.config import Config, PeerEntry
 from gossipnode.network import HttpNode
 from gossipnode.node.outbox import Parcel
+from gossipnode.node.world import Posted
 
 OTHERS = 4
 # 85,100 params, 340 KB.
@@ -81,15 +82,29 @@ class Sender:
     def __init__(self, node: HttpNode) -> None:
         self.node, self.taken = node, dict[str, list[float]]()
         self._queued: dict[int, float] = {}
-        self._push = node.world.push
+        self._push, self._post = node.world.push, node.world.post
         node.world.push = self._timed  # type: ignore[method-assign]
+        node.world.post = self._timed_post  # type: ignore[method-assign]
 
     async def _timed(self, address: str, frame: Any, timeout_s: float) -> Any:
         receipt = await self._push(address, frame, timeout_s)
-        if receipt.reply is not None and receipt.reply.status == "merged":
+        self._over(address, frame, receipt)
+        return receipt
+
+    def _timed_post(
+        self, address: str, frame: Any, timeout_s: float, answered: Callable[[Posted], None]
+    ) -> Posted | None:
+        def over(posted: Posted) -> None:
+            self._over(address, frame, posted.outcome)
+            answered(posted)
+
+        return self._post(address, frame, timeout_s, over)
+
+    def _over(self, address: str, frame: Any, outcome: Any) -> None:
+        reply = getattr(outcome, "reply", None)
+        if reply is not None and reply.status == "merged":
             taken = time.perf_counter() - self._queued[id(frame)]
             self.taken.setdefault(address, []).append(taken)
-        return receipt
 
     async def block(self, peers: list[str]) -> dict[str, list[float]]:
         """Push ``PUSHES`` times to ``peers``; returns the times by address."""
