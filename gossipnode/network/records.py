@@ -200,12 +200,12 @@ class RecordReader:
         After that the stream has no meaning any more: ``malformed_frame`` where a record is none.
         """
         self.bytes_read += nbytes
+        if self.is_deaf:
+            return
         if self._body is not None:
             self._filled += nbytes
             if self._filled == len(self._body):
                 self._finish()
-        elif self.is_deaf:
-            return
         elif self._partial:
             self._partial += _scratch[:nbytes]
             data, self._partial = self._partial, bytearray()
